@@ -1,0 +1,42 @@
+"""The catalogue: what everybody may know of the items. No fitted vector, bias or popularity is kept here."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+SECONDS_PER_DAY = 86_400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """Public features of I items; an item's index is its place in these arrays."""
+
+    item_ids: NDArray[np.str_]
+    """[I] names of the items in the log."""
+    titles: NDArray[np.str_]
+    """[I] titles, empty where unknown."""
+    category_names: tuple[str, ...]
+    """G names of categories."""
+    categories: NDArray[np.float32]
+    """[I, G] membership; each row sums to 1, or to 0 for an item without category."""
+    birth: NDArray[np.int64]
+    """[I] seconds since 1970 at which the item came into being."""
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def num_categories(self) -> int:
+        return len(self.category_names)
+
+    @cached_property
+    def directions(self) -> NDArray[np.float32]:
+        """[I, G] categories scaled to unit length, so that a dot product is the cosine of public features."""
+        norm = np.linalg.norm(self.categories, axis=1, keepdims=True)
+        return (self.categories / np.maximum(norm, 1e-12)).astype(np.float32)
+
+    def with_birth(self, birth: NDArray[np.int64]) -> "Catalogue":
+        """The same items with other birth times."""
+        return replace(self, birth=birth)

@@ -1,0 +1,155 @@
+"""The interaction log: one typed, columnar object that every loader returns and every fit takes."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.catalogue import Catalogue
+from envs.errors import LogError
+
+VISIT_GAP_SECONDS = 3_600
+"""A pause of more than an hour between two events of a user begins a new visit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Users:
+    """Public attributes of U users; a user's index is its place in these arrays."""
+
+    user_ids: NDArray[np.str_]
+    """[U] names of the users in the log."""
+    feature_names: tuple[str, ...]
+    """Names of the columns of `features`."""
+    features: NDArray[np.float32]
+    """[U, Fu] attributes as numbers of order one (age in centuries, one-hot gender, ...); Fu may be 0."""
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InteractionLog:
+    """R rows in order of user, then time, then place in the file.
+
+    A row is an item consumed (`clicked`) or, where the log has exposures, shown and passed over. `where` and
+    `from_rows` keep the order and all columns.
+    """
+
+    name: str
+    """Name of the data set."""
+    users: Users
+    catalogue: Catalogue
+    user: NDArray[np.int32]
+    """[R] index into `users`."""
+    item: NDArray[np.int32]
+    """[R] index into `catalogue`."""
+    timestamp: NDArray[np.int64]
+    """[R] seconds since 1970, UTC."""
+    clicked: NDArray[np.bool_]
+    """[R] True where the item was consumed, False where it was shown and passed over."""
+    rating: NDArray[np.float32]
+    """[R] rating in the log's own unit (stars), NaN where there is none."""
+    request: NDArray[np.int64]
+    """[R] number that rows of one slate share, -1 where the log has no exposures."""
+    position: NDArray[np.int16]
+    """[R] slot in the slate, 0 at the top, -1 where unknown."""
+    has_repeats: bool = False
+    """Whether a user may consume an item more than once."""
+    skipped_rows: int = 0
+    """Corrupt rows that the loader left out because it was told to."""
+
+    def __post_init__(self) -> None:
+        rows = len(self.user)
+        for name in ("item", "timestamp", "clicked", "rating", "request", "position"):
+            if len(getattr(self, name)) != rows:
+                raise LogError(f"log '{self.name}': column '{name}' has {len(getattr(self, name))} rows, not {rows}.")
+        if rows:
+            order = (np.diff(self.user) > 0) | ((np.diff(self.user) == 0) & (np.diff(self.timestamp) >= 0))
+            if not order.all():
+                raise LogError(f"log '{self.name}': row {int(np.argmin(order)) + 1} is out of order; sort by user, time.")
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def has_exposures(self) -> bool:
+        """Whether the log tells what was shown and passed over."""
+        return bool((~self.clicked).any())
+
+    @cached_property
+    def user_starts(self) -> NDArray[np.int64]:
+        """[U + 1] first row of each user, and the number of rows last."""
+        return np.searchsorted(self.user, np.arange(len(self.users) + 1)).astype(np.int64)
+
+    @cached_property
+    def place(self) -> NDArray[np.int64]:
+        """[R] number of the row among its user's rows, from 0."""
+        return np.arange(len(self)) - self.user_starts[self.user]
+
+    @cached_property
+    def visit(self) -> NDArray[np.int32]:
+        """[R] number of the visit among its user's visits, from 0; a pause of more than an hour begins a new one."""
+        if not len(self):
+            return np.zeros(0, np.int32)
+        begins = np.diff(self.timestamp, prepend=self.timestamp[:1]) > VISIT_GAP_SECONDS
+        begins[self.place == 0] = False
+        total = np.cumsum(begins)
+        return (total - total[self.user_starts[self.user]]).astype(np.int32)
+
+    @cached_property
+    def place_in_visit(self) -> NDArray[np.int64]:
+        """[R] number of the row within its visit, from 0."""
+        if not len(self):
+            return np.zeros(0, np.int64)
+        begins = (self.place == 0) | (np.diff(self.visit, prepend=self.visit[:1]) != 0)
+        return np.arange(len(self)) - np.maximum.accumulate(np.where(begins, np.arange(len(self)), 0))
+
+    def where(self, rows: NDArray[np.bool_]) -> "InteractionLog":
+        """The log of the rows for which `rows` [R] is True; users and catalogue stay whole, so indices stay valid."""
+        columns = ("user", "item", "timestamp", "clicked", "rating", "request", "position")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+
+    def consumed(self) -> "InteractionLog":
+        """The log of clicked rows only."""
+        return self.where(self.clicked)
+
+    def item_counts(self) -> NDArray[np.int64]:
+        """[I] how often each item was consumed."""
+        return np.bincount(self.item[self.clicked], minlength=len(self.catalogue))
+
+    @classmethod
+    def from_rows(
+        cls,
+        *,
+        name: str,
+        users: Users,
+        catalogue: Catalogue,
+        user: NDArray[np.int32],
+        item: NDArray[np.int32],
+        timestamp: NDArray[np.int64],
+        clicked: NDArray[np.bool_] | None = None,
+        rating: NDArray[np.float32] | None = None,
+        request: NDArray[np.int64] | None = None,
+        position: NDArray[np.int16] | None = None,
+        skipped_rows: int = 0,
+    ) -> "InteractionLog":
+        """Sorts rows of any order by user and time (ties in the given order) and fills in missing columns."""
+        rows = len(user)
+        order = np.lexsort((np.arange(rows), timestamp, user))
+        clicked = np.ones(rows, bool) if clicked is None else clicked
+        pair = user[clicked].astype(np.int64) * len(catalogue) + item[clicked]
+        return cls(
+            name=name,
+            users=users,
+            catalogue=catalogue,
+            user=user[order].astype(np.int32),
+            item=item[order].astype(np.int32),
+            timestamp=timestamp[order].astype(np.int64),
+            clicked=clicked[order],
+            rating=(np.full(rows, np.nan, np.float32) if rating is None else rating)[order].astype(np.float32),
+            request=(np.full(rows, -1, np.int64) if request is None else request)[order],
+            position=(np.full(rows, -1, np.int16) if position is None else position)[order],
+            has_repeats=len(np.unique(pair)) < len(pair),
+            skipped_rows=skipped_rows,
+        )

@@ -1,0 +1,231 @@
+"""The parametric user model: long- and short-term interest, satiation, context, age and popularity.
+
+Utility of item i for a user in context c (docs/user-model.md):
+
+    x = p.v + alpha s.v - beta f.m + omega_c.m + b + phi(a)
+
+and on consumption of an item with embedding v and categories m
+
+    s <- lambda s + (1 - lambda) v,    p <- p + eta (v - p),    f <- gamma f + m.
+"""
+
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.artefacts import load_arrays, save_arrays
+from envs.users.protocol import VisitParams
+
+AGE_KNOTS = np.arange(8) * 1.5
+"""Knots of the age effect on the scale log(1 + age in days): 0, 3.5, 19, 89, 402, 1,807, 8,102 and 36,315 days."""
+HOURS_PER_BUCKET = 4
+PLACE_EDGES = np.array([1, 4, 16])
+"""Buckets of the place in the visit: first item, items 2 to 4, 5 to 16, later."""
+NUM_CONTEXTS = 24 // HOURS_PER_BUCKET + 2 + len(PLACE_EDGES) + 1
+"""Rows of omega: six hours of the day, weekday and weekend, four places in the visit."""
+
+
+def context_rows(
+    hour: NDArray[np.float32], weekday: NDArray[np.int64], place_in_visit: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """[N, 3] rows of omega that add up for each request."""
+    hours = 24 // HOURS_PER_BUCKET
+    return np.stack(
+        [
+            (hour // HOURS_PER_BUCKET).astype(np.int64) % hours,
+            hours + (weekday >= 5).astype(np.int64),
+            hours + 2 + np.searchsorted(PLACE_EDGES, place_in_visit, side="right"),
+        ],
+        axis=-1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterestParams:
+    """Scalars of the parametric user model, and how each came by its value."""
+
+    short_decay: float = 0.67
+    """lambda: share of short-term interest kept per consumed item, in [0, 1)."""
+    short_weight: float = 1.0
+    """alpha: logits of utility per unit of short-term interest."""
+    long_rate: float = 0.02
+    """eta: share of the way that long-term interest moves towards a consumed item."""
+    satiation_decay: float = 0.8
+    """gamma: share of category satiation kept per consumed item, in [0, 1)."""
+    satiation_gain: float = 0.1
+    """beta: logits of utility lost per unit of category satiation."""
+    short_half_life_days: float = 1.0
+    """Days between visits after which half the short-term interest is left."""
+    satiation_half_life_days: float = 1.0
+    """Days between visits after which half the satiation is left."""
+    walk_sd: float = 0.02
+    """Standard deviation of each coordinate of long-term interest per square root of a day between visits."""
+    rating_slope: float = 0.2
+    """Stars per logit of utility."""
+    rating_sd: float = 0.9
+    """Standard deviation of a rating about its mean, in stars."""
+
+
+@dataclass
+class InterestState:
+    """Interests of N users."""
+
+    long_term: NDArray[np.float32]
+    """p [N, d]."""
+    short_term: NDArray[np.float32]
+    """s [N, d]."""
+    satiation: NDArray[np.float32]
+    """f [N, G]."""
+
+    def take(self, rows: NDArray[np.int64]) -> "InterestState":
+        """A copy of the users at `rows`."""
+        return InterestState(self.long_term[rows], self.short_term[rows], self.satiation[rows])
+
+    def put(self, rows: NDArray[np.int64], values: "InterestState") -> None:
+        """Overwrites the users at `rows`."""
+        self.long_term[rows] = values.long_term
+        self.short_term[rows] = values.short_term
+        self.satiation[rows] = values.satiation
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterestModel:
+    """A fitted (or, for generated logs, a known) parametric user model; fulfils `UserModel`."""
+
+    params: InterestParams
+    visits: VisitParams
+    item_embedding: NDArray[np.float32]
+    """v [I, d], scaled to a mean norm of 1."""
+    categories: NDArray[np.float32]
+    """m [I, G]; rows sum to 1."""
+    item_bias: NDArray[np.float32]
+    """b [I] in logits."""
+    user_embedding: NDArray[np.float32]
+    """p [U, d] of log users before their first event."""
+    context_weights: NDArray[np.float32]
+    """omega [NUM_CONTEXTS, G] in logits."""
+    age_values: NDArray[np.float32]
+    """phi at `AGE_KNOTS`, in logits."""
+    rating_user: NDArray[np.float32]
+    """[U] a user's mean rating, in stars, at utility 0 of an average item."""
+    rating_item: NDArray[np.float32]
+    """[I] an item's deviation, in stars."""
+    rating_grid: NDArray[np.float32]
+    """Ratings that the log knows, ascending; empty where it has none."""
+    table: list[dict[str, Any]] = field(default_factory=list)
+    """One row for each parameter: name, symbol, value, low, high, source ('fitted' or 'assumed'), note."""
+    fit_report: dict[str, Any] = field(default_factory=dict)
+    """Log-likelihoods and the like of the fit that made the model."""
+
+    @cached_property
+    def item_vectors(self) -> NDArray[np.float32]:
+        """[I, d + G]: embedding, then categories."""
+        return np.ascontiguousarray(np.concatenate([self.item_embedding, self.categories], axis=1), np.float32)
+
+    @property
+    def walk_width(self) -> int:
+        return self.item_embedding.shape[1]
+
+    def age_effect(self, age_days: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Linear interpolation between equally spaced knots on the scale log(1 + days)."""
+        scaled = np.log1p(np.maximum(age_days, 0)) * np.float32(1 / AGE_KNOTS[1])
+        left = np.minimum(scaled.astype(np.int32), len(AGE_KNOTS) - 2)
+        part = np.minimum(scaled - left, 1.0).astype(np.float32)
+        slope = np.diff(self.age_values)
+        return self.age_values[left] + part * slope[left]
+
+    def start(self, log_users: NDArray[np.int64]) -> InterestState:
+        count = len(log_users)
+        return InterestState(
+            self.user_embedding[log_users].copy(),
+            np.zeros((count, self.item_embedding.shape[1]), np.float32),
+            np.zeros((count, self.categories.shape[1]), np.float32),
+        )
+
+    def preference(
+        self,
+        state: InterestState,
+        hour: NDArray[np.float32],
+        weekday: NDArray[np.int64],
+        place_in_visit: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        interest = state.long_term + np.float32(self.params.short_weight) * state.short_term
+        taste = self.context_weights[context_rows(hour, weekday, place_in_visit)].sum(axis=1)
+        taste -= np.float32(self.params.satiation_gain) * state.satiation
+        return np.concatenate([interest, taste], axis=1)
+
+    def consume(self, state: InterestState, rows: NDArray[np.int64], items: NDArray[np.int32]) -> None:
+        embedding = self.item_embedding[items]
+        keep, rate = np.float32(self.params.short_decay), np.float32(self.params.long_rate)
+        state.short_term[rows] = keep * state.short_term[rows] + (1 - keep) * embedding
+        state.long_term[rows] += rate * (embedding - state.long_term[rows])
+        state.satiation[rows] = np.float32(self.params.satiation_decay) * state.satiation[rows] + self.categories[items]
+
+    def pause(
+        self,
+        state: InterestState,
+        rows: NDArray[np.int64],
+        days: NDArray[np.float32],
+        walk: NDArray[np.float32] | None,
+    ) -> None:
+        days = days[:, None].astype(np.float32)
+        state.short_term[rows] *= np.exp2(-days / np.float32(self.params.short_half_life_days))
+        state.satiation[rows] *= np.exp2(-days / np.float32(self.params.satiation_half_life_days))
+        if walk is not None:
+            state.long_term[rows] += np.float32(self.params.walk_sd) * np.sqrt(days) * walk
+
+    def expected_rating(
+        self, log_users: NDArray[np.int64], items: NDArray[np.int32], utility: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        return self.rating_user[log_users] + self.rating_item[items] + np.float32(self.params.rating_slope) * utility
+
+    def rate(
+        self,
+        log_users: NDArray[np.int64],
+        items: NDArray[np.int32],
+        utility: NDArray[np.float32],
+        noise: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        mean = self.expected_rating(log_users, items, utility)
+        if not len(self.rating_grid):
+            return np.full(len(mean), np.nan, np.float32)
+        middles = (self.rating_grid[1:] + self.rating_grid[:-1]) / 2
+        drawn = np.searchsorted(middles, mean + np.float32(self.params.rating_sd) * noise)
+        return self.rating_grid[drawn]
+
+    def save(self, path: Path) -> None:
+        """Writes the model, whole or not at all."""
+        names = (
+            "item_embedding categories item_bias user_embedding context_weights age_values rating_user rating_item rating_grid"
+        ).split()
+        save_arrays(
+            path,
+            "InterestModel",
+            {name: getattr(self, name) for name in names},
+            {
+                "params": asdict(self.params),
+                "visits": asdict(self.visits),
+                "table": self.table,
+                "fit_report": self.fit_report,
+            },
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> "InterestModel":
+        """Reads what `save` wrote.
+
+        Raises:
+            ArtefactError: if the file is damaged or holds something else.
+        """
+        arrays, configuration = load_arrays(path, "InterestModel")
+        return cls(
+            params=InterestParams(**configuration["params"]),
+            visits=VisitParams(**configuration["visits"]),
+            table=configuration["table"],
+            fit_report=configuration["fit_report"],
+            **arrays,
+        )

@@ -1,0 +1,129 @@
+"""The protocol of a user model: what the engine asks of any fitted model of how users respond and move.
+
+A user model never meets a policy. Its state is a dataclass of arrays over N users whose first axis is the user.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.logs.schema import InteractionLog
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisitParams:
+    """How visits end and begin. `source` in the parameter table tells which values are fitted and which assumed."""
+
+    leave_intercept: float = -2.0
+    """Logit of leaving the visit after a request with a click, at the first item of a visit (fitted)."""
+    leave_log_place: float = -0.3
+    """Change of that logit per unit of log(1 + items consumed before in this visit) (fitted)."""
+    leave_miss: float = -3.0
+    """Logit of leaving after the first request in a row without a click (assumed: a log without exposures cannot tell)."""
+    impatience: float = 0.15
+    """Rise of that logit per further request in a row without a click (assumed)."""
+    leave_satisfaction: float = -0.5
+    """Change of either logit per nat of satisfaction above its baseline (assumed)."""
+    return_intercept: float = 0.5
+    """Logit of ever coming back after a visit (fitted, mixture-cure likelihood with censoring at the log's end)."""
+    return_satisfaction: float = 0.5
+    """Change of that logit per nat of satisfaction above its baseline (assumed)."""
+    gap_log_mean: float = 1.0
+    """Mean of log(days until the next visit), of those who come back (fitted)."""
+    gap_log_sd: float = 1.5
+    """Standard deviation of log(days until the next visit) (fitted)."""
+    gap_satisfaction: float = -0.2
+    """Change of that mean per nat of satisfaction above its baseline (assumed)."""
+    satisfaction_decay: float = 0.8
+    """Share of satisfaction kept per request (assumed). Satisfaction is an exponential average of the slate's inclusive
+    value, log(1 + sum exp(utility - outside)) (Train 2009, eq. 3.9)."""
+
+
+class UserModelState(Protocol):
+    """Arrays over N users; `take` and `put` move rows between batches."""
+
+    def take(self, rows: NDArray[np.int64]) -> "UserModelState": ...
+
+    def put(self, rows: NDArray[np.int64], values: "UserModelState") -> None: ...
+
+
+class UserModel(Protocol):
+    """Utility is linear in an item vector, so that the engine scores slates, candidates and catalogues in one product:
+
+    utility(user, item) = preference(state, context)[user] . item_vectors[item] + item_bias[item] + age_effect(age)
+    """
+
+    @property
+    def item_vectors(self) -> NDArray[np.float32]:
+        """[I, D] (any width the model likes)."""
+        ...
+
+    @property
+    def item_bias(self) -> NDArray[np.float32]:
+        """[I] popularity bias in logits."""
+        ...
+
+    @property
+    def visits(self) -> VisitParams: ...
+
+    def age_effect(self, age_days: NDArray[np.float32]) -> NDArray[np.float32]:
+        """φ: effect of an item's age in logits, same shape as `age_days`."""
+        ...
+
+    def start(self, log_users: NDArray[np.int64]) -> UserModelState:
+        """State of log users [N] before their first event."""
+        ...
+
+    def preference(
+        self, state: UserModelState, hour: NDArray[np.float32], weekday: NDArray[np.int64], place_in_visit: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """[N, D] for each user, in context: hour [N] of the day (0 to 24), weekday [N] (Monday 0), items consumed so far
+        in this visit [N]."""
+        ...
+
+    def consume(self, state: UserModelState, rows: NDArray[np.int64], items: NDArray[np.int32]) -> None:
+        """Moves the interests of users `rows` [M] who consumed `items` [M]; changes `state` in place."""
+        ...
+
+    def pause(
+        self, state: UserModelState, rows: NDArray[np.int64], days: NDArray[np.float32], walk: NDArray[np.float32] | None
+    ) -> None:
+        """Lets `days` [M] pass between two visits of users `rows` [M]; `walk` [M, d] standard normal draws move the
+        long-term interest, None leaves it; changes `state` in place."""
+        ...
+
+    @property
+    def walk_width(self) -> int:
+        """d of the draws that `pause` takes."""
+        ...
+
+    def expected_rating(
+        self, log_users: NDArray[np.int64], items: NDArray[np.int32], utility: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """[N] mean rating in the log's unit of items consumed at `utility` [N] (before noise and rounding)."""
+        ...
+
+    def rate(
+        self, log_users: NDArray[np.int64], items: NDArray[np.int32], utility: NDArray[np.float32], noise: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """[N] rating drawn with standard normal `noise` [N], on the log's own grid."""
+        ...
+
+
+def replay(model: UserModel, log: InteractionLog) -> UserModelState:
+    """State of every log user after all consumed rows of `log`, events in order, pauses between visits included."""
+    events = log.consumed()
+    lengths = np.diff(events.user_starts)
+    state = model.start(np.arange(len(log.users)))
+    visit, days = events.visit, np.diff(events.timestamp, prepend=0) / 86_400
+    for place in range(int(lengths.max(initial=0))):
+        users = np.flatnonzero(lengths > place)
+        rows = events.user_starts[users] + place
+        if place:
+            begins = visit[rows] != visit[rows - 1]
+            if begins.any():
+                model.pause(state, users[begins], days[rows[begins]].astype(np.float32), None)
+        model.consume(state, users, events.item[rows])
+    return state
