@@ -1,0 +1,162 @@
+"""Intervals for comparisons on the same users: one rule for means, ratios, differences and normalised rewards.
+
+Every figure is a `Measured`: a value with the influence of each user (and training seed) on it. Influences add up the
+way that the figures do, so the interval of any difference or ratio of figures is paired on the users by construction.
+
+A figure from several training seeds crosses them with the same users, so both are sources of error. With `z` the
+[S, U] influences, the variance of the value is (Owen 2007, The pigeonhole bootstrap; Cameron, Gelbach and Miller 2011)
+
+    s^2(mean of z over users) / S  +  s^2(mean of z over seeds) / U  -  s^2(residuals) / (S U)
+
+with a t quantile at the Welch-Satterthwaite degrees of freedom. With one training seed it is the plain t interval over
+users, which says nothing of what another training run would give: `Estimate.num_seeds` is 1 and the reports say so.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval; NaN bounds where one user alone tells nothing of the spread."""
+
+    value: float
+    low: float
+    high: float
+    num_users: int
+    num_seeds: int
+
+    @property
+    def margin(self) -> float:
+        """Half the width of the interval."""
+        return (self.high - self.low) / 2
+
+    @property
+    def above_zero(self) -> bool:
+        """Whether the whole interval is above zero."""
+        return bool(self.low > 0)
+
+    @property
+    def includes_zero(self) -> bool:
+        """Whether zero is a value that the interval does not exclude (also where there is no interval)."""
+        return not (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure of S training seeds by U users, with each one's influence on it."""
+
+    value: float
+    influence: NDArray[np.float64]
+    """[S, U] how the figure moves with each (seed, user), to first order; sums to zero."""
+
+    @classmethod
+    def mean(cls, values: ArrayLike) -> "Measured":
+        """The mean of `values` [U] or [S, U]."""
+        table = np.atleast_2d(np.asarray(values, np.float64))
+        return cls(float(table.mean()), table - table.mean())
+
+    @classmethod
+    def ratio(cls, numerators: ArrayLike, denominators: ArrayLike) -> "Measured":
+        """The sum of `numerators` over the sum of `denominators`, each [U] or [S, U]; NaN where that sum is zero."""
+        return cls.mean(numerators) / cls.mean(denominators)
+
+    def __sub__(self, other: "Measured") -> "Measured":
+        return Measured(self.value - other.value, _seeds_matched(self, other) - other.influence)
+
+    def __truediv__(self, other: "Measured") -> "Measured":
+        if other.value == 0:
+            return Measured(float("nan"), np.full_like(_seeds_matched(self, other) - other.influence, np.nan))
+        value = self.value / other.value
+        return Measured(value, (_seeds_matched(self, other) - value * other.influence) / other.value)
+
+    def estimate(self, confidence: float = CONFIDENCE) -> Estimate:
+        """The value with its t interval; see the module for which."""
+        seeds, users = self.influence.shape
+        if users < 2 or not np.isfinite(self.influence).all():
+            return Estimate(self.value, float("nan"), float("nan"), users, seeds)
+        error, freedom = _standard_error(self.influence)
+        margin = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error if error > 0 else 0.0
+        return Estimate(self.value, self.value - margin, self.value + margin, users, seeds)
+
+
+def _seeds_matched(first: Measured, second: Measured) -> NDArray[np.float64]:
+    """Influence of `first`, ready to be combined with `second`'s: one seed stands against each of several."""
+    (seeds, users), (other_seeds, other_users) = first.influence.shape, second.influence.shape
+    if users != other_users or (seeds != other_seeds and 1 not in (seeds, other_seeds)):
+        raise ValueError(
+            f"figures of {seeds} seeds by {users} users and {other_seeds} by {other_users} cannot be paired; "
+            "measure both on the same users and seeds."
+        )
+    return np.broadcast_to(first.influence, (max(seeds, other_seeds), users))
+
+
+def _standard_error(influence: NDArray[np.float64]) -> tuple[float, float]:
+    """(standard error, degrees of freedom) of the mean of [S, U] crossed values."""
+    seeds, users = influence.shape
+    by_user = influence.mean(axis=0)
+    user_part = float(by_user.var(ddof=1)) / users
+    if seeds == 1:
+        return float(np.sqrt(user_part)), users - 1
+    by_seed = influence.mean(axis=1)
+    seed_part = float(by_seed.var(ddof=1)) / seeds
+    residual = influence - by_user - by_seed[:, None] + influence.mean()
+    cell_freedom = (seeds - 1) * (users - 1)
+    cell_part = float((residual**2).sum()) / cell_freedom / (seeds * users)
+    variance = max(seed_part + user_part - cell_part, seed_part, user_part)
+    if variance == 0:
+        return 0.0, users - 1
+    spread = seed_part**2 / (seeds - 1) + user_part**2 / (users - 1) + cell_part**2 / cell_freedom
+    return float(np.sqrt(variance)), variance**2 / spread
+
+
+def paired_difference(first: ArrayLike, second: ArrayLike) -> Estimate:
+    """Mean of `first` minus `second` on the same users, each [U] or [S, U]."""
+    return (Measured.mean(first) - Measured.mean(second)).estimate()
+
+
+def normalised(
+    rewards: Mapping[str, Measured], *, zero: str = "random", one: str = "oracle_lookahead"
+) -> dict[str, Measured] | None:
+    """Each agent's reward on the scale on which `zero` is 0 and `one` is 1.
+
+    Returns None where the scale cannot be trusted: an end is missing, or the paired interval of the gap between them is
+    not above zero. Then rewards are reported raw.
+    """
+    if zero not in rewards or one not in rewards:
+        return None
+    gap = rewards[one] - rewards[zero]
+    if not gap.estimate().above_zero:
+        return None
+    return {name: (reward - rewards[zero]) / gap for name, reward in rewards.items()}
+
+
+def is_untrained(trained: Measured, initial: Measured) -> bool:
+    """Whether an agent's reward is not above that of its own policy before training (paired interval above zero)."""
+    return not (trained - initial).estimate().above_zero
+
+
+def gini(counts: ArrayLike) -> float:
+    """Gini coefficient of exposure: 0 where all items are shown alike, towards 1 where one item has everything.
+
+    NaN where nothing was shown. Formula: sum_i (2 i - n - 1) x_(i) / (n sum x), x ascending.
+    """
+    ascending = np.sort(np.asarray(counts, np.float64))
+    total = ascending.sum()
+    if total == 0:
+        return float("nan")
+    places = np.arange(1, len(ascending) + 1)
+    return float(((2 * places - len(ascending) - 1) * ascending).sum() / (len(ascending) * total))
+
+
+def entropy(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[N] entropy in nats of each row of `counts` [N, G]; NaN for a row of zeros."""
+    total = counts.sum(axis=1, keepdims=True)
+    share = counts / np.where(total > 0, total, np.nan)
+    return -np.where(share > 0, share * np.log(np.where(share > 0, share, 1.0)), share).sum(axis=1)
