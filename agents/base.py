@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from envs.slate_env import SlateVectorEnv
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """Simulated traffic that an agent may learn from: the same amount for every agent that asks for it."""
@@ -69,7 +68,12 @@ class Agent(ABC):
 
     def save(self, path: Path) -> None:
         """Writes the learnt state to `path`, whole or not at all. Agents without learnt state write their settings."""
-        save_arrays(path, f"agent {type(self).__name__}", self.learnt_arrays(), {"slate_size": self.slate_size, "seed": self.seed})
+        save_arrays(
+            path,
+            f"agent {type(self).__name__}",
+            self.learnt_arrays(),
+            {"slate_size": self.slate_size, "seed": self.seed},
+        )
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -97,7 +101,9 @@ class Agent(ABC):
         return None
 
 
-def checked_slates(agent_name: str, returned: Any, observation: Observation, slate_size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def checked_slates(
+    agent_name: str, returned: Any, observation: Observation, slate_size: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """(slates [N, K], propensities [N, K], NaN where the agent gave none) after the checks a comparison insists on.
 
     Masked candidates are let pass (their slot stays empty); where there are fewer candidates than slots they fill the rest.
@@ -134,4 +140,3 @@ def checked_slates(agent_name: str, returned: Any, observation: Observation, sla
     if propensities is None:
         return slates.astype(np.int64), np.full(expected, np.nan, np.float32)
     return slates.astype(np.int64), np.broadcast_to(np.asarray(propensities, np.float32), expected)
-

@@ -63,9 +63,7 @@ def load_json(path: Path) -> Any:
         raise ArtefactError(f"'{path}' is not valid JSON ({error}); delete it and run the command again.") from error
 
 
-def save_arrays(
-    path: Path, kind: str, arrays: Mapping[str, NDArray[Any]], configuration: Mapping[str, Any]
-) -> None:
+def save_arrays(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]], configuration: Mapping[str, Any]) -> None:
     """Saves arrays with their kind, format version and configuration in one npz file, whole or not at all."""
     header = json.dumps({"kind": kind, "format_version": FORMAT_VERSION, "configuration": dict(configuration)})
     with written_whole(path) as temporary, temporary.open("wb") as stream:

@@ -69,9 +69,7 @@ class Observation:
             history=arrays["history"],
             history_days=arrays["history_days"],
             context=arrays["context"],
-            candidates=Candidates(
-                arrays["candidate_items"], arrays["candidate_mask"], arrays["candidate_features"]
-            ),
+            candidates=Candidates(arrays["candidate_items"], arrays["candidate_mask"], arrays["candidate_features"]),
         )
 
     def to_dict(self) -> dict[str, NDArray[Any]]:
@@ -93,7 +91,13 @@ class Observation:
 
 
 def observation_space(
-    *, num_users: int, num_user_features: int, num_items: int, num_categories: int, history_size: int, num_candidates: int
+    *,
+    num_users: int,
+    num_user_features: int,
+    num_items: int,
+    num_categories: int,
+    history_size: int,
+    num_candidates: int,
 ) -> spaces.Dict:
     """The flat Dict of one request; SB3 takes no nested Dict."""
 

@@ -77,7 +77,11 @@ class UserModel(Protocol):
         ...
 
     def preference(
-        self, state: UserModelState, hour: NDArray[np.float32], weekday: NDArray[np.int64], place_in_visit: NDArray[np.int64]
+        self,
+        state: UserModelState,
+        hour: NDArray[np.float32],
+        weekday: NDArray[np.int64],
+        place_in_visit: NDArray[np.int64],
     ) -> NDArray[np.float32]:
         """[N, D] for each user, in context: hour [N] of the day (0 to 24), weekday [N] (Monday 0), items consumed so far
         in this visit [N]."""
@@ -88,7 +92,11 @@ class UserModel(Protocol):
         ...
 
     def pause(
-        self, state: UserModelState, rows: NDArray[np.int64], days: NDArray[np.float32], walk: NDArray[np.float32] | None
+        self,
+        state: UserModelState,
+        rows: NDArray[np.int64],
+        days: NDArray[np.float32],
+        walk: NDArray[np.float32] | None,
     ) -> None:
         """Lets `days` [M] pass between two visits of users `rows` [M]; `walk` [M, d] standard normal draws move the
         long-term interest, None leaves it; changes `state` in place."""
@@ -106,7 +114,11 @@ class UserModel(Protocol):
         ...
 
     def rate(
-        self, log_users: NDArray[np.int64], items: NDArray[np.int32], utility: NDArray[np.float32], noise: NDArray[np.float32]
+        self,
+        log_users: NDArray[np.int64],
+        items: NDArray[np.int32],
+        utility: NDArray[np.float32],
+        noise: NDArray[np.float32],
     ) -> NDArray[np.float32]:
         """[N] rating drawn with standard normal `noise` [N], on the log's own grid."""
         ...
@@ -127,3 +139,11 @@ def replay(model: UserModel, log: InteractionLog) -> UserModelState:
                 model.pause(state, users[begins], days[rows[begins]].astype(np.float32), None)
         model.consume(state, users, events.item[rows])
     return state
+
+
+def position_logits(slate_size: int) -> NDArray[np.float32]:
+    """[K] logits by which lower slots are chosen less: log(1 / log2(2 + slot)), the discount of DCG (assumed).
+
+    Source: Järvelin and Kekäläinen (2002), Cumulated gain-based evaluation of IR techniques.
+    """
+    return -np.log(np.log2(2.0 + np.arange(slate_size))).astype(np.float32)

@@ -1,0 +1,491 @@
+"""The slate environment: N users stepped as arrays (`SlateVectorEnv`), and a thin single-user face on it (`SlateEnv`).
+
+A step is one request: the action is a slate, given as indices into the candidates; the observation is the next request. An
+episode is a user's life over the horizon: leaving a visit moves the clock to the next one, only churn terminates, the
+horizon truncates.
+"""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from envs.candidate_source import CandidateSource, RecallRequest, SampledCandidates, is_excluded
+from envs.catalogue import SECONDS_PER_DAY
+from envs.engine import Response, UserState, advance, respond, utilities
+from envs.errors import ConfigurationError
+from envs.event_log import EventLog
+from envs.logs.schema import InteractionLog
+from envs.measures import RewardWeights, consumed_diversity
+from envs.observation import FIRST_CATEGORY, Candidates, Observation, observation_space
+from envs.users.protocol import UserModel
+from envs.world import World, build_world, default_world
+
+ObservationArrays = dict[str, NDArray[Any]]
+
+
+class SlateVectorEnv(VectorEnv):
+    """N users of a world, each answering one slate a step.
+
+    Args:
+        num_envs: N, users simulated side by side.
+        world: where users start; by default made from `log` and `user_model`, and from the synthetic log without those.
+        log: an interaction log; without `user_model` the parametric model is fitted to it (cached).
+        user_model: the hidden model of how users respond.
+        candidate_source: the recall stage; by default candidates are drawn from the catalogue.
+        users: [M] log users to simulate, by default all; slot after slot takes the next of them, in order, and after the last
+            the first again for another life.
+        slate_size: K, slots of a slate.
+        num_candidates: C, candidates of a request.
+        history_size: H, last consumed items that are observed.
+        reward_weights: of the scalar reward.
+        autoreset_mode: NEXT_STEP (RLlib), SAME_STEP (Stable-Baselines3) or DISABLED (a finished user waits for `reset`).
+        event_log: where every request is recorded; None for nowhere.
+        seed: of everything random, until `reset(seed=...)` gives another.
+
+    Raises:
+        ConfigurationError: if an argument is out of its range.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        world: World | None = None,
+        log: InteractionLog | None = None,
+        user_model: UserModel | None = None,
+        candidate_source: CandidateSource | None = None,
+        users: NDArray[np.int64] | None = None,
+        slate_size: int = 10,
+        num_candidates: int = 100,
+        history_size: int = 50,
+        reward_weights: RewardWeights | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        event_log: EventLog | None = None,
+        seed: int = 0,
+        render_mode: str | None = None,
+    ) -> None:
+        self.world = world or _world_of(log, user_model)
+        for name, value in (("num_envs", num_envs), ("slate_size", slate_size), ("history_size", history_size)):
+            if value < 1:
+                raise ConfigurationError(f"{name} is {value}; it must be at least 1.")
+        if not slate_size <= num_candidates <= self.world.num_items:
+            raise ConfigurationError(
+                f"num_candidates is {num_candidates}; it must lie between slate_size ({slate_size}) "
+                f"and the size of the catalogue ({self.world.num_items})."
+            )
+        catalogue = self.world.policy_log.catalogue
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.slate_size, self.num_candidates, self.history_size = slate_size, num_candidates, history_size
+        self.candidate_source = candidate_source or SampledCandidates(len(catalogue))
+        self.users = np.arange(self.world.num_users) if users is None else np.asarray(users, np.int64)
+        if not len(self.users) or self.users.min() < 0 or self.users.max() >= self.world.num_users:
+            raise ConfigurationError(
+                f"users must be indices from 0 to {self.world.num_users - 1}, at least one of them."
+            )
+        self.reward_weights = reward_weights or RewardWeights()
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.event_log = event_log
+        self.policy_version = ""
+        self.seed = seed
+        self.hidden = HiddenState(self)
+        """For oracles and recorders only; no policy may read it."""
+
+        self.single_observation_space = observation_space(
+            num_users=self.world.num_users,
+            num_user_features=self.world.user_features.shape[1],
+            num_items=len(catalogue),
+            num_categories=catalogue.num_categories,
+            history_size=history_size,
+            num_candidates=num_candidates,
+        )
+        self.single_action_space = gymnasium.spaces.MultiDiscrete(np.full(slate_size, num_candidates))
+        self._make_batch_spaces()
+        self._item_features = np.zeros((len(catalogue) + 1, FIRST_CATEGORY + catalogue.num_categories), np.float32)
+        self._item_features[:-1, FIRST_CATEGORY:] = catalogue.categories
+        self._start_history = self.world.history(history_size)
+        self._lives_begun = 0
+        self._propensity: NDArray[np.float32] | None = None
+        self._ended: NDArray[np.bool_] | None = None
+
+    # ------------------------------------------------------------------ gymnasium
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[ObservationArrays, dict[str, Any]]:
+        """Begins a new life in every slot, or in those of `options["reset_mask"]` [N]; a seed begins with the first user again."""
+        super().reset(seed=seed)
+        mask = (options or {}).get("reset_mask")
+        if seed is not None:
+            self.seed = int(seed)
+            self._lives_begun = 0
+        if mask is None or self._ended is None:
+            self._state = self._next_lives(self.num_envs)
+            self._history = self._start_history[0][self._state.log_user]
+            self._history_clock = -self._start_history[1][self._state.log_user].astype(np.float64)
+            self._seen = self.world.seen[self._state.log_user]
+            self._ended = np.zeros(self.num_envs, bool)
+        else:
+            self._begin_lives(np.flatnonzero(mask))
+        self._observe()
+        return self._observation.to_dict(), self._info(np.ones(self.num_envs, bool))
+
+    def step(
+        self, actions: NDArray[np.int64]
+    ) -> tuple[ObservationArrays, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Shows slates [N, K] (indices into the candidates, top slot first).
+
+        A repeated candidate leaves its second slot empty, a masked candidate its own; `info["empty_slots"]` counts them.
+        """
+        if self._ended is None:
+            raise gymnasium.error.ResetNeeded("call reset before step.")
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs, self.slate_size):
+            raise ConfigurationError(
+                f"the action has shape {actions.shape}; it must be {(self.num_envs, self.slate_size)} (users, slots)."
+            )
+        if actions.min() < 0 or actions.max() >= self.num_candidates:
+            raise ConfigurationError(
+                f"the action must hold indices into the candidates, 0 to {self.num_candidates - 1}."
+            )
+        phantom = self._ended.copy()
+        slates = self._shown_items(actions)
+        state = self._state
+        departed_at = state.clock.copy()
+        age = self._age_days(slates)
+        response = respond(self.world.user_model, state, self._preference, slates, age, self.world.outside, self.seed)
+        info = self._measure(slates, response, phantom)
+        before = state.take(np.flatnonzero(phantom)) if phantom.any() else None
+        identity = (state.visit.copy(), state.request) if self.event_log is not None else None
+        departure = advance(self.world.user_model, state, response, self.world.baseline_satisfaction, self.seed)
+        if before is not None:
+            state.put(np.flatnonzero(phantom), before)
+        alive = ~phantom
+        info["leave"] = departure.leaves & alive
+        if self.event_log is not None and alive.any():
+            self._record(alive, identity, departed_at, slates, response, departure.leaves)
+        self._remember(np.flatnonzero(alive & (response.item >= 0)), response.item, departed_at)
+        terminated = departure.churned & alive
+        truncated = (state.clock >= self.world.config.days * SECONDS_PER_DAY) & ~terminated & alive
+        ended = terminated | truncated
+
+        weights = self.reward_weights
+        reward = (
+            weights.engagement * info["engagement"]
+            + weights.diversity * info["diversity"]
+            + weights.freshness * info["freshness"]
+        ).astype(np.float64)
+        if self.autoreset_mode == AutoresetMode.NEXT_STEP:
+            self._begin_lives(np.flatnonzero(phantom))
+            self._ended = ended
+        elif self.autoreset_mode == AutoresetMode.SAME_STEP:
+            if ended.any():
+                self._observe()
+                final = self._observation.to_dict()
+                mask = ended.reshape(-1, *([1] * 2))
+                info["final_obs"] = {
+                    name: np.where(mask[..., 0] if array.ndim == 2 else mask, array, 0) for name, array in final.items()
+                }
+                info["_final_obs"] = ended
+                self._begin_lives(np.flatnonzero(ended))
+        else:
+            self._ended = phantom | ended
+        self._observe()
+        return self._observation.to_dict(), reward, terminated, truncated, info | self._info(alive)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Nothing is held open."""
+
+    # ------------------------------------------------------------------ for pipelines and comparisons
+    @property
+    def observation(self) -> Observation:
+        """The present requests, typed."""
+        return self._observation
+
+    @property
+    def ended(self) -> NDArray[np.bool_]:
+        """[N] whether each user's life is over."""
+        assert self._ended is not None
+        return self._ended
+
+    def set_propensities(self, propensity: NDArray[np.float32]) -> None:
+        """Propensities [N, K] of the next slates, for the event log."""
+        self._propensity = propensity
+
+    def drop_ended(self) -> NDArray[np.int64]:
+        """Removes users whose life is over (autoreset DISABLED), so that a batch of lives of unequal length runs fast.
+
+        Returns:
+            [N'] slots that were kept, in order; they are now slots 0 to N' - 1.
+        """
+        assert self.autoreset_mode == AutoresetMode.DISABLED and self._ended is not None
+        kept = np.flatnonzero(~self._ended)
+        self._state = self._state.take(kept)
+        self._history, self._history_clock = self._history[kept], self._history_clock[kept]
+        self._seen, self._ended = self._seen[kept], self._ended[kept]
+        self._preference = self._preference[kept]
+        self._observation = self._observation.take(kept)
+        self.num_envs = len(kept)
+        if self.num_envs:
+            self._make_batch_spaces()
+        return kept
+
+    # ------------------------------------------------------------------ the parts of a step
+    def _make_batch_spaces(self) -> None:
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+
+    def _next_lives(self, count: int) -> UserState:
+        number = self._lives_begun + np.arange(count)
+        self._lives_begun += count
+        return self.world.start_state(self.users[number % len(self.users)], number // len(self.users))
+
+    def _begin_lives(self, slots: NDArray[np.int64]) -> None:
+        if not len(slots):
+            return
+        assert self._ended is not None
+        fresh = self._next_lives(len(slots))
+        self._state.put(slots, fresh)
+        self._history[slots] = self._start_history[0][fresh.log_user]
+        self._history_clock[slots] = -self._start_history[1][fresh.log_user]
+        self._seen[slots] = self.world.seen[fresh.log_user]
+        self._ended[slots] = False
+
+    def _shown_items(self, actions: NDArray[np.int64]) -> NDArray[np.int32]:
+        items = np.take_along_axis(self._observation.candidates.items, actions, axis=1)
+        shown = np.take_along_axis(self._observation.candidates.mask, actions, axis=1) == 1
+        earlier = np.tril(np.ones((self.slate_size, self.slate_size), bool), -1)
+        repeated = ((actions[:, :, None] == actions[:, None, :]) & earlier).any(axis=2)
+        return np.where(shown & ~repeated, items, -1).astype(np.int32)
+
+    def _age_days(self, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        birth = self.world.birth_clock[np.maximum(items, 0)]
+        return np.maximum((self._state.clock[:, None] - birth) / SECONDS_PER_DAY, 0).astype(np.float32)
+
+    def _measure(self, slates: NDArray[np.int32], response: Response, phantom: NDArray[np.bool_]) -> dict[str, Any]:
+        """The reward vector and what was seen of the response, all zero or empty for users whose life is over."""
+        clicked = (response.item >= 0) & ~phantom
+        item = np.where(clicked, response.item, -1).astype(np.int32)
+        age = self._age_days(item[:, None])[:, 0]
+        return {
+            "engagement": clicked.astype(np.float32),
+            "diversity": consumed_diversity(self.world.policy_log.catalogue.directions, item, self._history),
+            "freshness": (clicked & (age < self.world.config.fresh_days)).astype(np.float32),
+            "clicked_item": item,
+            "clicked_slot": np.where(clicked, response.slot, -1),
+            "rating": np.where(clicked, response.rating, np.nan).astype(np.float32),
+            "consumed_age": np.where(clicked, age, np.nan).astype(np.float32),
+            "slate_items": slates,
+            "empty_slots": np.where(phantom, 0, (slates < 0).sum(axis=1)),
+            "clock": self._state.clock.copy(),
+            "user": self._state.user.copy(),
+        }
+
+    def _remember(self, rows: NDArray[np.int64], items: NDArray[np.int32], clock: NDArray[np.float64]) -> None:
+        """Adds what users `rows` consumed to what is observed of them."""
+        consumed = items[rows]
+        self._history[rows, 1:] = self._history[rows, :-1]
+        self._history[rows, 0] = consumed
+        self._history_clock[rows, 1:] = self._history_clock[rows, :-1]
+        self._history_clock[rows, 0] = clock[rows] / SECONDS_PER_DAY
+        if not self.world.policy_log.has_repeats:
+            self._seen[rows, consumed >> 3] |= np.uint8(1) << (consumed & 7).astype(np.uint8)
+
+    def _record(
+        self,
+        alive: NDArray[np.bool_],
+        identity: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
+        clock: NDArray[np.float64],
+        slates: NDArray[np.int32],
+        response: Response,
+        left: NDArray[np.bool_],
+    ) -> None:
+        assert self.event_log is not None and identity is not None
+        propensity = self._propensity if self._propensity is not None else np.full(slates.shape, np.nan, np.float32)
+        self._propensity = None
+        self.event_log.append(
+            user=self._state.user[alive],
+            log_user=self._state.log_user[alive],
+            visit=identity[0][alive],
+            request=identity[1][alive],
+            clock=clock[alive],
+            policy_version=self.policy_version,
+            candidates=self._observation.candidates.items[alive],
+            slate=slates[alive],
+            propensity=propensity[alive],
+            slot=response.slot[alive],
+            item=response.item[alive],
+            rating=response.rating[alive],
+            left=left[alive],
+        )
+
+    def _observe(self) -> None:
+        """Asks recall for the candidates of all users in one call, and makes the next observation."""
+        state, world = self._state, self.world
+        births, unborn = world.unborn
+        excluded = self._seen | unborn[np.searchsorted(births, state.clock, side="right")]
+        request = RecallRequest(state.log_user, self._history, excluded, np.stack([state.user, state.request], axis=1))
+        items, scores = self.candidate_source.candidates(request, self.num_candidates)
+        mask = ~is_excluded(excluded, items)
+        # one gather of whole rows; masked candidates take the last row, which is empty
+        features = self._item_features[np.where(mask, items, world.num_items)]
+        features[:, :, 0] = np.where(mask, scores, 0)
+        features[:, :, 1] = np.where(mask, self._age_days(items), 0)
+        weekday = (world.reference_weekday + state.day) % 7
+        since = np.where(self._history >= 0, state.clock[:, None] / SECONDS_PER_DAY - self._history_clock, 0)
+        self._observation = Observation(
+            user=state.log_user.copy(),
+            user_features=world.user_features[state.log_user],
+            history=self._history.copy(),
+            history_days=np.maximum(since, 0).astype(np.float32),
+            context=np.stack([state.hour, weekday, state.requests_in_visit, state.day], axis=1).astype(np.float32),
+            candidates=Candidates(items, mask.astype(np.int8), features),
+        )
+        self._preference = world.user_model.preference(state.interest, state.hour, weekday, state.consumed_in_visit)
+
+    def _info(self, active: NDArray[np.bool_]) -> dict[str, Any]:
+        return {"active": active, "num_candidates": self._observation.candidates.mask.sum(axis=1)}
+
+
+class HiddenState:
+    """What only oracles and recorders may read: the true utilities of the present requests and their near future."""
+
+    def __init__(self, env: SlateVectorEnv) -> None:
+        self._env = env
+
+    @property
+    def outside(self) -> float:
+        """Logit of consuming nothing."""
+        return self._env.world.outside
+
+    @property
+    def reward_weights(self) -> RewardWeights:
+        """Weights of the scalar reward."""
+        return self._env.reward_weights
+
+    def utilities(self, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """[N, C] utility in logits of `items` [N, C] for each user's present request; -inf for items of -1."""
+        env = self._env
+        return utilities(env.world.user_model, env._preference, items, env._age_days(items))
+
+    def utilities_after(
+        self, rows: NDArray[np.int64], consumed: NDArray[np.int32], items: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """[M, C] utility of `items` [M, C] in the next request of users `rows` [M], had they consumed `consumed` [M]."""
+        env = self._env
+        model, state = env.world.user_model, env._state.take(rows)
+        model.consume(state.interest, np.arange(len(rows)), consumed)
+        weekday = (env.world.reference_weekday + state.day) % 7
+        preference = model.preference(state.interest, state.hour, weekday, state.consumed_in_visit + 1)
+        birth = env.world.birth_clock[np.maximum(items, 0)]
+        age = np.maximum((state.clock[:, None] - birth) / SECONDS_PER_DAY, 0).astype(np.float32)
+        return utilities(model, preference, items, age)
+
+    def interest(self) -> NDArray[np.float32]:
+        """[N, G] interest of each user in each category: softmax of the mean taste for its items, popularity and age aside."""
+        env = self._env
+        categories = env.world.policy_log.catalogue.categories
+        centre = categories.T @ env.world.user_model.item_vectors / np.maximum(categories.sum(axis=0), 1e-9)[:, None]
+        taste = env._preference @ centre.T
+        taste = np.exp(taste - taste.max(axis=1, keepdims=True))
+        return taste / taste.sum(axis=1, keepdims=True)
+
+
+class SlateEnv(gymnasium.Env):
+    """One user of `SlateVectorEnv`; the same arguments without `num_envs` and `autoreset_mode`.
+
+    `render()` with render_mode "ansi" tells the last request as text: what was shown, what the user did, how interest moved.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi"]}
+
+    def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
+        if render_mode not in (None, "ansi"):
+            raise ConfigurationError(f"render_mode is '{render_mode}'; it must be 'ansi' or None.")
+        self.render_mode = render_mode
+        self.vector = SlateVectorEnv(1, autoreset_mode=AutoresetMode.DISABLED, **arguments)
+        self.observation_space = self.vector.single_observation_space
+        self.action_space = self.vector.single_action_space
+        self._told = "No request yet."
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[ObservationArrays, dict[str, Any]]:
+        """Begins the next user's life; a seed begins with the first user again."""
+        super().reset(seed=seed)
+        observation, info = self.vector.reset(seed=seed)
+        self._told = "A new user, no request yet."
+        return _first(observation), _first(info)
+
+    def step(self, action: NDArray[np.int64]) -> tuple[ObservationArrays, float, bool, bool, dict[str, Any]]:
+        """Shows one slate [K]."""
+        before = self.vector.hidden.interest()[0] if self.render_mode else None
+        observation, reward, terminated, truncated, info = self.vector.step(np.asarray(action)[None])
+        single = _first(info)
+        if before is not None:
+            self._told = self._tell(single, before, self.vector.hidden.interest()[0], terminated[0], truncated[0])
+        return _first(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), single
+
+    def render(self) -> str:  # type: ignore[override]
+        """The last request as text."""
+        return self._told
+
+    def _tell(
+        self,
+        info: dict[str, Any],
+        before: NDArray[np.float32],
+        after: NDArray[np.float32],
+        terminated: bool,
+        truncated: bool,
+    ) -> str:
+        catalogue = self.vector.world.policy_log.catalogue
+        names = np.asarray(catalogue.category_names)
+        lines = [f"day {info['clock'] / SECONDS_PER_DAY:.2f}, user {info['user']}"]
+        for slot, item in enumerate(info["slate_items"]):
+            mark = "▶" if slot == info["clicked_slot"] else " "
+            if item < 0:
+                lines.append(f" {mark} {slot + 1:2d}. (empty)")
+                continue
+            kinds = ", ".join(names[catalogue.categories[item] > 0])
+            lines.append(f" {mark} {slot + 1:2d}. {catalogue.titles[item] or catalogue.item_ids[item]}  [{kinds}]")
+        if info["clicked_item"] < 0:
+            lines.append("consumed nothing")
+        else:
+            stars = "" if "rating" not in info else f" and rated it {info['rating']:g}"
+            lines.append(f"consumed slot {info['clicked_slot'] + 1}{stars}")
+        moved = np.argsort(-np.abs(after - before), kind="stable")[:3]
+        lines.append(
+            "interest: " + ", ".join(f"{names[g]} {100 * before[g]:.1f} % → {100 * after[g]:.1f} %" for g in moved)
+        )
+        if terminated:
+            lines.append("left and will not come back")
+        elif truncated:
+            lines.append("the run's horizon is reached")
+        elif info["leave"]:
+            lines.append(f"left; comes back on day {self.vector._state.clock[0] / SECONDS_PER_DAY:.2f}")
+        return "\n".join(lines)
+
+
+def _first(batch: dict[str, Any]) -> dict[str, Any]:
+    """What the batch says of its only user; measures that do not exist (NaN) are left out."""
+    single = {name: array[0] for name, array in batch.items()}
+    return {name: value for name, value in single.items() if not (np.isscalar(value) and value != value)}
+
+
+def _world_of(log: InteractionLog | None, user_model: UserModel | None) -> World:
+    if log is None:
+        if user_model is not None:
+            raise ConfigurationError("a user_model needs the log that it was fitted to; pass log= as well.")
+        return default_world()
+    if user_model is None:
+        # fitting needs torch, which a bare environment does not load
+        from envs.users.fit import fit_or_load
+
+        user_model = fit_or_load(log)
+    return build_world(log, user_model)
