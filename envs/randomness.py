@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     AGENT = 10
     GENERATOR = 11
     TRAFFIC = 12
+    SPLIT = 13
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -140,23 +140,3 @@ def normalised(
 def is_untrained(trained: Measured, initial: Measured) -> bool:
     """Whether an agent's reward is not above that of its own policy before training (paired interval above zero)."""
     return not (trained - initial).estimate().above_zero
-
-
-def gini(counts: ArrayLike) -> float:
-    """Gini coefficient of exposure: 0 where all items are shown alike, towards 1 where one item has everything.
-
-    NaN where nothing was shown. Formula: sum_i (2 i - n - 1) x_(i) / (n sum x), x ascending.
-    """
-    ascending = np.sort(np.asarray(counts, np.float64))
-    total = ascending.sum()
-    if total == 0:
-        return float("nan")
-    places = np.arange(1, len(ascending) + 1)
-    return float(((2 * places - len(ascending) - 1) * ascending).sum() / (len(ascending) * total))
-
-
-def entropy(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[N] entropy in nats of each row of `counts` [N, G]; NaN for a row of zeros."""
-    total = counts.sum(axis=1, keepdims=True)
-    share = counts / np.where(total > 0, total, np.nan)
-    return -np.where(share > 0, share * np.log(np.where(share > 0, share, 1.0)), share).sum(axis=1)

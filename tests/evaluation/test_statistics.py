@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from evaluation.statistics import Measured, entropy, gini, is_untrained, normalised, paired_difference
+from evaluation.statistics import Measured, is_untrained, normalised, paired_difference
 
 
 def test_mean_and_interval_are_the_textbook_t_interval():
@@ -132,15 +132,3 @@ def test_untrained_is_what_does_not_beat_its_own_beginning():
     assert not is_untrained(rewards["better"], rewards["start"])
     assert is_untrained(rewards["start"], rewards["better"])
     assert is_untrained(rewards["start"], rewards["start"])
-
-
-def test_gini_by_hand():
-    assert gini([1, 1, 1, 1]) == pytest.approx(0)
-    assert gini([0, 0, 0, 4]) == pytest.approx(0.75)
-    assert gini([1, 3]) == pytest.approx(0.25)
-    assert np.isnan(gini([0, 0]))
-
-
-def test_entropy_by_hand():
-    rows = entropy(np.array([[1.0, 1.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
-    assert_allclose(rows, [np.log(2), 0.0, np.nan])

@@ -1,0 +1,318 @@
+"""The comparison: every agent serves the same simulated users under common random numbers, life for life.
+
+`serve` lets one agent serve all evaluation users until every life has ended; `compare` does it for several agents. Step
+measures are those of `envs.measures`; here they are only summed over lives. `summary.py` makes figures of the sums.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import polars as pl
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from agents.base import Agent, checked_slates
+from envs.candidate_source import CandidateSource
+from envs.catalogue import SECONDS_PER_DAY
+from envs.errors import ConfigurationError
+from envs.event_log import EventLog
+from envs.measures import RewardWeights, catalogue_coverage, category_entropy, gini, intra_list_distance
+from envs.randomness import Purpose, draw_uniform
+from envs.slate_env import SlateVectorEnv
+from envs.world import World
+from evaluation.summary import flat_figures, initial_name, summarise
+
+EVALUATION_SEED_OFFSET = 1_000_003
+"""Added to the run's seed for the lives of the comparison, so that no training meets the same draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingConfig:
+    """What environments of a run have in common, in training and in the comparison."""
+
+    slate_size: int = 10
+    """Slots of a slate."""
+    num_candidates: int = 100
+    """Candidates of a request."""
+    reward_weights: RewardWeights = field(default_factory=RewardWeights)
+    """Of the scalar reward."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonConfig:
+    """Whom the agents serve, and what is kept of it."""
+
+    users: int | None = None
+    """Number of evaluation users, at most; None for all of them."""
+    seed: int = 0
+    """Decides who is an evaluation user, and all draws of their lives."""
+    serving: ServingConfig = field(default_factory=ServingConfig)
+    """Of the environment."""
+    traced_users: int = 16
+    """Number of users whose hidden interest is recorded for the plot of interests."""
+    record_events: bool = True
+    """Whether the event log is kept."""
+
+    def __post_init__(self) -> None:
+        if self.users is not None and self.users < 2:
+            raise ConfigurationError(f"users is {self.users}; an interval over users needs at least 2.")
+
+
+def split_users(world: World, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(training users, evaluation users): a seeded half of the log users each; nobody is in both."""
+    order = np.argsort(draw_uniform(seed, Purpose.SPLIT, np.arange(world.num_users)), kind="stable")
+    half = world.num_users // 2
+    return np.sort(order[:half]), np.sort(order[half:])
+
+
+def evaluation_users(world: World, config: ComparisonConfig) -> NDArray[np.int64]:
+    """The log users that the comparison simulates."""
+    _, users = split_users(world, config.seed)
+    if config.users is None or config.users >= len(users):
+        return users
+    order = np.argsort(draw_uniform(config.seed, Purpose.SPLIT, users, 1), kind="stable")
+    return np.sort(users[order[: config.users]])
+
+
+def role_of(agent: Agent) -> str:
+    """'oracle', 'learner' (trained by reinforcement learning) or 'baseline'."""
+    if agent.is_oracle:
+        return "oracle"
+    return "baseline" if agent.initial_policy() is None else "learner"
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is left when an agent has served everybody."""
+
+    users: pl.DataFrame
+    """One row a user: agent, role, training_seed, user and the columns that `METRICS` names."""
+    agents: pl.DataFrame
+    """One row: agent, role, training_seed, coverage, gini, seconds."""
+    interest: pl.DataFrame
+    """agent, training_seed, user, request, visit, day, category, share: hidden interest of the traced users."""
+    events: EventLog
+
+
+def serve(
+    agent: Agent,
+    world: World,
+    candidate_source: CandidateSource,
+    config: ComparisonConfig,
+    *,
+    name: str,
+    role: str | None = None,
+    training_seed: int = 0,
+) -> Served:
+    """Lets `agent` serve every evaluation user until each life has ended.
+
+    The draws of a life depend on the run's seed, the user and what is shown, not on the agent's name or on who else is
+    served: two agents that show the same meet the same user.
+
+    Raises:
+        AgentError: if a slate has the wrong shape, an index outside the candidates, or an item twice.
+    """
+    users = evaluation_users(world, config)
+    events = EventLog() if config.record_events else None
+    env = SlateVectorEnv(
+        len(users),
+        world=world,
+        candidate_source=candidate_source,
+        users=users,
+        slate_size=config.serving.slate_size,
+        num_candidates=config.serving.num_candidates,
+        reward_weights=config.serving.reward_weights,
+        autoreset_mode=AutoresetMode.DISABLED,
+        event_log=events,
+        seed=config.seed + EVALUATION_SEED_OFFSET,
+    )
+    env.policy_version = name
+    if agent.is_oracle:
+        agent.bind(env)  # type: ignore[attr-defined]
+    begin = perf_counter()
+    env.reset()
+    lives = _Lives(len(users), world)
+    traces = _Traces(env, min(config.traced_users, len(users)))
+    place = np.arange(len(users))
+    while env.num_envs:
+        slates, propensities = checked_slates(
+            name, agent.act(env.observation), env.observation, config.serving.slate_size
+        )
+        env.set_propensities(propensities)
+        traces.record(env, place, lives)
+        _, reward, terminated, truncated, info = env.step(slates)
+        lives.add(place, reward, terminated | truncated, info)
+        if env.ended.any():
+            place = place[env.drop_ended()]
+    label = {"agent": name, "role": role or role_of(agent), "training_seed": training_seed}
+    exposure = {"coverage": catalogue_coverage(lives.exposures), "gini": gini(lives.exposures)}
+    return Served(
+        users=_labelled(pl.DataFrame({"user": users, **lives.columns()}), label),
+        agents=pl.DataFrame({**label, **exposure, "serve_seconds": perf_counter() - begin}),
+        interest=_labelled(traces.table(users), label),
+        events=events or EventLog(),
+    )
+
+
+class _Lives:
+    """Sums over the lives of U users."""
+
+    def __init__(self, count: int, world: World) -> None:
+        names = [
+            "reward",
+            "clicks",
+            "diversity_sum",
+            "fresh_clicks",
+            "consumed_age_sum",
+            "rating_sum",
+            "ratings",
+            "requests",
+            "list_distance_sum",
+            "day_1",
+            "day_7",
+        ]
+        self.sums = {name: np.zeros(count) for name in names}
+        self.visits = np.ones(count)
+        self.exposures = np.zeros(world.num_items, np.int64)
+        self._catalogue = world.policy_log.catalogue
+        self._category_mass = np.zeros((count, self._catalogue.num_categories))
+        self._last_clock = np.zeros(count)
+        self._came_back = np.zeros(count, bool)
+
+    def add(
+        self, place: NDArray[np.int64], reward: NDArray[np.float64], ended: NDArray[np.bool_], info: Mapping[str, Any]
+    ) -> None:
+        """Adds a step of the users at `place` [N], all of them alive before it."""
+        clock, slates, item = info["clock"], info["slate_items"], info["clicked_item"]
+        clicked = item >= 0
+        rated = np.isfinite(info["rating"])
+        for name, values in (
+            ("reward", reward),
+            ("clicks", info["engagement"]),
+            ("diversity_sum", info["diversity"]),
+            ("fresh_clicks", info["freshness"]),
+            ("consumed_age_sum", np.where(clicked, info["consumed_age"], 0)),
+            ("rating_sum", np.where(rated, info["rating"], 0)),
+            ("ratings", rated),
+            ("requests", 1),
+            ("list_distance_sum", intra_list_distance(self._catalogue.directions, slates)),
+        ):
+            self.sums[name][place] += values
+        self._category_mass[place[clicked]] += self._catalogue.categories[item[clicked]]
+        self.exposures += np.bincount(slates[slates >= 0], minlength=len(self.exposures))
+
+        first_return = self._came_back[place] & (self.visits[place] == 2)
+        days_away = (clock - self._last_clock[place]) / SECONDS_PER_DAY
+        for name, limit in (("day_1", 1), ("day_7", 7)):
+            self.sums[name][place] += first_return & (days_away <= limit)
+        # whoever leaves and lives on begins another visit within the horizon
+        self._came_back[place] = info["leave"] & ~ended
+        self.visits[place] += self._came_back[place]
+        self._last_clock[place] = clock
+
+    def columns(self) -> dict[str, NDArray[np.float64]]:
+        return {**self.sums, "visits": self.visits, "category_entropy": category_entropy(self._category_mass)}
+
+
+class _Traces:
+    """Records the hidden interest of a few users at each request; agents never see it."""
+
+    def __init__(self, env: SlateVectorEnv, count: int) -> None:
+        self._count = count
+        self._names = env.world.policy_log.catalogue.category_names
+        self._keys: list[NDArray[np.float64]] = []
+        self._shares: list[NDArray[np.float32]] = []
+
+    def record(self, env: SlateVectorEnv, place: NDArray[np.int64], lives: _Lives) -> None:
+        rows = np.flatnonzero(place < self._count)
+        if not len(rows):
+            return
+        traced = place[rows]
+        day = env.observation.context[rows, 3] + env.observation.context[rows, 0] / 24
+        self._keys.append(np.column_stack([traced, lives.sums["requests"][traced], lives.visits[traced] - 1, day]))
+        self._shares.append(env.hidden.interest()[rows])
+
+    def table(self, users: NDArray[np.int64]) -> pl.DataFrame:
+        keys = np.concatenate(self._keys) if self._keys else np.zeros((0, 4))
+        shares = np.concatenate(self._shares) if self._shares else np.zeros((0, len(self._names)), np.float32)
+        repeated = np.repeat(keys, len(self._names), axis=0)
+        return pl.DataFrame(
+            {
+                "user": users[repeated[:, 0].astype(np.int64)],
+                "request": repeated[:, 1].astype(np.int32),
+                "visit": repeated[:, 2].astype(np.int32),
+                "day": repeated[:, 3].astype(np.float32),
+                "category": pl.Series(np.tile(np.asarray(self._names), len(keys)), dtype=pl.String),
+                "share": shares.reshape(-1),
+            }
+        )
+
+
+def _labelled(table: pl.DataFrame, label: Mapping[str, Any]) -> pl.DataFrame:
+    return table.select(*[pl.lit(value).alias(name) for name, value in label.items()], pl.all())
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """Results of several agents on the same users; each table as in `Served`, one agent below the other."""
+
+    users: pl.DataFrame
+    agents: pl.DataFrame
+    interest: pl.DataFrame
+    events: Mapping[str, EventLog] = field(default_factory=dict)
+    """Event logs by agent and training seed ('mf-seed0'), where they were kept in memory."""
+
+    def summary(self, reference: str = "mf") -> pl.DataFrame:
+        """See `summarise`."""
+        return summarise(self.users, self.agents, reference)
+
+    def figures(self, reference: str = "mf") -> dict[str, float | int | None]:
+        """See `flat_figures`."""
+        return flat_figures(self.summary(reference))
+
+
+def compare(
+    agents: Mapping[str, Agent | Sequence[Agent]],
+    world: World,
+    candidate_source: CandidateSource,
+    config: ComparisonConfig | None = None,
+) -> ComparisonResult:
+    """Compares fitted agents on the same users.
+
+    Args:
+        agents: name -> a fitted agent, or one for each training seed (seeds are numbered from 0). Of an agent trained by
+            reinforcement learning its policy before training is served too, as '<name> (initial)'.
+        world: where users start.
+        candidate_source: the recall stage, the same for all.
+        config: whom they serve.
+
+    Raises:
+        AgentError: if an agent's slates cannot be shown.
+    """
+    config = config or ComparisonConfig()
+    served = []
+    events: dict[str, EventLog] = {}
+    for name, given in agents.items():
+        for training_seed, agent in enumerate([given] if isinstance(given, Agent) else given):
+            for label, policy, role in policies(name, agent):
+                result = serve(
+                    policy, world, candidate_source, config, name=label, role=role, training_seed=training_seed
+                )
+                served.append(result)
+                events[f"{label}-seed{training_seed}"] = result.events
+    return ComparisonResult(
+        users=pl.concat([part.users for part in served]),
+        agents=pl.concat([part.agents for part in served]),
+        interest=pl.concat([part.interest for part in served]),
+        events=events,
+    )
+
+
+def policies(name: str, agent: Agent) -> list[tuple[str, Agent, str]]:
+    """(name, policy, role) of all that is served for an agent: itself, and its policy before training where it has one."""
+    initial = agent.initial_policy()
+    served = [(name, agent, role_of(agent))]
+    return served if initial is None else [*served, (initial_name(name), initial, "initial")]

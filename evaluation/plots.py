@@ -1,0 +1,434 @@
+"""Plots: each function takes a tidy table and an Axes, and returns the Axes; `figures.py` lays them out and writes files.
+
+Colours are those of Okabe and Ito (2008), freshness is in cividis: both can be told apart without red and green. Whiskers
+are 95 % intervals, paired with nothing: differences are in the report's table.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.ticker
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.transforms import Bbox
+
+from evaluation.statistics import Estimate, Measured
+from evaluation.summary import initial_name
+
+BLUE, VERMILLION, GREEN, ORANGE, SKY, PINK, YELLOW = [
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#E69F00",
+    "#56B4E9",
+    "#CC79A7",
+    "#F0E442",
+]
+GREY, PALE, INK = "#8A8A8A", "#D0D0D0", "#262626"
+CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY, YELLOW)
+ROLE_COLOURS = {"baseline": BLUE, "learner": VERMILLION, "oracle": PALE}
+ROLE_NAMES = {"baseline": "baseline", "learner": "reinforcement learning", "oracle": "oracle (sees the hidden state)"}
+MARKERS = "osD^vPX<>*"
+
+METRIC_LABELS = {
+    "reward": ("Reward", "weighted clicks per user"),
+    "normalised_reward": ("Reward, normalised", "0 = random, 1 = look-ahead oracle"),
+    "engagement": ("Engagement", "items consumed per user"),
+}
+"""Title and unit of the metrics that have a bar chart."""
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Matplotlib settings of all figures."""
+    settings = {
+        "figure.dpi": 150,
+        "savefig.dpi": 150,
+        "figure.constrained_layout.use": True,
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": GREY,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "hatch.linewidth": 0.6,
+    }
+    with mpl.rc_context(settings):
+        yield
+
+
+def bars(summary: pl.DataFrame, axes: Axes, metric: str = "reward", order: list[str] | None = None) -> Axes:
+    """(a) One bar for each agent with its interval, the best on top.
+
+    Oracles are hatched; an agent trained by reinforcement learning has a diamond where its own policy stood before
+    training, and a pale bar if it is not above that.
+
+    Args:
+        summary: one row for each agent and metric: agent, role, untrained, metric, versus (null), value, low, high.
+        axes: where to draw.
+        metric: which metric.
+        order: agents from the top down; None sorts by value.
+    """
+    rows = _values(summary, metric)
+    rows = rows.sort("value", descending=True, nulls_last=True)
+    shown = rows.filter(pl.col("role") != "initial")["agent"].to_list()
+    order = [agent for agent in order or shown if agent in shown]
+    by_agent = {row["agent"]: row for row in rows.iter_rows(named=True)}
+    beginnings = False
+    for place, agent in enumerate(order):
+        row = by_agent[agent]
+        pale = 0.4 if row["untrained"] else 1.0
+        axes.barh(
+            place,
+            row["value"],
+            height=0.72,
+            color=ROLE_COLOURS[row["role"]],
+            alpha=pale,
+            hatch="////" if row["role"] == "oracle" else None,
+            edgecolor=GREY if row["role"] == "oracle" else "none",
+            linewidth=0.6,
+            zorder=2,
+        )
+        _whisker(axes, row, place)
+        initial = by_agent.get(initial_name(agent))
+        if initial is not None and np.isfinite(initial["value"]):
+            beginnings = True
+            axes.plot(initial["value"], place, "D", ms=5, mfc="white", mec=INK, mew=1, zorder=4)
+        ends = [end for end in (row["value"], row["high"], initial["value"] if initial else np.nan) if np.isfinite(end)]
+        note = f"{row['value']:.3g}" + (" untrained" if row["untrained"] else "")
+        axes.annotate(
+            note, (max([0.0, *ends]), place), (5, 0), textcoords="offset points", va="center", fontsize=7.5, color=INK
+        )
+    axes.set_yticks(range(len(order)), order)
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.axvline(0, color=GREY, lw=0.8, zorder=3)
+    axes.margins(x=0.18)
+    title, unit = METRIC_LABELS.get(metric, (metric.replace("_", " ").capitalize(), ""))
+    axes.set_title(title)
+    axes.set_xlabel(unit)
+    axes.grid(axis="x", color=PALE, lw=0.5, zorder=0)
+    axes.tick_params(axis="y", length=0)
+    roles = [role for role in ROLE_COLOURS if role in set(rows["role"])]
+    handles: list[Patch | Line2D] = [
+        Patch(fc=ROLE_COLOURS[role], ec=GREY, hatch="////" if role == "oracle" else "", lw=0.6, label=ROLE_NAMES[role])
+        for role in roles
+    ]
+    if beginnings:
+        handles.append(Line2D([], [], ls="", marker="D", mfc="white", mec=INK, label="the same before training"))
+    _legend_below(axes, handles)
+    return axes
+
+
+def tradeoff(summary: pl.DataFrame, axes: Axes) -> Axes:
+    """(b) Engagement against diversity of consumption, freshness of consumption as colour, one labelled point an agent.
+
+    Squares are oracles, diamonds are agents trained by reinforcement learning, with a line from their own policy before
+    training. `summary` as for `bars`.
+    """
+    wide = {
+        metric: {row["agent"]: row for row in _values(summary, metric).iter_rows(named=True)}
+        for metric in ("diversity", "engagement", "freshness")
+    }
+    freshness = {agent: row["value"] for agent, row in wide["freshness"].items()}
+    known = [value for value in freshness.values() if value is not None and np.isfinite(value)]
+    colours = ScalarMappable(Normalize(0, max([*known, 0.01])), "cividis")
+    points, labels = [], []
+    for agent, across in wide["diversity"].items():
+        up = wide["engagement"][agent]
+        if not (np.isfinite(across["value"]) and np.isfinite(up["value"])):
+            continue
+        role = up["role"]
+        initial = role == "initial"
+        marker = {"oracle": "s", "learner": "D", "initial": "D"}.get(role, "o")
+        fresh = freshness.get(agent)
+        colour = colours.to_rgba(fresh) if fresh is not None and np.isfinite(fresh) else "white"
+        for row, direction in ((across, "x"), (up, "y")):
+            spans = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
+            if np.isfinite(spans).all():
+                axes.errorbar(
+                    across["value"], up["value"], ecolor=GREY, elinewidth=0.8, zorder=2, **{direction + "err": spans}
+                )
+        axes.scatter(
+            across["value"],
+            up["value"],
+            s=22 if initial else 52,
+            marker=marker,
+            color=[colour],
+            edgecolor=INK,
+            linewidth=0.7,
+            zorder=3,
+        )
+        points.append((across["value"], up["value"]))
+        labels.append("" if initial else agent + (" (untrained)" if up["untrained"] else ""))
+        begin = wide["diversity"].get(initial_name(agent)), wide["engagement"].get(initial_name(agent))
+        if begin[0] and begin[1]:
+            line = ([begin[0]["value"], across["value"]], [begin[1]["value"], up["value"]])
+            axes.plot(*line, color=VERMILLION, lw=1, zorder=1.5)
+    axes.margins(0.16)
+    axes.set_title("Engagement against diversity")
+    axes.set_xlabel("diversity of what is consumed (mean distance to the last items consumed)")
+    axes.set_ylabel("engagement (items consumed per user)")
+    axes.grid(color=PALE, lw=0.5, zorder=0)
+    bar = axes.figure.colorbar(colours, ax=axes, shrink=0.9, pad=0.02)
+    bar.set_label("freshness (share of consumption that is fresh)")
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    roles = set(summary["role"])
+    handles = [
+        Line2D([], [], ls="", marker=marker, mfc="white", mec=INK, label=name)
+        for role, marker, name in (
+            ("baseline", "o", "baseline"),
+            ("learner", "D", "reinforcement learning"),
+            ("oracle", "s", "oracle"),
+        )
+        if role in roles
+    ]
+    if "initial" in roles:
+        handles.append(Line2D([], [], color=VERMILLION, lw=1, label="from the policy before training"))
+    _legend_below(axes, handles)
+    _place_labels(axes, points, labels)
+    return axes
+
+
+def interest(trajectory: pl.DataFrame, axes: Axes, categories: list[str] | None = None) -> Axes:
+    """(c) Interest of one user under one policy over time, as areas that add up to 1.
+
+    Args:
+        trajectory: day, category, share.
+        axes: where to draw.
+        categories: those with an area of their own, from the bottom up; the rest is one grey area. None takes the six largest.
+    """
+    categories = categories or top_categories(trajectory)
+    days = np.sort(trajectory["day"].unique().to_numpy())
+    shares = []
+    for category in categories:
+        rows = trajectory.filter(pl.col("category") == category).sort("day")
+        shares.append(np.interp(days, rows["day"], rows["share"]) if len(rows) else np.zeros(len(days)))
+    rest = np.maximum(1 - np.sum(shares, axis=0), 0) if shares else np.ones(len(days))
+    colours = [CYCLE[number % len(CYCLE)] for number in range(len(categories))]
+    axes.stackplot(
+        days,
+        *shares,
+        rest,
+        labels=[*categories, "other"],
+        colors=[*colours, PALE],
+        lw=0.3,
+        edgecolor="white",
+        step="post",
+    )
+    axes.set_ylim(0, 1)
+    if len(days) > 1:
+        axes.set_xlim(days[0], days[-1])
+    axes.set_title("Interest")
+    axes.set_xlabel("day")
+    axes.set_ylabel("share of interest")
+    return axes
+
+
+def top_categories(trajectory: pl.DataFrame, count: int = 6) -> list[str]:
+    """The categories with the largest mean share, the largest first."""
+    means = (
+        trajectory.group_by("category")
+        .agg(pl.col("share").mean())
+        .sort(["share", "category"], descending=[True, False])
+    )
+    return means["category"].head(count).to_list()
+
+
+def learning_curves(curves: pl.DataFrame, axes: Axes, references: pl.DataFrame | None = None) -> Axes:
+    """(d) Reward of a life while agents learn; thin lines are training seeds, thick ones their mean.
+
+    Args:
+        curves: agent, training_seed, requests, reward (mean reward of lives of training users).
+        axes: where to draw.
+        references: agent, role, value: levels measured on the evaluation users; those of role 'initial' are dotted in the
+            colour of their agent, others dashed in grey with their name.
+    """
+    agents = curves["agent"].unique(maintain_order=True).to_list()
+    for number, agent in enumerate(agents):
+        colour = CYCLE[number % len(CYCLE)]
+        rows = curves.filter(pl.col("agent") == agent)
+        runs = [part.sort("requests") for part in rows.partition_by("training_seed", maintain_order=True)]
+        if len(runs) > 1:
+            for run in runs:
+                axes.plot(run["requests"], run["reward"], color=colour, lw=0.7, alpha=0.45)
+        grid = np.unique(np.concatenate([run["requests"].to_numpy() for run in runs]))
+        grid = grid[
+            (grid >= max(run["requests"][0] for run in runs)) & (grid <= min(run["requests"][-1] for run in runs))
+        ]
+        mean = np.mean([np.interp(grid, run["requests"], run["reward"]) for run in runs], axis=0)
+        axes.plot(grid, mean, color=colour, lw=1.8, marker="o" if len(grid) < 3 else None, label=agent)
+        if references is not None:
+            for value in references.filter(pl.col("agent") == initial_name(agent))["value"]:
+                axes.axhline(value, color=colour, lw=1.2, ls=":", label=f"{agent} before training")
+    if references is not None:
+        others = references.filter(pl.col("role") != "initial")
+        for (agent, value), style in zip(
+            others.select("agent", "value").iter_rows(), ("--", "-.", (0, (1, 3))), strict=False
+        ):
+            axes.axhline(value, color=GREY, lw=1, ls=style, label=f"{agent} (evaluation users)")
+    axes.set_title("Learning curves")
+    axes.set_xlabel("simulated requests spent on training")
+    axes.set_ylabel("reward per life")
+    axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
+    axes.grid(color=PALE, lw=0.5)
+    if agents:
+        _legend_below(axes)
+    return axes
+
+
+def updates_over_time(days: pl.DataFrame, axes: Axes) -> Axes:
+    """(e, first) Engagement over days under each update policy; marks stand on the days of its updates.
+
+    The line is the mean over seeds and the band its 95 % interval; where there are several seeds the marks are those of the
+    first.
+
+    Args:
+        days: policy, seed, day, engagement, action (0 keeps, the largest is a full refit, others are incremental).
+        axes: where to draw.
+    """
+    refit = days["action"].max() if len(days) else 0
+    for number, policy in enumerate(days["policy"].unique(maintain_order=True)):
+        colour = CYCLE[number % len(CYCLE)]
+        rows = days.filter(pl.col("policy") == policy)
+        daily = pl.DataFrame(
+            [
+                {"day": day, "value": daily.value, "low": daily.low, "high": daily.high}
+                for (day,), part in rows.sort("day").group_by("day", maintain_order=True)
+                for daily in [_over_seeds(part["engagement"])]
+            ]
+        )
+        axes.plot(daily["day"], daily["value"], color=colour, lw=1.6, label=policy)
+        axes.fill_between(daily["day"], daily["low"], daily["high"], color=colour, alpha=0.15, lw=0)
+        first = rows.filter(pl.col("seed") == pl.col("seed").min())
+        for kind, marker in (
+            (pl.col("action") == refit, "s"),
+            ((pl.col("action") > 0) & (pl.col("action") < refit), "^"),
+        ):
+            marked = first.filter(kind & (pl.col("action") > 0)).join(daily, on="day")
+            axes.plot(marked["day"], marked["value"], marker, color=colour, ms=4.5, mec="white", mew=0.5)
+    axes.set_title("Engagement as the models age")
+    axes.set_xlabel("day")
+    axes.set_ylabel("engagement (items consumed per user and day)")
+    axes.grid(color=PALE, lw=0.5)
+    handles, _ = axes.get_legend_handles_labels()
+    marks = [
+        Line2D([], [], ls="", marker=marker, color=GREY, ms=4.5, label=label)
+        for marker, label in (("^", "incremental update"), ("s", "full refit"))
+    ]
+    _legend_below(axes, [*handles, *marks])
+    return axes
+
+
+def updates_against_cost(days: pl.DataFrame, axes: Axes) -> Axes:
+    """(e, second) Engagement against cost of each update policy, summed over the days; whiskers over seeds.
+
+    `days` as for `updates_over_time`, with cost.
+    """
+    totals = days.group_by("policy", "seed", maintain_order=True).agg(pl.col("engagement", "cost").sum())
+    points, labels = [], []
+    for number, policy in enumerate(totals["policy"].unique(maintain_order=True)):
+        rows = totals.filter(pl.col("policy") == policy)
+        across, up = _over_seeds(rows["cost"]), _over_seeds(rows["engagement"])
+        if rows.height > 1:
+            whiskers = {"xerr": across.margin, "yerr": up.margin}
+            axes.errorbar(across.value, up.value, ecolor=GREY, elinewidth=0.8, fmt="none", zorder=2, **whiskers)
+        axes.scatter(
+            across.value,
+            up.value,
+            s=55,
+            color=CYCLE[number % len(CYCLE)],
+            marker=MARKERS[number % len(MARKERS)],
+            edgecolor=INK,
+            linewidth=0.7,
+            zorder=3,
+        )
+        points.append((across.value, up.value))
+        labels.append(policy)
+    axes.margins(0.2)
+    axes.set_title("Engagement against cost")
+    axes.set_xlabel("cost of updates (in the reward's unit)")
+    axes.set_ylabel("engagement (items consumed per user)")
+    axes.grid(color=PALE, lw=0.5, zorder=0)
+    _place_labels(axes, points, labels)
+    return axes
+
+
+def _values(summary: pl.DataFrame, metric: str) -> pl.DataFrame:
+    """The rows of a metric itself, not of differences; nulls as NaN."""
+    rows = summary.filter((pl.col("metric") == metric) & pl.col("versus").is_null())
+    return rows.with_columns(pl.col("value", "low", "high").cast(pl.Float64).fill_null(np.nan))
+
+
+def _over_seeds(values: pl.Series) -> Estimate:
+    """Mean over seeds with its t interval; no interval for a single one."""
+    return Measured.mean(values.to_numpy()).estimate()
+
+
+def _whisker(axes: Axes, row: dict[str, Any], place: int) -> None:
+    """The interval of a horizontal bar, if there is one."""
+    if np.isfinite([row["low"], row["high"]]).all():
+        spans = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
+        axes.errorbar(row["value"], place, xerr=spans, ecolor=INK, elinewidth=1, capsize=2, fmt="none", zorder=3)
+
+
+def _legend_below(axes: Axes, handles: list[Any] | None = None) -> None:
+    """The legend under the x label, in as many columns as fit, so that it covers no data."""
+    if handles is None:
+        handles, _ = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, borderaxespad=0, columnspacing=1.2
+        )
+
+
+def _place_labels(axes: Axes, points: list[tuple[float, float]], labels: list[str]) -> None:
+    """Writes a label beside each point where it covers neither other points nor other labels, as far as possible.
+
+    Each label takes the best of twelve places around its point, in order; those nearest to the figure's edges go first.
+    """
+    renderer = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+    frame = axes.get_window_extent(renderer)
+    pixels = [tuple(axes.transData.transform(point)) for point in points]
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in pixels]
+    directions = [
+        (np.cos(angle), np.sin(angle)) for angle in np.radians([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 240, 300])
+    ]
+    for number in sorted(range(len(points)), key=lambda index: -abs(pixels[index][0] - frame.x0 - frame.width / 2)):
+        if not labels[number]:
+            continue
+        text = axes.annotate(labels[number], points[number], (0, 0), textcoords="offset points", fontsize=8, zorder=5)
+        best, least = ("left", "center", (7.0, 0.0)), np.inf
+        for reach in (7.0, 14.0):
+            for across, up in directions:
+                align = "center" if abs(across) < 0.3 else "left" if across > 0 else "right"
+                raise_ = "center" if abs(up) < 0.3 else "bottom" if up > 0 else "top"
+                text.set(ha=align, va=raise_, position=(reach * across, reach * up))
+                box = text.get_window_extent(renderer)
+                covered = sum(_overlap(box, other) for place, other in enumerate(taken) if place != number)
+                outside = box.width * box.height - _overlap(box, frame)
+                cost = covered + outside + (reach - 7) * 0.1
+                if cost < least:
+                    best, least = (align, raise_, (reach * across, reach * up)), cost
+        text.set(ha=best[0], va=best[1], position=best[2])
+        taken.append(text.get_window_extent(renderer))
+
+
+def _overlap(first: Bbox, second: Bbox) -> float:
+    """Area in pixels that two boxes share."""
+    shared = Bbox.intersection(first, second)
+    return 0.0 if shared is None else float(shared.width * shared.height)

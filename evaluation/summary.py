@@ -1,0 +1,135 @@
+"""From per-user results to figures: metrics, paired differences, normalised reward, flat names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from evaluation.statistics import Measured, is_untrained, normalised
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure per agent: the mean of a per-user column, or the ratio of two columns' sums."""
+
+    name: str
+    numerator: str
+    denominator: str | None = None
+
+    def of(self, values: Mapping[str, NDArray[np.float64]]) -> Measured:
+        """From per-user columns [S, U]."""
+        if self.denominator is None:
+            return Measured.mean(values[self.numerator])
+        return Measured.ratio(values[self.numerator], values[self.denominator])
+
+
+METRICS = (
+    Metric("reward", "reward"),
+    Metric("engagement", "clicks"),
+    Metric("click_rate", "clicks", "requests"),
+    Metric("rating", "rating_sum", "ratings"),
+    Metric("diversity", "diversity_sum", "clicks"),
+    Metric("freshness", "fresh_clicks", "clicks"),
+    Metric("consumed_age_days", "consumed_age_sum", "clicks"),
+    Metric("category_entropy", "category_entropy"),
+    Metric("intra_list_distance", "list_distance_sum", "requests"),
+    Metric("requests", "requests"),
+    Metric("visits", "visits"),
+    Metric("day_1_return", "day_1"),
+    Metric("day_7_return", "day_7"),
+)
+"""Figures with an interval, from columns of the per-user table. Diversity and freshness are those of what was consumed,
+per item consumed; day-1 and day-7 return are the shares of users whose second visit begins within that many days of the
+first one's last request."""
+
+
+def initial_name(agent: str) -> str:
+    """Name of the row of an agent's own policy before training."""
+    return f"{agent} (initial)"
+
+
+def summarise(users: pl.DataFrame, agents: pl.DataFrame, reference: str = "mf") -> pl.DataFrame:
+    """Figures of each agent with 95 % intervals, and paired differences to the reference agent.
+
+    Args:
+        users: per-user results, as in `Served.users`; all agents must have served the same users.
+        agents: per-agent results, as in `Served.agents`.
+        reference: the agent that differences are taken to; left out where it is not in the comparison.
+
+    Returns:
+        One row for each agent, metric and `versus`: agent, role, untrained, metric, versus (null for the figure itself,
+        else the agent that was subtracted: the reference, or an RL agent's own policy before training), value, low, high,
+        num_users, num_seeds. 'normalised_reward' is there unless the gap between random and look-ahead oracle is within
+        noise. Coverage and Gini of exposure describe the catalogue, not users: they have no interval.
+    """
+    roles = dict(users.select("agent", "role").unique(maintain_order=True).iter_rows())
+    columns = {agent: _columns(users, agent) for agent in roles}
+    measured = {metric.name: {agent: metric.of(values) for agent, values in columns.items()} for metric in METRICS}
+    rewards = measured["reward"]
+    scaled = normalised(rewards)
+    if scaled is not None:
+        measured["normalised_reward"] = scaled
+    untrained = {
+        agent: role == "learner"
+        and initial_name(agent) in rewards
+        and is_untrained(rewards[agent], rewards[initial_name(agent)])
+        for agent, role in roles.items()
+    }
+    rows = []
+    for agent, role in roles.items():
+        label = {"agent": agent, "role": role, "untrained": untrained[agent]}
+        for metric, values in measured.items():
+            against = [None, *[name for name in (reference, initial_name(agent)) if name in values and name != agent]]
+            for versus in against:
+                figure = values[agent] if versus is None else values[agent] - values[versus]
+                estimate = figure.estimate()
+                rows.append({**label, "metric": metric, "versus": versus, **vars(estimate)})
+        exposure = agents.filter(pl.col("agent") == agent)
+        for metric in ("coverage", "gini"):
+            unsure = {"low": None, "high": None, "num_users": rewards[agent].influence.shape[1]}
+            rows.append(
+                {
+                    **label,
+                    "metric": metric,
+                    "versus": None,
+                    "value": exposure[metric].mean(),
+                    **unsure,
+                    "num_seeds": len(exposure),
+                }
+            )
+    schema = {"agent": pl.String, "role": pl.String, "untrained": pl.Boolean, "metric": pl.String, "versus": pl.String}
+    numbers = {"value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "num_users": pl.Int64, "num_seeds": pl.Int64}
+    return pl.DataFrame(rows, schema={**schema, **numbers}).with_columns(pl.col("value", "low", "high").fill_nan(None))
+
+
+def _columns(users: pl.DataFrame, agent: str) -> dict[str, NDArray[np.float64]]:
+    """Per-user columns [S, U] of one agent, users in order."""
+    rows = users.filter(pl.col("agent") == agent).sort("training_seed", "user")
+    seeds = rows["training_seed"].n_unique()
+    names = {name for metric in METRICS for name in (metric.numerator, metric.denominator) if name}
+    return {name: rows[name].to_numpy().astype(np.float64).reshape(seeds, -1) for name in names}
+
+
+def flat_figures(summary: pl.DataFrame) -> dict[str, float | int | None]:
+    """The summary as flat names: '<metric>_<agent>', with '_low' and '_high' where there is an interval, and
+    '<metric>_<agent>_minus_<other>' for paired differences."""
+    figures: dict[str, float | int | None] = {
+        "num_users": int(summary["num_users"].max() or 0),  # type: ignore[arg-type]
+        "num_training_seeds": int(summary["num_seeds"].max() or 0),  # type: ignore[arg-type]
+    }
+    for row in summary.iter_rows(named=True):
+        name = f"{row['metric']}_{_flat(row['agent'])}" + (f"_minus_{_flat(row['versus'])}" if row["versus"] else "")
+        figures[name] = row["value"]
+        if row["low"] is not None:
+            figures[f"{name}_low"], figures[f"{name}_high"] = row["low"], row["high"]
+    for agent, flag in (
+        summary.filter(pl.col("role") == "learner").select("agent", "untrained").unique().sort("agent").iter_rows()
+    ):
+        figures[f"untrained_{_flat(agent)}"] = int(flag)
+    return figures
+
+
+def _flat(agent: str) -> str:
+    return agent.replace(" (initial)", "_initial").replace(" ", "_")
