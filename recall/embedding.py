@@ -1,0 +1,268 @@
+"""Recall by matrix factorisation: alternating least squares on the policy's log, users folded in from what was observed.
+
+The factors minimise sum over all users u and items i of c_ui (p_ui - x_u . y_i)^2 + regularisation (|x_u|^2 + |y_i|^2),
+where p_ui = 1 and c_ui = 1 + confidence for items consumed, p_ui = 0 and c_ui = 1 for all others.
+
+Source: Hu, Koren and Volinsky (2008), Collaborative filtering for implicit feedback datasets, eq. 3 and 4.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from implicit.als import AlternatingLeastSquares
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from envs.artefacts import load_arrays, save_arrays
+from envs.candidate_source import RecallRequest
+from envs.errors import ArtefactError, ConfigurationError
+from envs.logs.schema import InteractionLog
+from recall.cache import RowCache
+from recall.index import InnerProductIndex
+from recall.threads import one_thread
+
+SOLVE_ROWS = 256
+"""Rows whose normal equations are set up together; their vectors then fit into a core's cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingConfig:
+    """How the embeddings of `EmbeddingRecall` are learnt and used."""
+
+    dimension: int = 32
+    """d: numbers in an embedding."""
+    iterations: int = 15
+    """Passes over users and items of a full fit."""
+    regularisation: float = 30.0
+    """Penalty on the squared length of an embedding."""
+    confidence: float = 10.0
+    """Weight of an item consumed beyond the weight 1 of an item not consumed."""
+    history_decay: float = 0.9
+    """Share of that confidence kept per item consumed since, where a user is folded in from a history."""
+    update_passes: int = 2
+    """Passes of an incremental update over the users and items that new events touch."""
+    num_threads: int = 1
+    """Threads of a full fit; the result does not depend on them."""
+
+
+class EmbeddingRecall:
+    """Candidates by the inner product of a user's and an item's embedding; fulfils `CandidateSource`.
+
+    An item without rows in the log (held back, or born in the run) stands at the mean of its categories' items until an
+    update or a refit has seen it; it is in the index from the start, so it can be found from the moment of its birth.
+    """
+
+    item_vectors_: NDArray[np.float32]
+    """[I, d] embeddings of the items."""
+    user_vectors_: NDArray[np.float32]
+    """[U, d] embeddings of the log's users, the other side of the factorisation; requests are served by `user_vectors`."""
+    trained_samples_: int
+    """Interactions that the last `fit` or `update` went through, each counted once per half-pass: its cost."""
+
+    def __init__(self, config: EmbeddingConfig = EmbeddingConfig(), seed: int = 0) -> None:  # noqa: B008
+        self.config = config
+        self.seed = seed
+        self._cache, self._cached_count = RowCache(), 0
+
+    def fit(self, log: InteractionLog) -> Self:
+        """Learns embeddings from the consumed rows of `log`, forgetting all that was learnt before.
+
+        Raises:
+            ConfigurationError: if the log has no consumed rows.
+        """
+        events = log.consumed()
+        if not len(events):
+            raise ConfigurationError(f"log '{log.name}' has no consumed rows to learn embeddings from.")
+        self._categories = log.catalogue.categories
+        self._consumed = _matrix(events)
+        with one_thread():
+            model = AlternatingLeastSquares(
+                factors=self.config.dimension,
+                regularization=self.config.regularisation,
+                alpha=1.0,
+                iterations=self.config.iterations,
+                use_cg=False,
+                num_threads=self.config.num_threads,
+                random_state=self.seed,
+            )
+            model.fit(self._consumed * np.float32(1 + self.config.confidence), show_progress=False)
+        self.user_vectors_ = np.asarray(model.user_factors, np.float32)
+        self._set_items(np.array(model.item_factors, np.float32))
+        self.trained_samples_ = 2 * self.config.iterations * self._consumed.nnz
+        return self
+
+    def update(self, events: InteractionLog) -> None:
+        """Takes in new rows: solves the users and items that they touch against the other side, some passes.
+
+        Rows that are known already teach nothing new and cost nothing.
+
+        Raises:
+            ConfigurationError: if `events` counts users or items that the fitted log did not.
+        """
+        new = _matrix(events.consumed())
+        if new.shape != self._consumed.shape:
+            raise ConfigurationError(
+                f"events of {new.shape[0]} users and {new.shape[1]} items cannot update embeddings of "
+                f"{self._consumed.shape[0]} and {self._consumed.shape[1]}; use the fitted log's users and catalogue."
+            )
+        new = new - new.multiply(self._consumed)
+        new.eliminate_zeros()
+        self._consumed = csr_matrix(self._consumed + new, dtype=np.float32)
+        self._consumed.sort_indices()
+        users, items = np.unique(new.nonzero()[0]), np.unique(new.nonzero()[1])
+        by_user, by_item = self._consumed[users], csr_matrix(self._consumed.T)[items]
+        vectors = self.item_vectors_.copy()
+        with one_thread():
+            for _ in range(self.config.update_passes):
+                self.user_vectors_[users] = self._solve_rows(by_user, vectors)
+                vectors[items] = self._solve_rows(by_item, self.user_vectors_)
+        self._set_items(vectors)
+        self.trained_samples_ = self.config.update_passes * (by_user.nnz + by_item.nnz)
+
+    def user_vectors(self, history: NDArray[np.int32]) -> NDArray[np.float32]:
+        """[N, d] embeddings of users who consumed `history` [N, H] (newest first, -1 where there are fewer).
+
+        A user without history gets the mean embedding of the log's users.
+        """
+        first = history >= 0
+        if self._has_repeats(history):
+            order = np.argsort(history, axis=1, kind="stable")
+            ordered = np.take_along_axis(history, order, axis=1)
+            again = np.zeros_like(first)
+            np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+            first &= ~again
+        decay = np.float32(self.config.history_decay) ** np.arange(history.shape[1], dtype=np.float32)
+        confidence = first * (np.float32(self.config.confidence) * decay)
+        vectors = np.empty((len(history), self.config.dimension), np.float32)
+        with one_thread():
+            for start in range(0, len(history), SOLVE_ROWS):
+                rows = slice(start, start + SOLVE_ROWS)
+                vectors[rows] = _solve(self.item_vectors_, self._gram, history[rows], confidence[rows])
+        vectors[~first.any(axis=1)] = self._mean_user
+        return vectors
+
+    def candidates(self, request: RecallRequest, count: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """(items [N, count], scores [N, count]) of the largest inner products, best first; see `CandidateSource`.
+
+        A request that equals the last one of its simulated user in history and excluded items gets the same answer
+        without a search.
+        """
+        if count != self._cached_count:
+            self._cache, self._cached_count = RowCache(), count
+        items = np.empty((len(request), count), np.int32)
+        scores = np.empty((len(request), count), np.float32)
+        users, inputs = request.key[:, 0], [request.history, request.excluded]
+        found, known = self._cache.look_up(users, inputs)
+        if found.any():
+            items[found], scores[found] = known
+        rows = np.flatnonzero(~found)
+        if len(rows):
+            items[rows], scores[rows] = self._index.search(
+                self.user_vectors(request.history[rows]), request.excluded[rows], count
+            )
+            self._cache.keep(users[rows], [array[rows] for array in inputs], [items[rows], scores[rows]])
+        return items, scores
+
+    def save(self, path: Path) -> None:
+        """Writes embeddings and interactions, whole or not at all."""
+        arrays: dict[str, NDArray[Any]] = {
+            "item_vectors": self.item_vectors_,
+            "user_vectors": self.user_vectors_,
+            "categories": self._categories,
+            "indptr": self._consumed.indptr,
+            "indices": self._consumed.indices,
+        }
+        settings = {"config": asdict(self.config), "seed": self.seed, "trained_samples": self.trained_samples_}
+        save_arrays(path, "EmbeddingRecall", arrays, settings)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads what `save` wrote; the index is built again from the same vectors, so candidates are the same to the bit.
+
+        Raises:
+            ArtefactError: if the file is missing, damaged or holds something else.
+        """
+        arrays, settings = load_arrays(path, "EmbeddingRecall")
+        try:
+            recall = cls(EmbeddingConfig(**settings["config"]), settings["seed"])
+            recall.trained_samples_ = settings["trained_samples"]
+            recall.user_vectors_, recall._categories = arrays["user_vectors"], arrays["categories"]
+            shape = (len(arrays["user_vectors"]), len(arrays["item_vectors"]))
+            ones = np.ones(len(arrays["indices"]), np.float32)
+            recall._consumed = csr_matrix((ones, arrays["indices"], arrays["indptr"]), shape=shape)
+            recall._set_items(arrays["item_vectors"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtefactError(f"'{path}' lacks a part of an EmbeddingRecall ({error}); make it again.") from error
+        return recall
+
+    def _set_items(self, vectors: NDArray[np.float32]) -> None:
+        """Stands items without rows at their categories' mean, and makes all that follows from the vectors [I, d]."""
+        seen = np.bincount(self._consumed.indices, minlength=len(vectors)) > 0
+        membership = self._categories[seen]
+        means = (membership.T @ vectors[seen]) / np.maximum(membership.sum(axis=0), 1e-12)[:, None]
+        # categories that no item of the log has say nothing; an item of none that is known stands at the mean of all
+        share = self._categories[~seen] * (membership.sum(axis=0) > 0)
+        total = share.sum(axis=1, keepdims=True)
+        vectors[~seen] = np.where(total > 0, share @ means / np.maximum(total, 1e-12), vectors[seen].mean(axis=0))
+        self.item_vectors_ = vectors
+        with one_thread():
+            self._gram = self._regularised_gram(vectors)
+        active = np.diff(self._consumed.indptr) > 0
+        self._mean_user = self.user_vectors_[active].mean(axis=0)
+        self._index = InnerProductIndex(vectors)
+        self._cache.clear()
+
+    def _regularised_gram(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        return vectors.T @ vectors + np.float32(self.config.regularisation) * np.eye(self.config.dimension, dtype=np.float32)
+
+    def _solve_rows(self, consumed: csr_matrix, others: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[M, d] vectors of the M rows of `consumed` given the other side's; one half-step of the factorisation."""
+        gram = self._regularised_gram(others)
+        solved = np.empty((consumed.shape[0], self.config.dimension), np.float32)
+        for rows, index in _padded_rows(consumed):
+            confidence = (index >= 0) * np.float32(self.config.confidence)
+            solved[rows] = _solve(others, gram, index, confidence)
+        return solved
+
+    def _has_repeats(self, history: NDArray[np.int32]) -> bool:
+        ordered = np.sort(history, axis=1)
+        return bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any())
+
+
+def _matrix(events: InteractionLog) -> csr_matrix:
+    """[U, I] 1 where a user consumed an item, however often."""
+    shape = (len(events.users), len(events.catalogue))
+    matrix = csr_matrix((np.ones(len(events), np.float32), (events.user, events.item)), shape=shape)
+    matrix.sum_duplicates()
+    matrix.data[:] = 1
+    return matrix
+
+
+def _padded_rows(matrix: csr_matrix) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32]]]:
+    """Rows of a sparse matrix in blocks of like length: (rows [M], columns [M, longest], -1 where there are fewer)."""
+    lengths = np.diff(matrix.indptr)
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(order), SOLVE_ROWS):
+        rows = order[start : start + SOLVE_ROWS]
+        place = np.arange(lengths[rows].max(initial=0))
+        inside = place < lengths[rows, None]
+        columns = np.full(inside.shape, -1, np.int32)
+        columns[inside] = matrix.indices[(matrix.indptr[rows, None] + place)[inside]]
+        yield rows, columns
+
+
+def _solve(
+    vectors: NDArray[np.float32], gram: NDArray[np.float32], index: NDArray[np.int32], confidence: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """[M, d] minimisers for rows that consumed `index` [M, H] with `confidence` [M, H], 0 where nothing counts.
+
+    Solves (Y'Y + regularisation + Y'(C - 1)Y) x = Y'C p row by row; `gram` [d, d] is the first two terms.
+    """
+    chosen = vectors[np.maximum(index, 0)]
+    weighted = chosen * confidence[:, :, None]
+    left = gram + np.matmul(chosen.transpose(0, 2, 1), weighted)
+    right = weighted.sum(axis=1) + (chosen * (confidence > 0)[:, :, None]).sum(axis=1)
+    return np.linalg.solve(left, right[:, :, None])[:, :, 0]
