@@ -23,7 +23,7 @@ def load_log(dataset: str, *, skip_bad_rows: bool = False, seed: int = 0, progre
         dataset: "ml-100k" (fetched on first use, then from the cache; see docs/data.md), "synthetic" (generated with
             known parameters), or the path of a folder or zip archive that holds MovieLens files: `ratings.csv` and
             `movies.csv`; `u.data`, `u.item` and `u.user`; or `ml-100k.inter`, `ml-100k.item` and `ml-100k.user`.
-        skip_bad_rows: leaves corrupt rows out and counts them in `InteractionLog.skipped_rows`, instead of refusing the file.
+        skip_bad_rows: leaves corrupt rows out and counts them in `InteractionLog.skipped_rows`; else they are refused.
         seed: of the generated log; loaders ignore it.
         progress: shows the progress of downloads where the terminal can show it.
 

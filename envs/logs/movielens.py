@@ -1,7 +1,7 @@
 """Readers of MovieLens files: `ratings.csv` + `movies.csv`, GroupLens' ml-100k, and RecBole's copy of ml-100k.
 
-The two forms of ml-100k give the same log: their rows stand in the same order, and births are taken from the release year
-that both know. Rows of a user with the same second keep the order of the file.
+The two forms of ml-100k give the same log: their rows stand in the same order, and births are taken from the release
+year that both know. Rows of a user with the same second keep the order of the file.
 """
 
 import re
@@ -26,9 +26,26 @@ LATEST_SECOND = 4_102_444_800
 LARGEST_ID = 2**40
 YEARS = (1800, 2100)
 """Release years outside are taken as unknown."""
-ML_100K_GENRES = tuple(
-    "Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical Mystery "
-    "Romance Sci-Fi Thriller War Western unknown".split()
+ML_100K_GENRES = (
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+    "unknown",
 )
 U_ITEM_GENRES = (ML_100K_GENRES[-1], *ML_100K_GENRES[:-1])
 """Order of the flags in u.item."""
@@ -105,12 +122,12 @@ def _read_grouplens_100k(folder: Traversable, skip: bool) -> InteractionLog:
     flags = np.column_stack([table.whole_number(genre, 0, 1) for genre in U_ITEM_GENRES]) == 1
     genres = [[U_ITEM_GENRES[place] for place in np.flatnonzero(row)] for row in flags]
     items = _items(table, "item_id", table.text("movie_title").tolist(), None, genres, ML_100K_GENRES, skip)
-    columns = ("user_id", "age", "gender", "occupation", "zip_code")
-    people = read_table(folder.joinpath("u.user"), columns, separator="|", header=False)
-    users = _users(people, columns, skip)
-    columns = ("user_id", "item_id", "rating", "timestamp")
-    events = read_table(folder.joinpath("u.data"), columns, separator="\t", header=False)
-    return _log("ml-100k", events, columns, "u.item", items, users, skip, people)
+    user_columns = ("user_id", "age", "gender", "occupation", "zip_code")
+    people = read_table(folder.joinpath("u.user"), user_columns, separator="|", header=False)
+    users = _users(people, user_columns, skip)
+    event_columns = ("user_id", "item_id", "rating", "timestamp")
+    events = read_table(folder.joinpath("u.data"), event_columns, separator="\t", header=False)
+    return _log("ml-100k", events, event_columns, "u.item", items, users, skip, people)
 
 
 def _read_recbole_100k(folder: Traversable, skip: bool) -> InteractionLog:
@@ -127,12 +144,12 @@ def _read_recbole_100k(folder: Traversable, skip: bool) -> InteractionLog:
         ML_100K_GENRES,
         skip,
     )
-    columns = ("user_id:token", "age:token", "gender:token", "occupation:token", "zip_code:token")
-    people = read_table(folder.joinpath("ml-100k.user"), columns, separator="\t", header=True)
-    users = _users(people, columns, skip)
-    columns = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
-    events = read_table(folder.joinpath("ml-100k.inter"), columns, separator="\t", header=True)
-    return _log("ml-100k", events, columns, "ml-100k.item", items, users, skip, people)
+    user_columns = ("user_id:token", "age:token", "gender:token", "occupation:token", "zip_code:token")
+    people = read_table(folder.joinpath("ml-100k.user"), user_columns, separator="\t", header=True)
+    users = _users(people, user_columns, skip)
+    event_columns = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
+    events = read_table(folder.joinpath("ml-100k.inter"), event_columns, separator="\t", header=True)
+    return _log("ml-100k", events, event_columns, "ml-100k.item", items, users, skip, people)
 
 
 def _name(folder: Traversable) -> str:
@@ -244,7 +261,7 @@ def _places(sorted_numbers: NDArray[np.int64], numbers: NDArray[np.int64]) -> ND
 
 
 def _catalogue(items: _Items, item: NDArray[np.int64], timestamp: NDArray[np.int64]) -> Catalogue:
-    """Births: 1 January of the release year, but not after the item's first event; without a year, the log's first event."""
+    """Births: 1 January of the release year, but not after the item's first event; the log's first event without a year."""
     column = {name: place for place, name in enumerate(items.names)}
     categories = np.zeros((len(items.numbers), len(items.names)), np.float32)
     for row, names in enumerate(items.genres):

