@@ -12,6 +12,7 @@ import matplotlib as mpl
 import matplotlib.ticker
 import numpy as np
 import polars as pl
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -35,7 +36,10 @@ GREY, PALE, INK = "#8A8A8A", "#D0D0D0", "#262626"
 CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY, YELLOW)
 ROLE_COLOURS = {"baseline": BLUE, "learner": VERMILLION, "oracle": PALE}
 ROLE_NAMES = {"baseline": "baseline", "learner": "reinforcement learning", "oracle": "oracle (sees the hidden state)"}
+HALO = [patheffects.withStroke(linewidth=2, foreground="white")]
 MARKERS = "osD^vPX<>*"
+
+Point = tuple[float, float]
 
 METRIC_LABELS = {
     "reward": ("Reward", "weighted clicks per user"),
@@ -71,7 +75,9 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def bars(summary: pl.DataFrame, axes: Axes, metric: str = "reward", order: list[str] | None = None) -> Axes:
+def bars(
+    summary: pl.DataFrame, axes: Axes, metric: str = "reward", order: list[str] | None = None, legend: bool = True
+) -> Axes:
     """(a) One bar for each agent with its interval, the best on top.
 
     Oracles are hatched; an agent trained by reinforcement learning has a diamond where its own policy stood before
@@ -82,6 +88,7 @@ def bars(summary: pl.DataFrame, axes: Axes, metric: str = "reward", order: list[
         axes: where to draw.
         metric: which metric.
         order: agents from the top down; None sorts by value.
+        legend: whether the roles are explained below.
     """
     rows = _values(summary, metric)
     rows = rows.sort("value", descending=True, nulls_last=True)
@@ -89,6 +96,7 @@ def bars(summary: pl.DataFrame, axes: Axes, metric: str = "reward", order: list[
     order = [agent for agent in order or shown if agent in shown]
     by_agent = {row["agent"]: row for row in rows.iter_rows(named=True)}
     beginnings = False
+    decimals = 2 if np.nanmax(np.abs(rows["value"].to_numpy()), initial=0) < 10 else 1
     for place, agent in enumerate(order):
         row = by_agent[agent]
         pale = 0.4 if row["untrained"] else 1.0
@@ -109,7 +117,9 @@ def bars(summary: pl.DataFrame, axes: Axes, metric: str = "reward", order: list[
             beginnings = True
             axes.plot(initial["value"], place, "D", ms=5, mfc="white", mec=INK, mew=1, zorder=4)
         ends = [end for end in (row["value"], row["high"], initial["value"] if initial else np.nan) if np.isfinite(end)]
-        note = f"{row['value']:.3g}" + (" untrained" if row["untrained"] else "")
+        if not ends:
+            continue
+        note = f"{row['value']:.{decimals}f}" + (" untrained" if row["untrained"] else "")
         axes.annotate(
             note, (max([0.0, *ends]), place), (5, 0), textcoords="offset points", va="center", fontsize=7.5, color=INK
         )
@@ -129,7 +139,8 @@ def bars(summary: pl.DataFrame, axes: Axes, metric: str = "reward", order: list[
     ]
     if beginnings:
         handles.append(Line2D([], [], ls="", marker="D", mfc="white", mec=INK, label="the same before training"))
-    _legend_below(axes, handles)
+    if legend:
+        _legend_below(axes, handles)
     return axes
 
 
@@ -146,7 +157,7 @@ def tradeoff(summary: pl.DataFrame, axes: Axes) -> Axes:
     freshness = {agent: row["value"] for agent, row in wide["freshness"].items()}
     known = [value for value in freshness.values() if value is not None and np.isfinite(value)]
     colours = ScalarMappable(Normalize(0, max([*known, 0.01])), "cividis")
-    points, labels = [], []
+    points, labels, lines = [], [], []
     for agent, across in wide["diversity"].items():
         up = wide["engagement"][agent]
         if not (np.isfinite(across["value"]) and np.isfinite(up["value"])):
@@ -173,6 +184,7 @@ def tradeoff(summary: pl.DataFrame, axes: Axes) -> Axes:
             zorder=3,
         )
         points.append((across["value"], up["value"]))
+        lines.append(((across["low"], up["value"]), (across["high"], up["value"])))
         labels.append("" if initial else agent + (" (untrained)" if up["untrained"] else ""))
         begin = wide["diversity"].get(initial_name(agent)), wide["engagement"].get(initial_name(agent))
         if begin[0] and begin[1]:
@@ -199,41 +211,52 @@ def tradeoff(summary: pl.DataFrame, axes: Axes) -> Axes:
     if "initial" in roles:
         handles.append(Line2D([], [], color=VERMILLION, lw=1, label="from the policy before training"))
     _legend_below(axes, handles)
-    _place_labels(axes, points, labels)
+    _place_labels(axes, points, labels, lines)
     return axes
 
 
 def interest(trajectory: pl.DataFrame, axes: Axes, categories: list[str] | None = None) -> Axes:
-    """(c) Interest of one user under one policy over time, as areas that add up to 1.
+    """(c) Interest of one user under one policy, request by request, as areas that add up to 1.
+
+    White lines part the visits, each with its day below.
 
     Args:
-        trajectory: day, category, share.
+        trajectory: request, visit, day, category, share.
         axes: where to draw.
-        categories: those with an area of their own, from the bottom up; the rest is one grey area. None takes the six largest.
+        categories: those with an area of their own, from the bottom up; the rest is one grey area. None takes the six
+            largest.
     """
     categories = categories or top_categories(trajectory)
-    days = np.sort(trajectory["day"].unique().to_numpy())
+    moments = trajectory.select("request", "visit", "day").unique().sort("request")
+    requests = moments["request"].to_numpy()
     shares = []
     for category in categories:
-        rows = trajectory.filter(pl.col("category") == category).sort("day")
-        shares.append(np.interp(days, rows["day"], rows["share"]) if len(rows) else np.zeros(len(days)))
-    rest = np.maximum(1 - np.sum(shares, axis=0), 0) if shares else np.ones(len(days))
+        rows = trajectory.filter(pl.col("category") == category).sort("request")
+        shares.append(np.interp(requests, rows["request"], rows["share"]) if len(rows) else np.zeros(len(requests)))
+    rest = np.maximum(1 - np.sum(shares, axis=0), 0) if shares else np.ones(len(requests))
     colours = [CYCLE[number % len(CYCLE)] for number in range(len(categories))]
-    axes.stackplot(
-        days,
-        *shares,
-        rest,
-        labels=[*categories, "other"],
-        colors=[*colours, PALE],
-        lw=0.3,
-        edgecolor="white",
-        step="post",
-    )
+    axes.stackplot(requests, *shares, rest, labels=[*categories, "other"], colors=[*colours, PALE], edgecolor="none")
     axes.set_ylim(0, 1)
-    if len(days) > 1:
-        axes.set_xlim(days[0], days[-1])
+    if len(requests) > 1:
+        axes.set_xlim(requests[0], requests[-1])
+    begins = moments.filter(pl.col("visit").diff().fill_null(1) > 0)
+    told = -np.inf
+    for request, _, day in begins.iter_rows():
+        axes.axvline(request, color="white", lw=0.9)
+        if request - told > 0.09 * max(np.ptp(requests), 1):
+            told = request
+            axes.annotate(
+                f"day {day:.0f}",
+                (request, 1),
+                (2, -2),
+                textcoords="offset points",
+                va="top",
+                fontsize=6.5,
+                color=INK,
+                path_effects=HALO,
+            )
     axes.set_title("Interest")
-    axes.set_xlabel("day")
+    axes.set_xlabel("request (white lines: a new visit)")
     axes.set_ylabel("share of interest")
     return axes
 
@@ -339,7 +362,7 @@ def updates_against_cost(days: pl.DataFrame, axes: Axes) -> Axes:
     `days` as for `updates_over_time`, with cost.
     """
     totals = days.group_by("policy", "seed", maintain_order=True).agg(pl.col("engagement", "cost").sum())
-    points, labels = [], []
+    points, labels, lines = [], [], []
     for number, policy in enumerate(totals["policy"].unique(maintain_order=True)):
         rows = totals.filter(pl.col("policy") == policy)
         across, up = _over_seeds(rows["cost"]), _over_seeds(rows["engagement"])
@@ -357,13 +380,14 @@ def updates_against_cost(days: pl.DataFrame, axes: Axes) -> Axes:
             zorder=3,
         )
         points.append((across.value, up.value))
+        lines.append(((across.low, up.value), (across.high, up.value)))
         labels.append(policy)
     axes.margins(0.2)
     axes.set_title("Engagement against cost")
     axes.set_xlabel("cost of updates (in the reward's unit)")
     axes.set_ylabel("engagement (items consumed per user)")
     axes.grid(color=PALE, lw=0.5, zorder=0)
-    _place_labels(axes, points, labels)
+    _place_labels(axes, points, labels, lines)
     return axes
 
 
@@ -395,8 +419,8 @@ def _legend_below(axes: Axes, handles: list[Any] | None = None) -> None:
         )
 
 
-def _place_labels(axes: Axes, points: list[tuple[float, float]], labels: list[str]) -> None:
-    """Writes a label beside each point where it covers neither other points nor other labels, as far as possible.
+def _place_labels(axes: Axes, points: list[Point], labels: list[str], lines: list[tuple[Point, Point]]) -> None:
+    """Writes a label beside each point where it covers neither points, whiskers nor other labels, as far as possible.
 
     Each label takes the best of twelve places around its point, in order; those nearest to the figure's edges go first.
     """
@@ -405,13 +429,19 @@ def _place_labels(axes: Axes, points: list[tuple[float, float]], labels: list[st
     frame = axes.get_window_extent(renderer)
     pixels = [tuple(axes.transData.transform(point)) for point in points]
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in pixels]
+    for line in lines:
+        (left, height), (right, _) = axes.transData.transform(line)
+        if np.isfinite([left, right]).all():
+            taken.append(Bbox.from_extents(left, height - 2, right, height + 2))
     directions = [
         (np.cos(angle), np.sin(angle)) for angle in np.radians([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 240, 300])
     ]
     for number in sorted(range(len(points)), key=lambda index: -abs(pixels[index][0] - frame.x0 - frame.width / 2)):
         if not labels[number]:
             continue
-        text = axes.annotate(labels[number], points[number], (0, 0), textcoords="offset points", fontsize=8, zorder=5)
+        text = axes.annotate(
+            labels[number], points[number], (0, 0), textcoords="offset points", fontsize=8, zorder=5, path_effects=HALO
+        )
         best, least = ("left", "center", (7.0, 0.0)), np.inf
         for reach in (7.0, 14.0):
             for across, up in directions:

@@ -1,0 +1,188 @@
+"""Figures of runs: lays the plots out, one run alone or several side by side on shared axes, and writes PNGs."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import polars as pl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from envs.artefacts import written_whole
+from envs.errors import ArtefactError
+from evaluation import plots
+from evaluation.runs import Run
+
+TRACED_PANELS = 3
+"""Number of users in the figure of interests."""
+REFERENCES = ("constant", "mf")
+"""Baselines whose level the learning curves show, where they are in the run."""
+
+
+def save_figures(runs: Run | Sequence[Run], folder: Path | None = None) -> list[Path]:
+    """Draws every figure that the runs' tables allow, a column of panels for each run.
+
+    Args:
+        runs: one run, or several to be drawn together.
+        folder: where the PNGs go; None for the plots folder of a single run.
+
+    Returns:
+        Paths of the PNGs: comparison, tradeoff, interest, learning, updates.
+
+    Raises:
+        ArtefactError: if a table is damaged, or no run has any table to draw.
+    """
+    several = [runs] if isinstance(runs, Run) else list(runs)
+    if folder is None:
+        folder = several[0].plot_path("any").parent
+    saved = []
+    with plots.house_style():
+        for name, draw, table in _FIGURES:
+            having = [run for run in several if run.has_table(table)]
+            figure = draw(having, _titles(having)) if having else None
+            if figure is not None:
+                saved.append(_save(figure, folder / f"{name}.png"))
+    if not saved:
+        names = ", ".join(f"'{run.folder}'" for run in several)
+        raise ArtefactError(f"{names} holds no table to draw; finish the run with --resume first.")
+    return saved
+
+
+def _titles(runs: Sequence[Run]) -> list[str]:
+    """What each run's column is called; a single run needs no name. Runs of the same name take their parent's too."""
+    names = [run.folder.resolve().name for run in runs]
+    if len(set(names)) < len(names):
+        names = [f"{run.folder.resolve().parent.name}/{run.folder.resolve().name}" for run in runs]
+    return names if len(runs) > 1 else [""]
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return path
+
+
+def _comparison(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """(a) Reward and engagement with intervals; one row of panels a run, so that bars of all runs share their scale."""
+    summaries = [run.table("summary") for run in runs]
+    scaled = all("normalised_reward" in summary["metric"] for summary in summaries)
+    metric = "normalised_reward" if scaled else "reward"
+    height = max(0.3 * max(summary["agent"].n_unique() for summary in summaries), 1.6)
+    figure = _figure(9, 0.9 + (height + 0.7) * len(runs))
+    panels = figure.subplots(len(runs), 2, squeeze=False, sharex="col")
+    for row, (summary, title) in enumerate(zip(summaries, titles, strict=True)):
+        last = row == len(runs) - 1
+        left, right = panels[row]
+        plots.bars(summary, left, metric, legend=last)
+        order = [label.get_text() for label in left.get_yticklabels()]
+        plots.bars(summary, right, "engagement", order, legend=False)
+        right.set_yticklabels([])
+        for axes in panels[row]:
+            _prefix(axes, title)
+            if not last:
+                axes.set_xlabel("")
+    users, seeds = summaries[0]["num_users"].max(), summaries[0]["num_seeds"].max()
+    _footnote(figure, f"Whiskers: 95 % intervals over {users} users{_seeds_told(seeds)}.")
+    return figure
+
+
+def _seeds_told(seeds: object) -> str:
+    return f" and {seeds} training seeds" if isinstance(seeds, int) and seeds > 1 else ", a single training seed"
+
+
+def _tradeoff(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """(b)"""
+    figure = _figure(7 * len(runs), 4.8)
+    panels = figure.subplots(1, len(runs), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, run, title in zip(panels, runs, titles, strict=True):
+        plots.tradeoff(run.table("summary"), axes)
+        _prefix(axes, title)
+    return figure
+
+
+def _interest(runs: Sequence[Run], titles: Sequence[str]) -> Figure | None:
+    """(c) The longest lives of the first run under two of its policies: users down, policies across."""
+    trajectories = runs[0].table("interest")
+    seed = trajectories["training_seed"].min()
+    trajectories = trajectories.filter(pl.col("training_seed") == seed)
+    policies = _two_policies(trajectories["agent"].unique(maintain_order=True).to_list())
+    trajectories = trajectories.filter(pl.col("agent").is_in(policies))
+    lives = trajectories.group_by("user", "agent").agg(pl.col("request").max())
+    shortest = lives.group_by("user").agg(pl.col("request").min(), pl.len()).filter(pl.col("len") == len(policies))
+    users = shortest.sort(["request", "user"], descending=[True, False])["user"].head(TRACED_PANELS).to_list()
+    if not users:
+        return None
+    shown = trajectories.filter(pl.col("user").is_in(users))
+    categories = plots.top_categories(shown)
+    figure = _figure(4.4 * len(policies) + 1, 1.75 * len(users) + 0.6)
+    panels = figure.subplots(len(users), len(policies), squeeze=False, sharey=True, sharex="row")
+    for row, user in zip(panels, users, strict=True):
+        for axes, policy in zip(row, policies, strict=True):
+            plots.interest(shown.filter((pl.col("user") == user) & (pl.col("agent") == policy)), axes, categories)
+            axes.set_title(f"user {user} under {policy}")
+            if axes is not row[0]:
+                axes.set_ylabel("")
+            if row is not panels[-1]:
+                axes.set_xlabel("")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside right center")
+    return figure
+
+
+def _two_policies(agents: Sequence[str]) -> list[str]:
+    """A learner's or the oracle's policy beside the plainest: the pair in which a difference can be expected."""
+    wanted = [name for name in ("mf", "popular", "random") if name in agents][:1]
+    wanted += [name for name in ("ppo", "dqn", "oracle_lookahead", "oracle_myopic", "mmr") if name in agents][:1]
+    return list(dict.fromkeys([*wanted, *agents]))[:2]
+
+
+def _learning(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """(d)"""
+    figure = _figure(7 * len(runs), 4.6)
+    panels = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
+    for axes, run, title in zip(panels, runs, titles, strict=True):
+        curves = run.table("learning")
+        references = None
+        if run.has_table("summary"):
+            levels = run.table("summary").filter((pl.col("metric") == "reward") & pl.col("versus").is_null())
+            references = levels.filter((pl.col("role") == "initial") | pl.col("agent").is_in(REFERENCES))
+        plots.learning_curves(curves, axes, references)
+        _prefix(axes, title)
+    return figure
+
+
+def _updates(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """(e)"""
+    figure = _figure(10, 4.2 * len(runs))
+    panels = figure.subplots(len(runs), 2, squeeze=False, width_ratios=[3, 2], sharex="col", sharey="col")
+    for (left, right), run, title in zip(panels, runs, titles, strict=True):
+        days = run.table("updates")
+        plots.updates_over_time(days, left)
+        plots.updates_against_cost(days, right)
+        _prefix(left, title)
+        _prefix(right, title)
+    return figure
+
+
+def _prefix(axes: plots.Axes, title: str) -> None:
+    if title:
+        axes.set_title(f"{title}: {axes.get_title(loc='left')}")
+
+
+def _footnote(figure: Figure, text: str) -> None:
+    figure.supxlabel(text, fontsize=7.5, color=plots.GREY, x=0.01, ha="left")
+
+
+_FIGURES: tuple[tuple[str, Callable[[Sequence[Run], Sequence[str]], Figure | None], str], ...] = (
+    ("comparison", _comparison, "summary"),
+    ("tradeoff", _tradeoff, "summary"),
+    ("interest", _interest, "interest"),
+    ("learning", _learning, "learning"),
+    ("updates", _updates, "updates"),
+)
+"""Name of the PNG, what draws it, and the table that it needs."""
