@@ -27,6 +27,12 @@ START = 1_577_836_800
 DAYS_PER_YEAR = 365
 DRAWS_PER_SLOT = 3
 """Items drawn for each slot of a slate; those that are drawn twice, consumed or unborn fall out."""
+MOST_CHURN = 0.05
+"""Chance that a user never comes back after a visit, unless that leaves too few visits."""
+ARRIVALS = 0.5
+"""Users arrive in this first share of the log, evenly."""
+MEAN_LIFE = 1 - ARRIVALS / 2
+"""Mean share of the log between arrival and end."""
 BLOCK_USERS = 2_048
 """Users simulated side by side; bounds memory and changes nothing else."""
 RATING_GRID = np.arange(1, 6, dtype=np.float32)
@@ -61,8 +67,7 @@ class SyntheticConfig:
     num_users: int = 200
     """U: users."""
     events_per_user: float = 60.0
-    """Items that a user consumes in a whole life, on average; sets the chance of coming back after a visit. Those whose life
-    lasts longer than the log consume fewer."""
+    """Items that a user consumes, on average (roughly); sets the gaps between visits."""
     num_items: int = 500
     """I: items."""
     num_categories: int = 12
@@ -116,8 +121,8 @@ def generate_log(config: SyntheticConfig, seed: int) -> tuple[InteractionLog, In
     baseline = float(-np.log1p(-config.click_rate))
     # a life's draws have a seed of their own, so that a run with the same seed does not meet the log's noise again
     shelf = _Shelf.stocked(config, model, catalogue, int(draw_bits(seed, Purpose.GENERATOR, int(_Stream.LIFE))[0]))
-    arrival = _uniform(seed, _Stream.ARRIVAL, config.num_users).astype(np.float64) * config.days * SECONDS_PER_DAY / 2
-    state = _newcomers(model, np.arange(config.num_users), arrival, baseline)
+    arrival = _uniform(seed, _Stream.ARRIVAL, config.num_users) * (ARRIVALS * config.days * SECONDS_PER_DAY)
+    state = _newcomers(model, np.arange(config.num_users), arrival.astype(np.float64), baseline)
     outside = _calibrate_outside(model, state, shelf, config.click_rate)
     requests: list[_Requests] = []
     for first in range(0, config.num_users, BLOCK_USERS):
@@ -266,14 +271,22 @@ def _draw_births(config: SyntheticConfig, seed: int) -> NDArray[np.int64]:
 
 
 def _visits(config: SyntheticConfig) -> VisitParams:
-    """Visits of some ten items, and as many of them as `events_per_user` asks for."""
-    visits = VisitParams(leave_intercept=-2.0, leave_log_place=-0.3, gap_log_mean=1.0, gap_log_sd=1.0)
+    """Visits of some eight items, at such gaps that users consume `events_per_user` items between arrival and churn or end."""
+    visits = VisitParams(leave_intercept=-2.0, leave_log_place=-0.3, gap_log_sd=1.0)
     leave = expit(visits.leave_intercept + visits.leave_log_place * np.log1p(np.arange(1_000)))
     # chance that another click comes before the user leaves out of boredom
     clicks_again = config.click_rate / (config.click_rate + (1 - config.click_rate) * expit(visits.leave_miss))
-    events_per_visit = float(np.sum(clicks_again * np.cumprod(np.append(1, (1 - leave[:-1]) * clicks_again))))
-    come_back = np.clip(1 - events_per_visit / config.events_per_user, 0.01, 0.99)
-    return replace(visits, return_intercept=float(logit(come_back)))
+    events_per_visit = np.sum(clicks_again * np.cumprod(np.append(1, (1 - leave[:-1]) * clicks_again)))
+    wanted = max(float(config.events_per_user / events_per_visit), 1.01)
+    # of `room` visits that a life has room for, churn after each leaves (1 - (1 - churn)^room) / churn on average
+    churn = min(MOST_CHURN, 0.5 / wanted)
+    room = np.log1p(-wanted * churn) / np.log1p(-churn)
+    gap_days = MEAN_LIFE * config.days / room
+    return replace(
+        visits,
+        return_intercept=float(logit(1 - churn)),
+        gap_log_mean=float(np.log(gap_days) - visits.gap_log_sd**2 / 2),
+    )
 
 
 def _newcomers(
