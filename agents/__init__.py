@@ -1,1 +1,9 @@
-"""driftrec."""
+"""Agents: the contract, heuristics, the re-ranker they share, constant weights, oracles, and agents trained by RL.
+
+`resolve_agent` finds a class by its name or by "file.py:Class". Importing this package loads neither torch nor ray.
+"""
+
+from agents.base import Agent, Training, checked_slates
+from agents.loading import agent_names, resolve_agent
+
+__all__ = ["Agent", "Training", "agent_names", "checked_slates", "resolve_agent"]

@@ -1,0 +1,127 @@
+"""Re-ranking: a greedy slate from candidate terms and four weights; the kernel that heuristics, constant weights and RL share."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.errors import ConfigurationError
+from envs.logs.schema import InteractionLog
+from envs.observation import Observation
+
+WEIGHT_NAMES = ("relevance", "diversity", "freshness", "popularity")
+"""Order of the weights wherever they are an array."""
+FRESHNESS_DAYS = 30.0
+"""Age at which the freshness of an item has fallen to 1/e."""
+
+_BLOCK_ROWS = 256
+"""Requests whose candidates fit into a core's cache together."""
+_MASKED = np.float32(-1e30)
+"""Gain of a masked candidate: below all others, above those already chosen."""
+
+
+def log_counts(log: InteractionLog) -> NDArray[np.float32]:
+    """[I] popularity of each item: log(1 + times consumed in `log`)."""
+    return np.log1p(log.item_counts()).astype(np.float32)
+
+
+def candidate_terms(
+    observation: Observation, popularity: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """(relevance, freshness, popularity), each [N, C] and 0 for masked candidates.
+
+    Relevance (the recall score) and popularity are standardised over a request's unmasked candidates, so that a weight means
+    the same to every user. Freshness is exp(-age / 30 days), between 0 and 1 and not standardised: where all candidates are
+    old it should not tell them apart, and one new item among them should not stand ten deviations out.
+
+    Args:
+        observation: of N requests.
+        popularity: [I] of the items, as `log_counts` makes it.
+    """
+    candidates = observation.candidates
+    shown = candidates.mask == 1
+    relevance = _standardised(candidates.score, shown)
+    freshness = np.exp(candidates.age * np.float32(-1 / FRESHNESS_DAYS)) * shown
+    return relevance, freshness, _standardised(popularity[np.maximum(candidates.items, 0)], shown)
+
+
+def rerank(
+    observation: Observation, weights: NDArray[np.float32], popularity: NDArray[np.float32], slate_size: int
+) -> NDArray[np.int64]:
+    """Fills slates slot by slot with the candidate of largest gain.
+
+    gain = w_relevance * relevance + w_freshness * freshness + w_popularity * popularity
+           + w_diversity * (1 - largest cosine of public categories to an item already in the slate)
+
+    Args:
+        observation: of N requests.
+        weights: [N, 4] or [4], see `WEIGHT_NAMES`.
+        popularity: [I] of the items, as `log_counts` makes it.
+        slate_size: K.
+
+    Returns:
+        [N, K] distinct indices into the candidates. Ties go to the earlier candidate; masked ones come after all others.
+
+    Raises:
+        ConfigurationError: if the weights have another shape or are not finite, or there are fewer candidates than slots.
+
+    Source: Carbonell and Goldstein (1998), The use of MMR, diversity-based reranking, is the case of two weights.
+    """
+    weights = np.asarray(weights, np.float32)
+    if weights.shape not in ((len(WEIGHT_NAMES),), (len(observation), len(WEIGHT_NAMES))) or not np.isfinite(weights).all():
+        raise ConfigurationError(
+            f"weights of shape {weights.shape} cannot re-rank {len(observation)} requests; "
+            f"give finite numbers for {', '.join(WEIGHT_NAMES)}, [4] or [N, 4]."
+        )
+    if slate_size > observation.candidates.items.shape[1]:
+        raise ConfigurationError(
+            f"slate_size is {slate_size}, but there are {observation.candidates.items.shape[1]} candidates; "
+            "ask for more candidates or a shorter slate."
+        )
+    weights = np.broadcast_to(weights, (len(observation), len(WEIGHT_NAMES)))
+    relevance, freshness, popular = candidate_terms(observation, popularity)
+    base = weights[:, :1] * relevance + weights[:, 2:3] * freshness + weights[:, 3:4] * popular
+    base[observation.candidates.mask != 1] = _MASKED
+    slates = np.empty((len(observation), slate_size), np.int64)
+    for start in range(0, len(observation), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        slates[rows] = _greedy(base[rows], weights[rows, 1], observation.candidates.categories[rows], slate_size)
+    return slates
+
+
+def best_first(
+    values: NDArray[np.float32], mask: NDArray[np.int8], slate_size: int
+) -> NDArray[np.int64]:
+    """[N, K] candidates of largest `values` [N, C]; ties go to the earlier candidate, masked ones come last."""
+    return np.argsort(np.where(mask == 1, -values, np.inf), axis=1, kind="stable")[:, :slate_size]
+
+
+def _greedy(
+    base: NDArray[np.float32], diversity: NDArray[np.float32], categories: NDArray[np.float32], slate_size: int
+) -> NDArray[np.int64]:
+    """[B, K] slates of B requests from gains [B, C] without diversity, its weights [B] and categories [B, C, G]."""
+    rows = np.arange(len(base))
+    slates = np.empty((len(base), slate_size), np.int64)
+    # candidates along the last axis: sums over few categories then run over whole vectors of candidates
+    direction = np.ascontiguousarray(categories.transpose(0, 2, 1))
+    norm = np.sqrt((direction * direction).sum(axis=1))
+    direction /= np.maximum(norm, np.float32(1e-12))[:, None, :]
+    likeness = np.zeros_like(base)
+    gain = base.copy()
+    for slot in range(slate_size):
+        slates[:, slot] = chosen = np.argmax(gain, axis=1)
+        base[rows, chosen] = -np.inf
+        if slot + 1 < slate_size:
+            latest = np.ascontiguousarray(direction[rows, :, chosen])
+            np.maximum(likeness, np.matmul(latest[:, None, :], direction)[:, 0], out=likeness)
+            # the weight times 1 - likeness, less the weight itself, which is the same for all candidates
+            np.multiply(likeness, -diversity[:, None], out=gain)
+            gain += base
+    return slates
+
+
+def _standardised(values: NDArray[np.float32], shown: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Less the mean and over the standard deviation of the shown entries of each row [N, C]; 0 where all are alike."""
+    number = np.maximum(shown.sum(axis=1, keepdims=True), 1).astype(np.float32)
+    centred = np.where(shown, values, 0)
+    centred = np.where(shown, centred - centred.sum(axis=1, keepdims=True) / number, 0)
+    deviation = np.sqrt((centred**2).sum(axis=1, keepdims=True) / number)
+    return (centred / np.where(deviation > 1e-6, deviation, np.inf)).astype(np.float32)
