@@ -128,7 +128,7 @@ class SlateVectorEnv(VectorEnv):
         if mask is None or self._ended is None:
             self._state = self._next_lives(self.num_envs)
             self._history = self._start_history[0][self._state.log_user]
-            self._history_clock = -self._start_history[1][self._state.log_user].astype(np.float64)
+            self._history_clock = self._start_history[1][self._state.log_user].astype(np.float64)
             self._seen = self.world.seen[self._state.log_user]
             self._ended = np.zeros(self.num_envs, bool)
         else:
@@ -253,7 +253,7 @@ class SlateVectorEnv(VectorEnv):
         fresh = self._next_lives(len(slots))
         self._state.put(slots, fresh)
         self._history[slots] = self._start_history[0][fresh.log_user]
-        self._history_clock[slots] = -self._start_history[1][fresh.log_user]
+        self._history_clock[slots] = self._start_history[1][fresh.log_user]
         self._seen[slots] = self.world.seen[fresh.log_user]
         self._ended[slots] = False
 

@@ -117,16 +117,16 @@ class World:
         return self.birth_clock[coming], np.packbits(unborn, axis=1, bitorder="little")
 
     def history(self, size: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """(items [U, size], days since the run's start [U, size]) last consumed before it, newest first; -1 and 0 where
-        there are fewer. Each user's last row counts as the moment of its start, whatever its date."""
+        """(items [U, size], clocks in days [U, size]) of what was last consumed before the run, newest first; -1 and 0
+        where there are fewer. Each user's last row counts as the moment of its start, whatever its date."""
         events = self.policy_log.consumed()
         rows = events.user_starts[1:, None] - 1 - np.arange(size)
         known = rows >= events.user_starts[:-1, None]
         rows = np.where(known, rows, 0)
         if not len(events):
             return np.full(rows.shape, -1, np.int32), np.zeros(rows.shape, np.float32)
-        before = (events.timestamp[rows] - events.timestamp[rows[:, :1]] + self.start_second[:, None]) / SECONDS_PER_DAY
-        return np.where(known, events.item[rows], -1).astype(np.int32), np.where(known, before, 0).astype(np.float32)
+        days = (events.timestamp[rows] - events.timestamp[rows[:, :1]] + self.start_second[:, None]) / SECONDS_PER_DAY
+        return np.where(known, events.item[rows], -1).astype(np.int32), np.where(known, days, 0).astype(np.float32)
 
     def start_state(self, log_user: NDArray[np.int64], lap: NDArray[np.int64]) -> UserState:
         """State at the start of a run of `log_user` [N]; `lap` [N] tells apart several lives of the same log user."""

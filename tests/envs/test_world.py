@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 from envs.engine import utilities
 from envs.errors import ConfigurationError
@@ -33,13 +33,16 @@ def test_the_policy_log_ends_at_each_users_80_percent_point() -> None:
 
 
 def test_history_is_the_policy_log_backwards(world: World) -> None:
-    items, days = world.history(8)
+    items, clocks = world.history(8)
     events = world.policy_log.consumed()
     own = events.item[events.user == 11][::-1]
     known = min(8, len(own))
     assert_array_equal(items[11, :known], own[:known])
     assert (items[11, known:] == -1).all()
-    assert (np.diff(days[11, :known]) >= 0).all()
+    assert (np.diff(clocks[11, :known]) <= 0).all()
+    own_times = events.timestamp[events.user == 11][::-1][:known]
+    assert_allclose((clocks[11, 0] - clocks[11, :known]) * 86_400, own_times[0] - own_times, atol=1)
+    assert_allclose(clocks[11, 0] * 86_400, world.start_second[11], atol=1)
 
 
 def test_popular_slates_get_the_stated_click_rate() -> None:
