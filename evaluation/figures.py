@@ -121,13 +121,13 @@ def _interest(runs: Sequence[Run], titles: Sequence[str]) -> Figure | None:
     categories = plots.top_categories(shown)
     figure = _figure(4.4 * len(policies) + 1, 1.75 * len(users) + 0.6)
     panels = figure.subplots(len(users), len(policies), squeeze=False, sharey=True, sharex="row")
-    for row, user in zip(panels, users, strict=True):
+    for number, (row, user) in enumerate(zip(panels, users, strict=True)):
         for axes, policy in zip(row, policies, strict=True):
             plots.interest(shown.filter((pl.col("user") == user) & (pl.col("agent") == policy)), axes, categories)
             axes.set_title(f"user {user} under {policy}")
             if axes is not row[0]:
                 axes.set_ylabel("")
-            if row is not panels[-1]:
+            if number < len(users) - 1:
                 axes.set_xlabel("")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside right center")

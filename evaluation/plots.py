@@ -18,7 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import Bbox, ScaledTranslation
 
 from evaluation.statistics import Estimate, Measured
 from evaluation.summary import initial_name
@@ -38,6 +38,9 @@ ROLE_COLOURS = {"baseline": BLUE, "learner": VERMILLION, "oracle": PALE}
 ROLE_NAMES = {"baseline": "baseline", "learner": "reinforcement learning", "oracle": "oracle (sees the hidden state)"}
 HALO = [patheffects.withStroke(linewidth=2, foreground="white")]
 MARKERS = "osD^vPX<>*"
+
+LEGEND_DROP = 38
+"""Points between the x axis and a legend below it: room for tick labels and the axis label."""
 
 Point = tuple[float, float]
 
@@ -138,7 +141,7 @@ def bars(
         for role in roles
     ]
     if beginnings:
-        handles.append(Line2D([], [], ls="", marker="D", mfc="white", mec=INK, label="the same before training"))
+        handles.append(Line2D([], [], ls="", marker="D", mfc="white", mec=INK, label="its policy before training"))
     if legend:
         _legend_below(axes, handles)
     return axes
@@ -414,8 +417,15 @@ def _legend_below(axes: Axes, handles: list[Any] | None = None) -> None:
     if handles is None:
         handles, _ = axes.get_legend_handles_labels()
     if handles:
+        below = axes.transAxes + ScaledTranslation(0, -LEGEND_DROP / 72, axes.figure.dpi_scale_trans)
         axes.legend(
-            handles=handles, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, borderaxespad=0, columnspacing=1.2
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=(0, 0),
+            bbox_transform=below,
+            ncols=2,
+            borderaxespad=0,
+            columnspacing=1.2,
         )
 
 
@@ -452,6 +462,8 @@ def _place_labels(axes: Axes, points: list[Point], labels: list[str], lines: lis
                 covered = sum(_overlap(box, other) for place, other in enumerate(taken) if place != number)
                 outside = box.width * box.height - _overlap(box, frame)
                 cost = covered + outside + (reach - 7) * 0.1
+                if least == 0:
+                    break
                 if cost < least:
                     best, least = (align, raise_, (reach * across, reach * up)), cost
         text.set(ha=best[0], va=best[1], position=best[2])
