@@ -27,9 +27,11 @@ START = 1_577_836_800
 DAYS_PER_YEAR = 365
 DRAWS_PER_SLOT = 3
 """Items drawn for each slot of a slate; those that are drawn twice, consumed or unborn fall out."""
+REQUESTS_AT_ONCE = 16
+"""Requests for which items are drawn together, for speed."""
 MOST_CHURN = 0.05
 """Chance that a user never comes back after a visit, unless that leaves too few visits."""
-ARRIVALS = 0.5
+ARRIVALS = 0.25
 """Users arrive in this first share of the log, evenly."""
 MEAN_LIFE = 1 - ARRIVALS / 2
 """Mean share of the log between arrival and end."""
@@ -79,12 +81,12 @@ class SyntheticConfig:
     with_exposures: bool = True
     """Whether the log also has the rows that were shown and passed over, with request and position."""
     days: int = 90
-    """Length of the log in days; users arrive in its first half."""
+    """Length of the log in days; users arrive in its first quarter."""
     past_years: float = 5.0
     """Old items were born in so many years before the log."""
     born_during: float = 0.2
     """Share of the items that are born during the log."""
-    click_rate: float = 0.5
+    click_rate: float = 0.6
     """Mean click rate of the users' first slates; sets the outside option."""
     popularity_exponent: float = 0.7
     """Popularity bias is -exponent * log(rank) (Zipf's law), for a rank that has nothing to do with an item's birth."""
@@ -171,18 +173,25 @@ class _Shelf:
             seed=seed,
         )
 
-    def slates(self, state: UserState, consumed: NDArray[np.bool_]) -> NDArray[np.int32]:
-        """[N, K] items for users who have `consumed` [N, I]; -1 where too few of the drawn items may be shown."""
+    def draw(self, users: NDArray[np.int64], first_request: int) -> NDArray[np.int64]:
+        """[N, R, M] items drawn for the next R requests of `users` [N]; -1 for an item that was drawn before."""
+        request = first_request + np.arange(REQUESTS_AT_ONCE)
         draws = np.arange(DRAWS_PER_SLOT * self.slate_size)
-        chance = draw_uniform(self.seed, Purpose.CANDIDATES, state.user[:, None], state.request[:, None], draws)
+        chance = draw_uniform(self.seed, Purpose.CANDIDATES, users[:, None, None], request[:, None], draws)
         items = np.searchsorted(self.cumulative, chance)
-        again = np.tril(items[:, :, None] == items[:, None, :], -1).any(axis=2)
-        shown = ~again & ~np.take_along_axis(consumed, items, axis=1)
-        shown &= self.birth_clock[items] <= state.clock[:, None]
+        again = (items[..., :, None] == items[..., None, :]) & np.tri(len(draws), k=-1, dtype=bool)
+        items[again.any(axis=-1)] = -1
+        return items
+
+    def slates(
+        self, drawn: NDArray[np.int64], consumed: NDArray[np.bool_], clock: NDArray[np.float64]
+    ) -> NDArray[np.int32]:
+        """[N, K] the first items of `drawn` [N, M] that are born and not in `consumed` [N, I]; -1 where they are too few."""
+        shown = (drawn >= 0) & ~np.take_along_axis(consumed, drawn, axis=1)
+        shown &= self.birth_clock[drawn] <= clock[:, None]
         first = np.argsort(~shown, axis=1, kind="stable")[:, : self.slate_size]
-        return np.where(np.take_along_axis(shown, first, axis=1), np.take_along_axis(items, first, axis=1), -1).astype(
-            np.int32
-        )
+        rows = np.arange(len(drawn))[:, None]
+        return np.where(shown[rows, first], drawn[rows, first], -1).astype(np.int32)
 
     def ages(self, slates: NDArray[np.int32], clock: NDArray[np.float64]) -> NDArray[np.float32]:
         """[N, K] ages in days of the items shown."""
@@ -271,8 +280,8 @@ def _draw_births(config: SyntheticConfig, seed: int) -> NDArray[np.int64]:
 
 
 def _visits(config: SyntheticConfig) -> VisitParams:
-    """Visits of some eight items, at such gaps that users consume `events_per_user` items between arrival and churn or end."""
-    visits = VisitParams(leave_intercept=-2.0, leave_log_place=-0.3, gap_log_sd=1.0)
+    """Visits of some six items, at such gaps that users consume `events_per_user` items between arrival and churn or end."""
+    visits = VisitParams(leave_intercept=-1.8, leave_log_place=-0.2, gap_log_sd=0.8)
     leave = expit(visits.leave_intercept + visits.leave_log_place * np.log1p(np.arange(1_000)))
     # chance that another click comes before the user leaves out of boredom
     clicks_again = config.click_rate / (config.click_rate + (1 - config.click_rate) * expit(visits.leave_miss))
@@ -313,7 +322,8 @@ def _preference(model: InterestModel, state: UserState) -> NDArray[np.float32]:
 
 def _calibrate_outside(model: InterestModel, state: UserState, shelf: _Shelf, click_rate: float) -> float:
     """Logit of the outside option at which the users' first slates have the wanted click rate on average."""
-    slates = shelf.slates(state, np.zeros((len(state), len(model.item_bias)), bool))
+    consumed = np.zeros((len(state), len(model.item_bias)), bool)
+    slates = shelf.slates(shelf.draw(state.user, 0)[:, 0], consumed, state.clock)
     placed = utilities(model, _preference(model, state), slates, shelf.ages(slates, state.clock))
     worth = logsumexp((placed + position_logits(shelf.slate_size)).astype(np.float64), axis=1)
     worth = worth[np.isfinite(worth)]
@@ -326,11 +336,17 @@ def _calibrate_outside(model: InterestModel, state: UserState, shelf: _Shelf, cl
 def _live(
     model: InterestModel, state: UserState, shelf: _Shelf, outside: float, baseline: float
 ) -> Iterator[_Requests]:
-    """Lets users act until each has churned or the log ends."""
+    """Lets users act until each has churned or the log ends; all begin with request 0."""
     first_user = state.user[0]
     consumed = np.zeros((len(state), len(model.item_bias)), bool)
+    place = np.zeros(len(state), np.int64)  # of each user of the block in `drawn`
+    request = 0
     while len(state):
-        slates = shelf.slates(state, consumed[state.user - first_user])
+        if request % REQUESTS_AT_ONCE == 0:
+            drawn = shelf.draw(state.user, request)
+            place[state.user - first_user] = np.arange(len(state))
+        row = state.user - first_user
+        slates = shelf.slates(drawn[place[row], request % REQUESTS_AT_ONCE], consumed[row], state.clock)
         ages = shelf.ages(slates, state.clock)
         response = respond(model, state, _preference(model, state), slates, ages, outside, shelf.seed)
         yield _Requests(state.user, state.request, START + state.clock.astype(np.int64), slates, response)
@@ -340,6 +356,7 @@ def _live(
         goes_on = ~departure.churned & (state.clock < shelf.last_second)
         if not goes_on.all():
             state = state.take(np.flatnonzero(goes_on))
+        request += 1
 
 
 def _written_down(
