@@ -4,7 +4,10 @@
 measures are those of `envs.measures`; here they are only summed over lives. `summary.py` makes figures of the sums.
 """
 
-from collections.abc import Mapping, Sequence
+import inspect
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -17,7 +20,7 @@ from numpy.typing import NDArray
 from agents.base import Agent, checked_slates
 from envs.candidate_source import CandidateSource
 from envs.catalogue import SECONDS_PER_DAY
-from envs.errors import ConfigurationError
+from envs.errors import AgentError, ConfigurationError, DriftrecError
 from envs.event_log import EventLog
 from envs.measures import RewardWeights, catalogue_coverage, category_entropy, gini, intra_list_distance
 from envs.randomness import Purpose, draw_uniform
@@ -84,6 +87,27 @@ def role_of(agent: Agent) -> str:
     return "baseline" if agent.initial_policy() is None else "learner"
 
 
+@contextmanager
+def blamed_on(name: str, agent: Agent, method: str) -> Iterator[None]:
+    """Turns an exception in the code of a user's own agent into an AgentError that names the agent, file and line.
+
+    Exceptions of driftrec's own agents pass: those are bugs, whose traceback is wanted.
+    """
+    try:
+        yield
+    except DriftrecError:
+        raise
+    except Exception as error:
+        if type(agent).__module__.partition(".")[0] == "agents":
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        source = inspect.getsourcefile(type(agent))
+        frame = next((frame for frame in reversed(frames) if frame.filename == source), frames[-1])
+        raise AgentError(
+            f"agent '{name}' failed in {method} ({frame.filename}, line {frame.lineno}): {type(error).__name__}: {error}"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Served:
     """What is left when an agent has served everybody."""
@@ -138,9 +162,9 @@ def serve(
     traces = _Traces(env, min(config.traced_users, len(users)))
     place = np.arange(len(users))
     while env.num_envs:
-        slates, propensities = checked_slates(
-            name, agent.act(env.observation), env.observation, config.serving.slate_size
-        )
+        with blamed_on(name, agent, "act"):
+            returned = agent.act(env.observation)
+        slates, propensities = checked_slates(name, returned, env.observation, config.serving.slate_size)
         env.set_propensities(propensities)
         traces.record(env, place, lives)
         _, reward, terminated, truncated, info = env.step(slates)
