@@ -387,6 +387,19 @@ class HiddenState:
         age = np.maximum((state.clock[:, None] - birth) / SECONDS_PER_DAY, 0).astype(np.float32)
         return utilities(model, preference, items, age)
 
+    def utilities_after_each(self, consumed: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """[N, M, C] utility of `items` [N, C] in each user's next request, had it consumed each of `consumed` [N, M] alone."""
+        env = self._env
+        model, rows = env.world.user_model, np.repeat(np.arange(len(consumed)), consumed.shape[1])
+        state = env._state.take(rows)
+        model.consume(state.interest, np.arange(len(rows)), consumed.reshape(-1))
+        weekday = (env.world.reference_weekday + state.day) % 7
+        preference = model.preference(state.interest, state.hour, weekday, state.consumed_in_visit + 1)
+        shown = np.maximum(items, 0)
+        taste = np.matmul(preference.reshape(*consumed.shape, -1), model.item_vectors[shown].transpose(0, 2, 1))
+        taste += (model.item_bias[shown] + model.age_effect(env._age_days(items)))[:, None, :]
+        return np.where(items[:, None, :] >= 0, taste, -np.inf)
+
     def interest(self) -> NDArray[np.float32]:
         """[N, G] interest of each user in each category: softmax of the mean taste for its items, popularity and age aside."""
         env = self._env
