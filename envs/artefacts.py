@@ -80,17 +80,16 @@ def load_arrays(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[st
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(arrays.pop("__header__").tobytes())
+        found, version, configuration = header["kind"], header["format_version"], header["configuration"]
     except FileNotFoundError as error:
         raise ArtefactError(f"'{path}' does not exist.") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise ArtefactError(f"'{path}' is damaged or not a driftrec file; delete it and make it again.") from error
-    if header.get("kind") != kind:
-        raise ArtefactError(f"'{path}' holds a {header.get('kind')!r}, not a {kind!r}.")
-    if header.get("format_version") != FORMAT_VERSION:
-        raise ArtefactError(
-            f"'{path}' has format version {header.get('format_version')}, this is {FORMAT_VERSION}; make it again."
-        )
-    return arrays, header["configuration"]
+    if found != kind:
+        raise ArtefactError(f"'{path}' holds a {found!r}, not a {kind!r}.")
+    if version != FORMAT_VERSION:
+        raise ArtefactError(f"'{path}' has format version {version}, this is {FORMAT_VERSION}; make it again.")
+    return arrays, configuration
 
 
 def content_hash(arrays: Mapping[str, NDArray[Any]], configuration: Mapping[str, Any]) -> str:
