@@ -64,10 +64,19 @@ class InteractionLog:
         for name in ("item", "timestamp", "clicked", "rating", "request", "position"):
             if len(getattr(self, name)) != rows:
                 raise LogError(f"log '{self.name}': column '{name}' has {len(getattr(self, name))} rows, not {rows}.")
+        for name, count in (("user", len(self.users)), ("item", len(self.catalogue))):
+            column = getattr(self, name)
+            if rows and (column.min() < 0 or column.max() >= count):
+                row = int(np.argmax((column < 0) | (column >= count)))
+                raise LogError(
+                    f"log '{self.name}': row {row} has {name} {column[row]}, but {name}s are numbered 0 to {count - 1}."
+                )
         if rows:
             order = (np.diff(self.user) > 0) | ((np.diff(self.user) == 0) & (np.diff(self.timestamp) >= 0))
             if not order.all():
-                raise LogError(f"log '{self.name}': row {int(np.argmin(order)) + 1} is out of order; sort by user, time.")
+                raise LogError(
+                    f"log '{self.name}': row {int(np.argmin(order)) + 1} is out of order; sort by user, time."
+                )
 
     def __len__(self) -> int:
         return len(self.user)
