@@ -11,6 +11,7 @@ from envs.artefacts import written_whole
 from envs.errors import ArtefactError
 from evaluation import plots
 from evaluation.runs import Run
+from evaluation.summary import num_users_and_seeds
 
 TRACED_PANELS = 3
 """Number of users in the figure of interests."""
@@ -86,13 +87,13 @@ def _comparison(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
             _prefix(axes, title)
             if not last:
                 axes.set_xlabel("")
-    users, seeds = summaries[0]["num_users"].max(), summaries[0]["num_seeds"].max()
+    users, seeds = num_users_and_seeds(summaries[0])
     _footnote(figure, f"Whiskers: 95 % intervals over {users} users{_seeds_told(seeds)}.")
     return figure
 
 
-def _seeds_told(seeds: object) -> str:
-    return f" and {seeds} training seeds" if isinstance(seeds, int) and seeds > 1 else ", a single training seed"
+def _seeds_told(seeds: int) -> str:
+    return f" and {seeds} training seeds" if seeds > 1 else ", a single training seed"
 
 
 def _tradeoff(runs: Sequence[Run], titles: Sequence[str]) -> Figure:

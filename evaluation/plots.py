@@ -55,7 +55,7 @@ METRIC_LABELS = {
 @contextmanager
 def house_style() -> Iterator[None]:
     """Matplotlib settings of all figures."""
-    settings = {
+    settings: dict[Any, Any] = {
         "figure.dpi": 150,
         "savefig.dpi": 150,
         "figure.constrained_layout.use": True,
@@ -170,12 +170,10 @@ def tradeoff(summary: pl.DataFrame, axes: Axes) -> Axes:
         marker = {"oracle": "s", "learner": "D", "initial": "D"}.get(role, "o")
         fresh = freshness.get(agent)
         colour = colours.to_rgba(fresh) if fresh is not None and np.isfinite(fresh) else "white"
-        for row, direction in ((across, "x"), (up, "y")):
-            spans = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
-            if np.isfinite(spans).all():
-                axes.errorbar(
-                    across["value"], up["value"], ecolor=GREY, elinewidth=0.8, zorder=2, **{direction + "err": spans}
-                )
+        for row, direction in ((across, "xerr"), (up, "yerr")):
+            whisker: dict[str, Any] = {direction: [[row["value"] - row["low"]], [row["high"] - row["value"]]]}
+            if np.isfinite(whisker[direction]).all():
+                axes.errorbar(across["value"], up["value"], ecolor=GREY, elinewidth=0.8, zorder=2, **whisker)
         axes.scatter(
             across["value"],
             up["value"],
@@ -188,6 +186,7 @@ def tradeoff(summary: pl.DataFrame, axes: Axes) -> Axes:
         )
         points.append((across["value"], up["value"]))
         lines.append(((across["low"], up["value"]), (across["high"], up["value"])))
+        lines.append(((across["value"], up["low"]), (across["value"], up["high"])))
         labels.append("" if initial else agent + (" (untrained)" if up["untrained"] else ""))
         begin = wide["diversity"].get(initial_name(agent)), wide["engagement"].get(initial_name(agent))
         if begin[0] and begin[1]:
@@ -308,6 +307,7 @@ def learning_curves(curves: pl.DataFrame, axes: Axes, references: pl.DataFrame |
             axes.axhline(value, color=GREY, lw=1, ls=style, label=f"{agent} (evaluation users)")
     axes.set_title("Learning curves")
     axes.set_xlabel("simulated requests spent on training")
+    axes.set_xlim(left=0)
     axes.set_ylabel("reward per life")
     axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
     axes.grid(color=PALE, lw=0.5)
@@ -348,7 +348,7 @@ def updates_over_time(days: pl.DataFrame, axes: Axes) -> Axes:
             axes.plot(marked["day"], marked["value"], marker, color=colour, ms=4.5, mec="white", mew=0.5)
     axes.set_title("Engagement as the models age")
     axes.set_xlabel("day")
-    axes.set_ylabel("engagement (items consumed per user and day)")
+    axes.set_ylabel("engagement (items consumed per visit)")
     axes.grid(color=PALE, lw=0.5)
     handles, _ = axes.get_legend_handles_labels()
     marks = [
@@ -360,17 +360,17 @@ def updates_over_time(days: pl.DataFrame, axes: Axes) -> Axes:
 
 
 def updates_against_cost(days: pl.DataFrame, axes: Axes) -> Axes:
-    """(e, second) Engagement against cost of each update policy, summed over the days; whiskers over seeds.
+    """(e, second) Engagement and cost of each update policy, means over the days; whiskers over seeds.
 
     `days` as for `updates_over_time`, with cost.
     """
-    totals = days.group_by("policy", "seed", maintain_order=True).agg(pl.col("engagement", "cost").sum())
+    totals = days.group_by("policy", "seed", maintain_order=True).agg(pl.col("engagement", "cost").mean())
     points, labels, lines = [], [], []
     for number, policy in enumerate(totals["policy"].unique(maintain_order=True)):
         rows = totals.filter(pl.col("policy") == policy)
         across, up = _over_seeds(rows["cost"]), _over_seeds(rows["engagement"])
         if rows.height > 1:
-            whiskers = {"xerr": across.margin, "yerr": up.margin}
+            whiskers: dict[str, Any] = {"xerr": across.margin, "yerr": up.margin}
             axes.errorbar(across.value, up.value, ecolor=GREY, elinewidth=0.8, fmt="none", zorder=2, **whiskers)
         axes.scatter(
             across.value,
@@ -384,11 +384,12 @@ def updates_against_cost(days: pl.DataFrame, axes: Axes) -> Axes:
         )
         points.append((across.value, up.value))
         lines.append(((across.low, up.value), (across.high, up.value)))
+        lines.append(((across.value, up.low), (across.value, up.high)))
         labels.append(policy)
     axes.margins(0.2)
     axes.set_title("Engagement against cost")
-    axes.set_xlabel("cost of updates (in the reward's unit)")
-    axes.set_ylabel("engagement (items consumed per user)")
+    axes.set_xlabel("cost of updates per day (in the reward's unit)")
+    axes.set_ylabel("engagement (items consumed per visit)")
     axes.grid(color=PALE, lw=0.5, zorder=0)
     _place_labels(axes, points, labels, lines)
     return axes
@@ -440,9 +441,9 @@ def _place_labels(axes: Axes, points: list[Point], labels: list[str], lines: lis
     pixels = [tuple(axes.transData.transform(point)) for point in points]
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in pixels]
     for line in lines:
-        (left, height), (right, _) = axes.transData.transform(line)
-        if np.isfinite([left, right]).all():
-            taken.append(Bbox.from_extents(left, height - 2, right, height + 2))
+        (left, bottom), (right, top) = axes.transData.transform(line)
+        if np.isfinite([left, bottom, right, top]).all():
+            taken.append(Bbox.from_extents(left - 1, bottom - 1, right + 1, top + 1))
     directions = [
         (np.cos(angle), np.sin(angle)) for angle in np.radians([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 240, 300])
     ]

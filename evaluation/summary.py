@@ -104,6 +104,11 @@ def summarise(users: pl.DataFrame, agents: pl.DataFrame, reference: str = "mf") 
     return pl.DataFrame(rows, schema={**schema, **numbers}).with_columns(pl.col("value", "low", "high").fill_nan(None))
 
 
+def num_users_and_seeds(summary: pl.DataFrame) -> tuple[int, int]:
+    """Number of users and of training seeds (the most that any agent has) behind a summary."""
+    return max(summary["num_users"].to_list(), default=0), max(summary["num_seeds"].to_list(), default=0)
+
+
 def _columns(users: pl.DataFrame, agent: str) -> dict[str, NDArray[np.float64]]:
     """Per-user columns [S, U] of one agent, users in order."""
     rows = users.filter(pl.col("agent") == agent).sort("training_seed", "user")
@@ -115,10 +120,8 @@ def _columns(users: pl.DataFrame, agent: str) -> dict[str, NDArray[np.float64]]:
 def flat_figures(summary: pl.DataFrame) -> dict[str, float | int | None]:
     """The summary as flat names: '<metric>_<agent>', with '_low' and '_high' where there is an interval, and
     '<metric>_<agent>_minus_<other>' for paired differences."""
-    figures: dict[str, float | int | None] = {
-        "num_users": int(summary["num_users"].max() or 0),  # type: ignore[arg-type]
-        "num_training_seeds": int(summary["num_seeds"].max() or 0),  # type: ignore[arg-type]
-    }
+    users, seeds = num_users_and_seeds(summary)
+    figures: dict[str, float | int | None] = {"num_users": users, "num_training_seeds": seeds}
     for row in summary.iter_rows(named=True):
         name = f"{row['metric']}_{_flat(row['agent'])}" + (f"_minus_{_flat(row['versus'])}" if row["versus"] else "")
         figures[name] = row["value"]

@@ -10,6 +10,7 @@ complete or not there, so a run cut short goes on with the units that are missin
     tables/users/<agent>-seed<n>            per-user results, written last: the unit is finished
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -248,7 +249,7 @@ def do_unit(
         if comparison.record_events:
             served.events.write(run.events_path(unit.stem if name == unit.name else f"{unit.stem}-initial"))
         parts.append(served)
-    spent = pl.lit(traffic.requests).alias("training_requests"), pl.lit(fit_seconds).alias("fit_seconds")
+    spent = pl.lit(traffic.requests, pl.Int64).alias("training_requests"), pl.lit(fit_seconds).alias("fit_seconds")
     run.write_table(f"exposure/{unit.stem}", pl.concat([part.agents for part in parts]).with_columns(*spent))
     run.write_table(f"interest/{unit.stem}", pl.concat([part.interest for part in parts]))
     run.write_table(f"users/{unit.stem}", pl.concat([part.users for part in parts]))
@@ -273,7 +274,7 @@ def _side_by_side(
 
     started = not ray.is_initialized()
     if started:
-        ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         shared = ray.put((world, candidate_source))
         task = ray.remote(num_cpus=1)(_do_shared)

@@ -1,0 +1,202 @@
+"""Tables for the terminal, made by rich from tidy tables, and flat figures as plain lines."""
+
+import sys
+from collections.abc import Iterable, Mapping
+from math import isfinite
+from typing import Any, TextIO
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from evaluation.summary import initial_name, num_users_and_seeds
+
+PLAIN_WIDTH = 120
+"""Columns of a table where there is no terminal."""
+
+_MARKS = {"oracle": "oracle", "initial": "before training"}
+
+
+def make_console(file: TextIO | None = None) -> Console:
+    """A console of the terminal's width, or of `PLAIN_WIDTH` columns without colours where there is none."""
+    console = Console(file=file, highlight=False)
+    return console if console.is_terminal else Console(file=file, highlight=False, width=PLAIN_WIDTH)
+
+
+def comparison_table(summary: pl.DataFrame, reference: str = "mf") -> Table:
+    """One row for each agent: figures with 95 % intervals, the best reward first, policies before training below theirs.
+
+    Reward is normalised (0 = random, 1 = look-ahead oracle) where the summary has it, else raw. The last column of
+    figures is the paired difference in reward to the reference agent, in the reward's raw unit.
+
+    Args:
+        summary: as `evaluation.summary.summarise` makes it.
+        reference: the agent of the paired differences; the column is left out where there is none.
+    """
+    users, seeds = num_users_and_seeds(summary)
+    scaled = "normalised_reward" in summary["metric"]
+    paired = summary.filter((pl.col("metric") == "reward") & (pl.col("versus") == reference))
+    table = Table(title=f"Comparison on the same {users} users, ± 95 % intervals", title_justify="left")
+    table.caption = _caption(scaled, bool(len(paired)), seeds, reference)
+    table.caption_justify = "left"
+    table.add_column("agent", no_wrap=True)
+    decimals = {
+        "normalised_reward" if scaled else "reward": 3 if scaled else 2,
+        "engagement": 2,
+        "diversity": 3,
+        "freshness": 3,
+    }
+    for heading in ("reward, normalised" if scaled else "reward", "engagement", "diversity", "freshness"):
+        table.add_column(heading, justify="right")
+    if len(paired):
+        table.add_column(f"reward minus {reference}", justify="right")
+    table.add_column("")
+    for agent in _ordered(summary):
+        rows = summary.filter(pl.col("agent") == agent)
+        own = {row["metric"]: row for row in rows.filter(pl.col("versus").is_null()).iter_rows(named=True)}
+        cells = [_with_margin(own.get(metric), places) for metric, places in decimals.items()]
+        if len(paired):
+            difference = (
+                paired.filter(pl.col("agent") == agent).row(0, named=True) if agent in paired["agent"] else None
+            )
+            cells.append(_with_margin(difference, 2, sign=True))
+        role, untrained = rows["role"][0], bool(rows["untrained"][0])
+        style = "bold" if untrained else "dim" if role in ("oracle", "initial") else ""
+        table.add_row(agent, *cells, "UNTRAINED" if untrained else _MARKS.get(role, ""), style=style)
+    return table
+
+
+def _caption(scaled: bool, paired: bool, seeds: int, reference: str) -> str:
+    told = ["Engagement: items consumed per user. Diversity and freshness: of what was consumed, per item."]
+    if scaled:
+        told.append("Reward: 0 = random, 1 = look-ahead oracle.")
+    else:
+        told.append("Reward is raw: random or look-ahead oracle is missing, or their gap is within noise.")
+    if paired:
+        told.append(f"Minus {reference}: paired on users, in weighted clicks.")
+    told.append("UNTRAINED: not above its own policy before training. Oracles see the hidden state.")
+    if seeds == 1:
+        told.append("A single training seed: the intervals do not say what another training would give.")
+    else:
+        told.append(f"Intervals are over users and {seeds} training seeds.")
+    return " ".join(told)
+
+
+def _ordered(summary: pl.DataFrame) -> list[str]:
+    """Agents by reward, the best first; the policy before training follows its agent."""
+    rewards = summary.filter((pl.col("metric") == "reward") & pl.col("versus").is_null())
+    ranked = rewards.sort("value", descending=True, nulls_last=True, maintain_order=True)["agent"].to_list()
+    beginnings = {initial_name(agent) for agent in ranked}
+    ordered = []
+    for agent in ranked:
+        if agent not in beginnings:
+            ordered += [agent, *([initial_name(agent)] if initial_name(agent) in ranked else [])]
+    return ordered
+
+
+def _with_margin(row: Mapping[str, Any] | None, decimals: int, sign: bool = False) -> str:
+    """'0.47 ± 0.04'; a dash where there is no figure."""
+    if row is None or row["value"] is None or not isfinite(row["value"]):
+        return "–"
+    plus = "+" if sign else ""
+    if row["low"] is None or not isfinite(row["low"]):
+        return f"{row['value']:{plus}.{decimals}f}"
+    return f"{row['value']:{plus}.{decimals}f} ± {(row['high'] - row['low']) / 2:.{decimals}f}"
+
+
+def parameter_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """The user model's parameters, fitted and assumed.
+
+    Args:
+        rows: name, symbol, value, low, high (None where there is no interval), source, note; as `InterestModel.table`.
+    """
+    table = Table(title="Parameters of the user model", title_justify="left")
+    for heading in ("parameter", "symbol"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("value", "95 % interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("source", no_wrap=True)
+    table.add_column("note", overflow="fold")
+    for row in rows:
+        known = row.get("low") is not None and row.get("high") is not None
+        interval = f"{_number(row['low'])} to {_number(row['high'])}" if known else ""
+        cells = [str(row["name"]), str(row.get("symbol") or ""), _number(row.get("value")), interval]
+        cells += [str(row.get("source") or ""), str(row.get("note") or "")]
+        # Text, because a note may hold square brackets, which rich would read as markup
+        table.add_row(*[Text(cell) for cell in cells], style="" if row.get("source") == "fitted" else "dim")
+    return table
+
+
+def likelihood_table(reports: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Test log-likelihoods of several user models, in nats per event (less is better).
+
+    Args:
+        reports: name of a model -> masked, masked_half_width, unmasked, unmasked_half_width, test_events, fit_seconds, as
+            in `InterestModel.fit_report`; what is missing is left blank. 'Masked' leaves out items consumed before.
+    """
+    table = Table(title="Negative test log-likelihood, nats per event", title_justify="left")
+    table.add_column("user model", no_wrap=True)
+    for heading in ("masked", "unmasked", "test events", "seconds"):
+        table.add_column(heading, justify="right")
+    for name, report in reports.items():
+        cells = []
+        for figure in ("masked", "unmasked"):
+            half = report.get(f"{figure}_half_width")
+            value = report.get(figure)
+            cells.append("" if value is None else f"{value:.3f}" + ("" if half is None else f" ± {half:.3f}"))
+        events, seconds = report.get("test_events"), report.get("fit_seconds")
+        cells += ["" if events is None else f"{events:,}", "" if seconds is None else f"{seconds:.1f}"]
+        table.add_row(name, *cells)
+    return table
+
+
+def updates_table(days: pl.DataFrame) -> Table:
+    """Update policies over a run, best net reward first.
+
+    Args:
+        days: policy, seed, day, engagement (items consumed per visit), action (0 keeps, the largest is a full refit), cost.
+    """
+    totals = update_totals(days)
+    table = Table(title="Model updates, means over days and seeds", title_justify="left")
+    table.add_column("policy", no_wrap=True)
+    for heading in ("engagement a day", "cost a day", "net a day", "incremental updates", "full refits", "seeds"):
+        table.add_column(heading, justify="right")
+    for row in totals.iter_rows(named=True):
+        table.add_row(
+            row["policy"],
+            *[f"{row[name]:.4f}" for name in ("engagement", "cost", "net")],
+            *[f"{row[name]:.1f}" for name in ("updates", "refits")],
+            str(row["seeds"]),
+        )
+    return table
+
+
+def update_totals(days: pl.DataFrame) -> pl.DataFrame:
+    """One row for each update policy: engagement, cost and net per day, incremental updates and refits per run, seeds."""
+    refit = days["action"].max()
+    seeds = pl.col("seed").n_unique()
+    totals = days.group_by("policy", maintain_order=True).agg(
+        pl.col("engagement", "cost").mean(),
+        net=(pl.col("engagement") - pl.col("cost")).mean(),
+        updates=((pl.col("action") > 0) & (pl.col("action") < refit)).sum() / seeds,
+        refits=((pl.col("action") == refit) & (pl.col("action") > 0)).sum() / seeds,
+        seeds=seeds,
+    )
+    return totals.sort("net", descending=True, maintain_order=True)
+
+
+def print_figures(figures: Mapping[str, Any], file: TextIO | None = None) -> None:
+    """Flat figures as `name: value`, one a line, bare numbers: for scripts, and so printed last."""
+    for name, value in figures.items():
+        print(f"{name}: {_bare(value)}", file=file or sys.stdout)
+
+
+def _bare(value: Any) -> str:
+    if value is None:
+        return "null"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float | int) else str(value)
