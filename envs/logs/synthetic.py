@@ -25,11 +25,13 @@ from envs.users.protocol import VisitParams, position_logits
 START = 1_577_836_800
 """First second of generated logs: 1 January 2020, a Wednesday."""
 DAYS_PER_YEAR = 365
-DRAWS_PER_SLOT = 3
+DRAWS_PER_SLOT = 2
 """Items drawn for each slot of a slate; those that are drawn twice, consumed or unborn fall out."""
+SPARE_DRAWS = 4
+"""Items drawn on top of that for each slate, so that short slates are filled too."""
 REQUESTS_AT_ONCE = 16
 """Requests for which items are drawn together, for speed."""
-MOST_CHURN = 0.05
+MOST_CHURN = 0.03
 """Chance that a user never comes back after a visit, unless that leaves too few visits."""
 ARRIVALS = 0.25
 """Users arrive in this first share of the log, evenly."""
@@ -176,7 +178,7 @@ class _Shelf:
     def draw(self, users: NDArray[np.int64], first_request: int) -> NDArray[np.int64]:
         """[N, R, M] items drawn for the next R requests of `users` [N]; -1 for an item that was drawn before."""
         request = first_request + np.arange(REQUESTS_AT_ONCE)
-        draws = np.arange(DRAWS_PER_SLOT * self.slate_size)
+        draws = np.arange(DRAWS_PER_SLOT * self.slate_size + SPARE_DRAWS)
         chance = draw_uniform(self.seed, Purpose.CANDIDATES, users[:, None, None], request[:, None], draws)
         items = np.searchsorted(self.cumulative, chance)
         again = (items[..., :, None] == items[..., None, :]) & np.tri(len(draws), k=-1, dtype=bool)
