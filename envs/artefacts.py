@@ -67,7 +67,7 @@ def save_arrays(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]], confi
     """Saves arrays with their kind, format version and configuration in one npz file, whole or not at all."""
     header = json.dumps({"kind": kind, "format_version": FORMAT_VERSION, "configuration": dict(configuration)})
     with written_whole(path) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, __header__=np.frombuffer(header.encode(), np.uint8), **arrays)
+        np.savez(stream, __header__=np.frombuffer(header.encode(), np.uint8), **arrays)  # type: ignore[arg-type]
 
 
 def load_arrays(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

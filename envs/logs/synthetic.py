@@ -20,7 +20,7 @@ from envs.errors import ConfigurationError
 from envs.logs.schema import InteractionLog, Users
 from envs.randomness import Purpose, draw_bits, draw_normal, draw_uniform
 from envs.users.interest import AGE_KNOTS, NUM_CONTEXTS, InterestModel, InterestParams
-from envs.users.protocol import VisitParams, position_logits
+from envs.users.protocol import UserModel, VisitParams, position_logits
 
 START = 1_577_836_800
 """First second of generated logs: 1 January 2020, a Wednesday."""
@@ -317,7 +317,7 @@ def _newcomers(
     )
 
 
-def _preference(model: InterestModel, state: UserState) -> NDArray[np.float32]:
+def _preference(model: UserModel, state: UserState) -> NDArray[np.float32]:
     weekday = (START // SECONDS_PER_DAY + 3 + state.day) % 7
     return model.preference(state.interest, state.hour, weekday, state.consumed_in_visit)
 

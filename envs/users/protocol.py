@@ -4,7 +4,7 @@ A user model never meets a policy. Its state is a dataclass of arrays over N use
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,15 +44,17 @@ class VisitParams:
 class UserModelState(Protocol):
     """Arrays over N users; `take` and `put` move rows between batches."""
 
-    def take(self, rows: NDArray[np.int64]) -> "UserModelState": ...
+    def take(self, rows: NDArray[np.int64]) -> Self: ...
 
-    def put(self, rows: NDArray[np.int64], values: "UserModelState") -> None: ...
+    def put(self, rows: NDArray[np.int64], values: Self) -> None: ...
 
 
 class UserModel(Protocol):
     """Utility is linear in an item vector, so that the engine scores slates, candidates and catalogues in one product:
 
     utility(user, item) = preference(state, context)[user] . item_vectors[item] + item_bias[item] + age_effect(age)
+
+    A model takes only the states that its own `start` made, so its methods may name a narrower type than `Any`.
     """
 
     @property
@@ -78,7 +80,7 @@ class UserModel(Protocol):
 
     def preference(
         self,
-        state: UserModelState,
+        state: Any,
         hour: NDArray[np.float32],
         weekday: NDArray[np.int64],
         place_in_visit: NDArray[np.int64],
@@ -87,13 +89,13 @@ class UserModel(Protocol):
         in this visit [N]."""
         ...
 
-    def consume(self, state: UserModelState, rows: NDArray[np.int64], items: NDArray[np.int32]) -> None:
+    def consume(self, state: Any, rows: NDArray[np.int64], items: NDArray[np.int32]) -> None:
         """Moves the interests of users `rows` [M] who consumed `items` [M]; changes `state` in place."""
         ...
 
     def pause(
         self,
-        state: UserModelState,
+        state: Any,
         rows: NDArray[np.int64],
         days: NDArray[np.float32],
         walk: NDArray[np.float32] | None,
