@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
@@ -29,6 +30,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         self.env = self.config.env_config["make_env"]()
         self.num_envs = self.env.num_envs
         self._sampler: RolloutSampler | None = None
+        self._finished_returns: list[NDArray[np.float64]] = []
 
     def make_module(self) -> None:
         # the value head is needed to sample, so the module is the whole one
@@ -42,6 +44,12 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             self._sampler = RolloutSampler(self.env, self._seed)
         return self._sampler
 
+    def finished_returns(self) -> NDArray[np.float64]:
+        """[L] returns of the lives that ended since the last call."""
+        returns = np.concatenate([np.zeros(0), *self._finished_returns])
+        self._finished_returns = []
+        return returns
+
     def rollout(self, num_timesteps: int, limit: int | None, choose: Any) -> Rollout:
         """Samples, and logs lives and requests to RLlib's metrics."""
         rollout = self.sampler.sample(choose, num_timesteps, limit)
@@ -49,7 +57,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         for length, life_return in finished:
             self._log_episode_metrics(int(length), float(life_return), 0.0)
         self._increase_sampled_metrics(int(rollout.real.sum()), len(finished))
-        self.finished_lives_: np.ndarray[Any, Any] = finished
+        self._finished_returns.append(finished[:, 1])
         return rollout
 
 
@@ -80,7 +88,7 @@ class AdvantageEnvRunner(BatchedEnvRunner):
             Columns.ACTIONS: rollout.actions[real],
             **{name: column[real] for name, column in rollout.extras.items()},
             Postprocessing.VALUE_TARGETS: torch.from_numpy(advantages + values[:-1])[real],
-            Postprocessing.ADVANTAGES: (kept - kept.mean()) / kept.std().clamp_min(1e-4),
+            Postprocessing.ADVANTAGES: (kept - kept.mean()) / kept.std(correction=0).clamp_min(1e-4),
         }
         return SampleBatch(columns)
 

@@ -55,6 +55,8 @@ class DQNOptions:
     """Share of random choices from `explore_share` of the budget on; linear between."""
     explore_share: float = 0.6
     """Share of the budget over which exploration falls."""
+    iteration: int = 2_000
+    """Requests between two points of the learning curve."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
 
@@ -73,14 +75,21 @@ class BatchedDQN(DQN):
         self.draws = np.random.default_rng(self.config.seed)
 
     def training_step(self) -> None:
-        settings, runner = self.config.env_config, self.env_runner
-        options, limit, spent = settings["options"], settings["limit"], runner.sampler.requests
-        rollout = runner.sample(num_timesteps=1, limit=limit - spent, epsilon=exploration(options, spent / limit))
-        self.metrics.aggregate([runner.get_metrics()], key=ENV_RUNNER_RESULTS)
-        self.replay.add(rollout)
-        spent = runner.sampler.requests
-        if spent < options.warm_up_share * limit:
-            return
+        """Samples and learns until `iteration` more requests are spent, or the budget is."""
+        settings, sampler = self.config.env_config, self.env_runner.sampler
+        goal = min(sampler.requests + settings["options"].iteration, settings["limit"])
+        while sampler.requests < goal:
+            self._sample(settings["options"], settings["limit"])
+            if sampler.requests >= settings["options"].warm_up_share * settings["limit"]:
+                self._learn(settings["options"], sampler.requests)
+        self.metrics.aggregate([self.env_runner.get_metrics()], key=ENV_RUNNER_RESULTS)
+
+    def _sample(self, options: DQNOptions, limit: int) -> None:
+        spent = self.env_runner.sampler.requests
+        epsilon = exploration(options, spent / limit)
+        self.replay.add(self.env_runner.sample(num_timesteps=1, limit=limit - spent, epsilon=epsilon))
+
+    def _learn(self, options: DQNOptions, spent: int) -> None:
         count = options.minibatch * options.gradient_steps
         columns = self.replay.sample(count, options.n_step, options.gamma, self.draws)
         batch = SampleBatch({name: torch.from_numpy(column) for name, column in columns.items()})
@@ -140,6 +149,8 @@ class DQNAgent(ReinforcedAgent):
             grad_clip_by="global_norm",
             td_error_loss_fn="huber",
         )
+        # an iteration is one `training_step`: RLlib would repeat it until so many requests or seconds are spent
+        config = config.reporting(min_sample_timesteps_per_iteration=0, min_time_s_per_iteration=0)
         with local_algorithm(
             config,
             make_env=lambda: make_env(min(options.num_envs, training.requests)),
@@ -155,5 +166,5 @@ class DQNAgent(ReinforcedAgent):
             curve = LearningCurve(runner.num_envs, training.report)
             while runner.sampler.requests < training.requests:
                 algorithm.train()
-                curve.add(runner.sampler.requests, runner.finished_lives_[:, 1])
+                curve.add(runner.sampler.requests, runner.finished_returns())
             return Trained(initial, arrays_of(runner.module.policy), curve.points())

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ def mlp(sizes: Sequence[int], last_gain: float) -> nn.Sequential:
     Source: Andrychowicz et al. (2021), What matters in on-policy reinforcement learning, section 3.2 (small last layer).
     """
     layers: list[nn.Module] = []
-    for place, (width_in, width_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for place, (width_in, width_out) in enumerate(pairwise(sizes)):
         last = place == len(sizes) - 2
         layer = nn.Linear(width_in, width_out)
         nn.init.orthogonal_(layer.weight, last_gain if last else math.sqrt(2))

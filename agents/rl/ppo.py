@@ -96,9 +96,10 @@ class PPOAgent(ReinforcedAgent):
         """Trains by RLlib in this process."""
         options: PPOOptions = self.options
         updates = max(1, round(training.requests / options.batch))
+        batch = -(-training.requests // updates)
         config = BatchedPPOConfig().training(
-            train_batch_size_per_learner=-(-training.requests // updates),
-            minibatch_size=options.minibatch,
+            train_batch_size_per_learner=batch,
+            minibatch_size=min(options.minibatch, batch),
             num_epochs=options.epochs,
             lr=options.learning_rate,
             gamma=options.gamma,
@@ -125,5 +126,5 @@ class PPOAgent(ReinforcedAgent):
             curve = LearningCurve(runner.num_envs, training.report)
             while runner.sampler.requests < training.requests:
                 algorithm.train()
-                curve.add(runner.sampler.requests, runner.finished_lives_[:, 1])
+                curve.add(runner.sampler.requests, runner.finished_returns())
             return Trained(initial, arrays_of(runner.module.policy), curve.points())

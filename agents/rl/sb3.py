@@ -1,5 +1,6 @@
 """PPO by Stable-Baselines3 on the same environment and actions, and the face of a vector environment that it takes."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,6 @@ class SB3VecEnv(VecEnv):
         env: must observe one box and reset itself in the step in which a life ends: so there is no phantom step, and the final
             observation comes in `info["final_obs"]` [N, S].
         reward_scale: divides rewards by the running standard deviation of the discounted return; None for not.
-        limit: requests to be counted; see `counted`.
 
     Raises:
         ValueError: if the environment resets itself otherwise.
@@ -151,12 +151,17 @@ class SB3PPOAgent(ReinforcedAgent):
         return WeightsAction(env, items)
 
     def train(self, make_env: Callable[[int], SlateActionWrapper], training: Training) -> Trained:
-        """Trains by Stable-Baselines3; the last batch may be shorter than the others, the budget is kept to the request."""
+        """Trains by Stable-Baselines3, which steps all users equally often.
+
+        The number of users is chosen so that the budget is spent to the request, or to the few requests that are left over by
+        a number with no fitting divisor.
+        """
         options: SB3PPOOptions = self.options
-        num_envs = largest_divisor(training.requests, options.num_envs)
+        num_envs = most_even(training.requests, options.num_envs)
         steps = training.requests // num_envs
         updates = min(max(1, round(training.requests / options.batch)), steps)
-        with one_thread(), seeded_generators(training.seed):
+        with one_thread(), seeded_generators(training.seed), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that the last minibatch of an epoch is shorter is meant
             env = SB3VecEnv(make_env(num_envs), RewardScale(num_envs, options.gamma))
             curve = LearningCurve(num_envs, training.report)
             lengths = [len(part) for part in np.array_split(np.arange(steps), updates)]
@@ -171,9 +176,10 @@ class SB3PPOAgent(ReinforcedAgent):
             return Trained(initial, _policy_arrays(model), curve.points())
 
 
-def largest_divisor(number: int, most: int) -> int:
-    """The largest divisor of `number` that is at most `most`: so many users spend a budget to the request."""
-    return next(count for count in range(min(most, number), 0, -1) if number % count == 0)
+def most_even(number: int, most: int) -> int:
+    """Of the counts from half of `most` to `most`, the one that leaves the least of `number` over; the largest of equals."""
+    most = min(number, most)
+    return min(range(most, most // 2, -1), key=lambda count: number % count)
 
 
 def _model(options: SB3PPOOptions, env: SB3VecEnv, steps: int, seed: int) -> PPO:
@@ -193,6 +199,7 @@ def _model(options: SB3PPOOptions, env: SB3VecEnv, steps: int, seed: int) -> PPO
             "activation_fn": nn.Tanh,
             "log_std_init": options.initial_log_std,
         },
+        normalize_advantage=steps * env.num_envs > 1,
         seed=seed,
         device="cpu",
     )
