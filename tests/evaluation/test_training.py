@@ -1,0 +1,218 @@
+import textwrap
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from gymnasium.vector import AutoresetMode
+from polars.testing import assert_frame_equal
+from rich.console import Console
+
+from agents.base import Agent
+from envs.errors import AgentError, ConfigurationError
+from envs.event_log import EventLog
+from evaluation import training
+from evaluation.comparison import split_users
+from evaluation.runs import Run
+from evaluation.training import CountedTraffic, TrainingConfig, Unit, named_agents, run_comparison, units_of
+
+LEARNER = """
+    import numpy as np
+    from gymnasium.vector import AutoresetMode
+    from agents.base import Agent
+
+    class Learner(Agent):
+        '''Looks at some traffic, then shows candidates in reverse; before training, in order.'''
+
+        def fit(self, log, training=None):
+            env = training.make_env(4, AutoresetMode.NEXT_STEP)
+            env.reset(seed=training.seed)
+            env.step(np.tile(np.arange(self.slate_size), (4, 1)))
+            self.turned_ = np.ones(1)
+            self.learning_curve_ = np.array([[1.0, 2.0], [2.0, 3.0]])
+            return self
+
+        def act(self, observation):
+            order = np.arange(observation.candidates.items.shape[1])
+            order = order[::-1] if self.turned_[0] else order
+            return np.tile(order[: self.slate_size], (len(observation), 1))
+
+        def initial_policy(self):
+            beginner = type(self)(self.slate_size, self.seed)
+            beginner.turned_ = np.zeros(1)
+            return beginner
+
+    class Fails(Agent):
+        '''Cannot be fitted.'''
+
+        def fit(self, log, training=None):
+            raise ValueError("no such luck")
+
+        def act(self, observation):
+            raise NotImplementedError
+
+    class Named(Learner):
+        name = "popular"
+"""
+
+
+@pytest.fixture
+def few(small):
+    """Six users."""
+    return replace(small, users=6)
+
+
+@pytest.fixture
+def agent_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(textwrap.dedent(LEARNER))
+    return path
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run.create(tmp_path / "run", "compare", {})
+
+
+def test_agents_are_named_and_their_files_made_absolute(agent_file, monkeypatch):
+    monkeypatch.chdir(agent_file.parent)
+    assert named_agents(["popular", "mine.py:Learner"]) == {
+        "popular": "popular",
+        "Learner": f"{agent_file.resolve()}:Learner",
+    }
+
+
+def test_two_agents_of_one_name_are_refused(agent_file):
+    with pytest.raises(ConfigurationError, match="two agents called 'popular'"):
+        named_agents(["popular", f"{agent_file}:Named"])
+    with pytest.raises(ConfigurationError, match="is empty"):
+        named_agents([])
+    with pytest.raises(AgentError, match="no agent 'populr'"):
+        named_agents(["populr"])
+
+
+def test_agents_that_learn_are_fitted_once_a_seed(agent_file):
+    units = units_of(["random", f"{agent_file}:Learner"], seeds=(4, 5))
+    assert [(unit.name, unit.seed) for unit in units] == [("random", 4), ("Learner", 4), ("Learner", 5)]
+    assert Unit("a b/c", "x", 1).stem == "a_b_c-seed1"
+
+
+def test_training_configuration_is_checked():
+    for wrong in ({"requests": 0}, {"seeds": ()}, {"seeds": (1, 1)}):
+        with pytest.raises(ConfigurationError):
+            TrainingConfig(**wrong)
+
+
+def test_training_traffic_is_of_training_users_and_counted(small_world, candidate_source, small):
+    traffic = CountedTraffic(small_world, candidate_source, small, seed=0)
+    env = traffic.make_env(6, AutoresetMode.NEXT_STEP)
+    assert set(env.users) == set(split_users(small_world, small.seed)[0])
+    env.reset()
+    lived = 0
+    for _ in range(60):
+        *_, info = env.step(np.tile(np.arange(5), (6, 1)))
+        lived += info["active"].sum()
+    assert traffic.requests == lived < 60 * 6
+
+
+def test_a_comparison_leaves_tables_agents_and_events(run, agent_file, small_world, candidate_source, few):
+    specs = ["random", "popular", f"{agent_file}:Learner"]
+    seeds = TrainingConfig(requests=10, seeds=(0, 1))
+    result = run_comparison(
+        specs, small_world, candidate_source, run, comparison=few, training=seeds, reference="popular"
+    )
+    assert set(result.users["agent"]) == {"random", "popular", "Learner", "Learner (initial)"}
+    for name, table in (("users", result.users), ("exposure", result.agents), ("interest", result.interest)):
+        assert_frame_equal(run.table(name), table)
+    summary = run.table("summary")
+    assert dict(summary.select("agent", "role").unique().rows())["Learner (initial)"] == "initial"
+    assert run.table("learning")["training_seed"].to_list() == [0, 0, 1, 1]
+    assert run.table("exposure").filter(pl.col("agent") == "Learner")["training_requests"].to_list() == [4, 4]
+    assert len(EventLog.read(run.events_path("Learner-seed1"))) > 0
+    assert len(EventLog.read(run.events_path("Learner-seed1-initial"))) > 0
+    assert run.agent_path("popular-seed1").exists()
+
+
+def test_resume_does_only_what_is_missing(run, small_world, candidate_source, few, monkeypatch):
+    """The second agent is interrupted while it serves: the first one's results stay, and the second is not fitted again."""
+    serve = training.serve
+
+    def interrupted(agent, *args, name, **kwargs):
+        if name == "popular":
+            raise KeyboardInterrupt
+        return serve(agent, *args, name=name, **kwargs)
+
+    monkeypatch.setattr(training, "serve", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(["random", "popular"], small_world, candidate_source, run, comparison=few)
+    again = Run.open(run.folder)
+    assert again.has_table("users/random-seed0") and not again.has_table("users/popular-seed0")
+    assert not again.has_table("summary")
+
+    served = []
+
+    def counted(agent, *args, name, **kwargs):
+        served.append(name)
+        return serve(agent, *args, name=name, **kwargs)
+
+    def refit(self, log, training=None):
+        raise AssertionError("fitted again")
+
+    monkeypatch.setattr(training, "serve", counted)
+    monkeypatch.setattr("agents.heuristics.Popular.fit", refit)
+    resumed = run_comparison(["random", "popular"], small_world, candidate_source, again, comparison=few)
+    assert served == ["popular"]
+    monkeypatch.undo()
+    whole = Run.create(run.folder.parent / "whole", "compare", {})
+    at_once = run_comparison(["random", "popular"], small_world, candidate_source, whole, comparison=few)
+    assert_frame_equal(resumed.users, at_once.users)
+
+
+def test_a_failing_agent_is_named_and_leaves_nothing_half_written(run, agent_file, small_world, candidate_source, few):
+    with pytest.raises(AgentError, match=r"'Fails' failed in fit \(.*mine.py, line \d+\): ValueError: no such luck"):
+        run_comparison(["random", f"{agent_file}:Fails"], small_world, candidate_source, run, comparison=few)
+    assert run.has_table("users/random-seed0")
+    assert not list(run.folder.rglob("*Fails*"))
+
+
+def test_progress_is_quiet_where_there_is_no_terminal(run, small_world, candidate_source, few, capsys):
+    run_comparison(
+        ["random"], small_world, candidate_source, run, comparison=few, console=Console(force_terminal=False)
+    )
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err == ""
+
+
+def test_jobs_must_be_positive(run, small_world, candidate_source):
+    with pytest.raises(ConfigurationError, match="--jobs is 0"):
+        run_comparison(["random"], small_world, candidate_source, run, jobs=0)
+
+
+@pytest.mark.slow
+def test_side_by_side_gives_the_same_as_one_after_the_other(
+    tmp_path, monkeypatch, agent_file, small_world, candidate_source, few
+):
+    """Workers find an agent that was named by a relative path, and a failure there is told as it is here."""
+    monkeypatch.chdir(agent_file.parent)
+    specs = ["random", "popular", "mine.py:Learner"]
+    lessons = TrainingConfig(requests=10)
+    results = []
+    for jobs in (1, 2):
+        run = Run.create(tmp_path / f"jobs{jobs}", "compare", {})
+        results.append(
+            run_comparison(specs, small_world, candidate_source, run, comparison=few, training=lessons, jobs=jobs)
+        )
+    assert_frame_equal(results[0].users, results[1].users)
+    run = Run.create(tmp_path / "failing", "compare", {})
+    with pytest.raises(AgentError, match="'Fails' failed in fit"):
+        run_comparison(["random", "mine.py:Fails"], small_world, candidate_source, run, comparison=few, jobs=2)
+
+
+def test_agents_of_the_package_keep_their_tracebacks():
+    class Broken(Agent):
+        def act(self, observation):
+            return observation
+
+    Broken.__module__ = "agents.broken"
+    with pytest.raises(ZeroDivisionError), training.blamed_on("broken", Broken(), "act"):
+        _ = 1 / 0
