@@ -2,7 +2,7 @@
 
 Utility of item i for a user in context c (docs/user-model.md):
 
-    x = p.v + alpha s.v - beta f.m + omega_c.m + b + phi(a)
+    x = kappa p.v + alpha s.v - beta f.m + omega_c.m + b + phi(a)
 
 and on consumption of an item with embedding v and categories m
 
@@ -52,6 +52,9 @@ class InterestParams:
     """lambda: share of short-term interest kept per consumed item, in [0, 1)."""
     short_weight: float = 1.0
     """alpha: logits of utility per unit of short-term interest."""
+    long_weight: float = 1.0
+    """kappa: logits of utility per unit of long-term interest. Both interests live in the space of the embeddings, whose
+    mean norm is 1, so that eta moves p towards the items themselves; kappa and alpha turn interest into logits."""
     long_rate: float = 0.02
     """eta: share of the way that long-term interest moves towards a consumed item."""
     satiation_decay: float = 0.8
@@ -153,7 +156,8 @@ class InterestModel:
         weekday: NDArray[np.int64],
         place_in_visit: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        interest = state.long_term + np.float32(self.params.short_weight) * state.short_term
+        interest = np.float32(self.params.long_weight) * state.long_term
+        interest += np.float32(self.params.short_weight) * state.short_term
         taste = self.context_weights[context_rows(hour, weekday, place_in_visit)].sum(axis=1)
         taste -= np.float32(self.params.satiation_gain) * state.satiation
         return np.concatenate([interest, taste], axis=1)

@@ -1,0 +1,206 @@
+"""The second stage of the fit: scalars and age effect re-estimated on events that the embeddings have not seen.
+
+Embeddings fitted to events predict these too well, so weights estimated on the same events are too large. Here the embeddings are
+held, and the scalars, the scale of b and of the users' start, and the age effect are fitted to the early-stopping part by
+Gauss-Newton steps on its likelihood, which gives their intervals too: a sandwich of the multinomial logit's information
+and the users' scores (White 1982; users are the clusters), with a weak normal prior.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.catalogue import SECONDS_PER_DAY
+from envs.users.interest import AGE_KNOTS
+from envs.users.likelihood import EventSplit
+from envs.users.training import Batch, Scalars, make_batch, preferences, user_batches
+
+FREE_START = {
+    "short_decay": 0.7,
+    "short_weight": 1.0,
+    "long_weight": 1.0,
+    "long_rate": -4.0,
+    "satiation_decay": 1.4,
+    "satiation_gain": 0.0,
+    "short_half_life_days": 0.0,
+    "satiation_half_life_days": 0.0,
+}
+"""Scalars before the first step, as `Scalars.from_free` takes them: logits of shares, logs of half-lives, weights."""
+SCALES = ("start_scale", "bias_scale")
+"""Factors of the users' start and of the item biases, folded into these arrays after the fit."""
+_PRIOR_SD = 2.0
+_MAX_STEPS = 3
+_CELLS = 2**18
+"""Utilities whose derivatives are held at once."""
+MAX_CELLS = 20_000_000
+"""Events times items that the second stage looks at; beyond that, users are drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrays:
+    """Arrays of the model as tensors."""
+
+    embedding: Tensor
+    """[I, d] v."""
+    categories: Tensor
+    """[I, G] m."""
+    bias: Tensor
+    """[I] b."""
+    start: Tensor
+    """[U, d] p before the first event."""
+    omega: Tensor
+    """[NUM_CONTEXTS, G]."""
+    contexts: Tensor
+    """[E_all, 3] rows of omega of each event of the split."""
+
+    def context_taste(self, batch: Batch) -> Tensor:
+        """[E, G] of the wanted events."""
+        return self.omega[self.contexts[batch.event]].sum(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Estimates, in the free units of `FREE_START`, and their standard errors."""
+
+    free: dict[str, float]
+    """Scalars and scales."""
+    age_values: NDArray[np.float64]
+    """[knots] phi."""
+    sd: dict[str, float]
+    """Standard error of each of `free`."""
+    age_sd: NDArray[np.float64]
+    """[knots] standard errors of phi, each against the mean of all knots."""
+    num_events: int
+    """Events that the estimates rest on."""
+
+
+def age_basis(age_days: NDArray[np.floating]) -> NDArray[np.float32]:
+    """[..., knots] weights of the knots, so that `basis @ age_values` is `InterestModel.age_effect`."""
+    scaled = np.minimum(np.log1p(np.maximum(age_days, 0)) / AGE_KNOTS[1], len(AGE_KNOTS) - 1)
+    return np.maximum(0, 1 - np.abs(scaled[..., None] - np.arange(len(AGE_KNOTS)))).astype(np.float32)
+
+
+def age_precision(slope_sd: float, bend_sd: float) -> NDArray[np.float64]:
+    """[knots, knots] precision of the prior of phi: mean and slope over the knots held near zero, bends kept small."""
+    knots = len(AGE_KNOTS)
+    ramp = np.arange(knots) - (knots - 1) / 2
+    slope = ramp / (ramp @ ramp)
+    bends = np.diff(np.eye(knots), n=2, axis=0)
+    mean = np.full(knots, 1 / knots)
+    return np.outer(slope, slope) / slope_sd**2 + bends.T @ bends / bend_sd**2 + np.outer(mean, mean) / 0.01**2
+
+
+def calibrate(
+    split: EventSplit,
+    arrays: Arrays,
+    birth: NDArray[np.int64],
+    free: Mapping[str, float],
+    age_values: NDArray[np.float64],
+    age_prior: NDArray[np.float64],
+    low: NDArray[np.int64],
+    high: NDArray[np.int64],
+    tick: Callable[[], None],
+) -> Calibration:
+    """Gauss-Newton on the events at places `low[user]` to `high[user]` - 1, from `free` and `age_values` on."""
+    names = list(free) + list(SCALES)
+    count = len(names)
+    prior_mean = np.array([FREE_START.get(name, 1.0) for name in names] + [0.0] * len(age_values))
+    precision = np.zeros((count + len(age_values),) * 2)
+    precision[:count, :count] = np.eye(count) / _PRIOR_SD**2
+    precision[count:, count:] = age_prior
+    theta = np.concatenate([list(free.values()), np.ones(len(SCALES)), age_values])
+
+    best_loss, best, step, scores, information = np.inf, theta, np.zeros_like(theta), None, precision
+    num_events = int((high - low).sum())
+    for _ in range(_MAX_STEPS + 1):
+        loss, at_scores, at_information = _moments(split, arrays, birth, names, theta, low, high)
+        tick()
+        loss += 0.5 * (theta - prior_mean) @ precision @ (theta - prior_mean)
+        if loss >= best_loss:
+            step /= 2
+            theta = best + step
+            continue
+        best_loss, best, scores, information = loss, theta, at_scores, at_information + precision
+        step = -np.linalg.solve(information, scores.sum(axis=0) + precision @ (theta - prior_mean))
+        if step @ information @ step < 0.01:
+            break
+        theta = best + step
+    assert scores is not None
+    bread = np.linalg.inv(information)
+    covariance = bread @ (scores.T @ scores + precision) @ bread
+    centred = np.eye(len(age_values)) - 1 / len(age_values)
+    sd = np.sqrt(np.diag(covariance))
+    return Calibration(
+        free=dict(zip(names, best.tolist(), strict=False)),
+        age_values=best[count:],
+        sd=dict(zip(names, sd.tolist(), strict=False)),
+        age_sd=np.sqrt(np.diag(centred @ covariance[count:, count:] @ centred.T)),
+        num_events=num_events,
+    )
+
+
+def _moments(
+    split: EventSplit,
+    arrays: Arrays,
+    birth: NDArray[np.int64],
+    names: list[str],
+    theta: NDArray[np.float64],
+    low: NDArray[np.int64],
+    high: NDArray[np.int64],
+) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    """Negative log-likelihood, its gradient for each user [U, k], and the information of the multinomial logit [k, k]."""
+    count, knots = len(names), len(AGE_KNOTS)
+    values = dict(zip(names, torch.tensor(theta[:count], dtype=torch.float32).unbind(), strict=True))
+    bias_scale = values.pop("bias_scale")  # linear in the utilities, so it needs no tangent
+    phi = torch.tensor(theta[count:], dtype=torch.float32)
+    total, information = 0.0, torch.zeros(count + knots, count + knots, dtype=torch.float64)
+    scores = np.zeros((split.num_users, count + knots))
+    vectors = torch.cat([arrays.embedding, arrays.categories], dim=1)
+    for users in user_batches(high - low, 1024):
+        batch = make_batch(split, users, low, high)
+        taste = arrays.context_taste(batch)
+
+        def prefer(
+            values: dict[str, Tensor], batch: Batch = batch, taste: Tensor = taste
+        ) -> Tensor:
+            start = values["start_scale"] * arrays.start[batch.users]
+            return preferences(
+                batch, Scalars.from_free(values), arrays.embedding, arrays.categories, start, taste
+            )
+
+        preference = prefer(values)
+        slopes = []
+        for name in values:
+            tangent = {key: torch.ones_like(x) if key == name else torch.zeros_like(x) for key, x in values.items()}
+            slopes.append(torch.func.jvp(prefer, (values,), (tangent,))[1])
+        slope = torch.stack(slopes, dim=1)
+        event_user = split.user[batch.event.numpy()]
+        chunk = max(_CELLS // split.num_items, 1)
+        for begin in range(0, len(batch.target), chunk):
+            part = slice(begin, begin + chunk)
+            target = batch.target[part]
+            age = (split.timestamp[batch.event[part].numpy(), None] - birth) / SECONDS_PER_DAY
+            basis = torch.from_numpy(age_basis(age))
+            utility = preference[part] @ vectors.T + bias_scale * arrays.bias + basis @ phi
+            if batch.earlier is not None:
+                rows = (batch.earlier[0] >= begin) & (batch.earlier[0] < begin + chunk)
+                utility[batch.earlier[0][rows] - begin, batch.earlier[1][rows]] = -torch.inf
+            log_share = torch.log_softmax(utility, dim=1)
+            total -= float(log_share.gather(1, target[:, None]).double().sum())
+            effects = torch.empty(len(target), len(vectors), count + knots)
+            effects[:, :, : count - 1] = (slope[part] @ vectors.T).transpose(1, 2)
+            effects[:, :, count - 1] = arrays.bias
+            effects[:, :, count:] = basis
+            share = log_share.exp_()
+            mean = torch.bmm(share[:, None], effects)[:, 0]
+            chosen = effects[torch.arange(len(target)), target]
+            np.add.at(scores, event_user[part], (mean - chosen).double().numpy())
+            effects -= mean[:, None]
+            effects *= share.sqrt_()[:, :, None]
+            flat = effects.view(-1, count + knots)
+            information += (flat.T @ flat).double()
+    return total, scores, information.numpy()

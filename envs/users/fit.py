@@ -1,0 +1,342 @@
+"""Fits the parametric user model to a log by maximum likelihood, under the protocol of `envs.users.likelihood`.
+
+Two stages: embeddings, biases, context and age effect, users' starts and scalars by AdamW on the fit part, stopped early
+(`train`); then scalars and age effect on the early-stopping part, embeddings held (`calibrate`). Clicks count as choices from
+the whole catalogue, also where the log tells what was shown.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from envs.artefacts import cache_folder, content_hash
+from envs.catalogue import SECONDS_PER_DAY
+from envs.errors import ArtefactError
+from envs.logs.schema import InteractionLog
+from envs.users.calibration import (
+    FREE_START,
+    MAX_CELLS,
+    Arrays,
+    Calibration,
+    age_basis,
+    age_precision,
+    calibrate,
+)
+from envs.users.interest import AGE_KNOTS, NUM_CONTEXTS, InterestModel, InterestParams, context_rows
+from envs.users.likelihood import (
+    MAX_EVENTS,
+    EventSplit,
+    Part,
+    replay_preferences,
+    split_events,
+    user_model_likelihood,
+)
+from envs.users.parameter_table import Row, array_rows, interest_rows, rating_rows, scaled_params, visit_rows
+from envs.users.progress import fit_progress
+from envs.users.rating_fit import RatingFit, fit_ratings
+from envs.users.training import Scalars, catalogue_loss, make_batch, preferences, user_batches
+from envs.users.visit_fit import VisitFit, fit_visits
+
+FIT_VERSION = 1
+"""Part of the name of cached fits; raised when the same configuration gives another model."""
+_THREADS = 2
+_AGE_ANCHORS = 12
+_MIN_CALIBRATION_EVENTS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How the parametric user model is fitted."""
+
+    embedding_size: int = 32
+    """d: width of the embeddings."""
+    max_events: int = MAX_EVENTS
+    """Events of a user that count, the first ones."""
+    epochs: int = 8
+    """Passes over the fit part at most."""
+    patience: int = 1
+    """Passes without a better early-stopping likelihood after which the first stage ends."""
+    batch_events: int = 2048
+    """Events whose likelihood makes one step."""
+    learning_rate: float = 0.02
+    """Step size of AdamW for the arrays in the first pass."""
+    learning_rate_decay: float = 0.75
+    """Factor on every step size after each pass."""
+    scalar_learning_rate: float = 0.03
+    """Step size for lambda, alpha, the other scalars and the age effect."""
+    item_weight_decay: float = 0.4
+    """Decoupled weight decay of the item embeddings."""
+    user_weight_decay: float = 1.5
+    """Decoupled weight decay of the users' long-term interests."""
+    context_weight_decay: float = 0.1
+    """Decoupled weight decay of the context weights."""
+    start_scale: float = 0.1
+    """Standard deviation of the coordinates of the embeddings before the first step."""
+    age_slope_sd: float = 0.1
+    """Prior standard deviation of the age effect's slope per knot: it hides in the biases, so it is held near zero."""
+    age_bend_sd: float = 1.0
+    """Prior standard deviation of the age effect's second differences."""
+    seed: int = 0
+    """Seed of the start values and of the order of the batches."""
+
+
+def fit_or_load(log: InteractionLog, config: FitConfig = FitConfig(), progress: bool = True) -> InterestModel:
+    """The model fitted to `log`, from the cache if log and configuration have been fitted before.
+
+    A cache file that is damaged is made anew.
+
+    Raises:
+        LogError: if the log has no consumed event.
+        ConfigurationError: if the cache folder cannot be written.
+    """
+    path = cache_folder() / "fits" / f"{fit_key(log, config)}.npz"
+    if path.exists():
+        try:
+            return InterestModel.load(path)
+        except (ArtefactError, TypeError, KeyError):
+            path.unlink()
+    model = fit_interest_model(log, config, progress)
+    model.save(path)
+    return model
+
+
+def fit_key(log: InteractionLog, config: FitConfig) -> str:
+    """Content hash of all that decides a fit."""
+    columns = ("user", "item", "timestamp", "clicked", "rating")
+    arrays = {name: getattr(log, name) for name in columns}
+    arrays |= {"categories": log.catalogue.categories, "birth": log.catalogue.birth}
+    return content_hash(
+        arrays, {"fit_version": FIT_VERSION, "users": len(log.users), "repeats": log.has_repeats, **asdict(config)}
+    )
+
+
+def fit_interest_model(
+    log: InteractionLog,
+    config: FitConfig = FitConfig(),
+    progress: bool = True,
+    shuffle_seed: int | None = None,
+) -> InterestModel:
+    """Fits every parameter that the log can tell; `table` and `fit_report` of the model say what came out.
+
+    Args:
+        log: the whole log; the protocol takes its share of it.
+        config: how to fit.
+        progress: whether to show a bar, if the terminal is one.
+        shuffle_seed: fit and measure with the events shuffled inside visits, to see what list order gives.
+
+    Raises:
+        LogError: if the log has no consumed event.
+    """
+    begin = time.perf_counter()
+    split = split_events(log, config.max_events, shuffle_seed)
+    with two_threads(), fit_progress("Fitting users", config.epochs + 4, progress) as tick:
+        arrays, free, age_values = train(log, split, config, tick)
+        low, high, held_out = _calibration_events(split, config.seed)
+        prior = age_precision(config.age_slope_sd, config.age_bend_sd)
+        calibration = calibrate(split, arrays, log.catalogue.birth, free, age_values, prior, low, high, tick)
+        visits = fit_visits(log)
+        model = _assemble(log, split, arrays, calibration, visits, held_out)
+        test = user_model_likelihood(model, log.catalogue.birth, split)
+    model.fit_report.update(
+        **test.report(),
+        shuffled=shuffle_seed is not None,
+        fit_seconds=time.perf_counter() - begin,
+    )
+    return model
+
+
+@contextmanager
+def two_threads() -> Iterator[None]:
+    """Lets torch and BLAS use two threads at most inside the block."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(min(threads, _THREADS))
+    try:
+        with threadpool_limits(_THREADS):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Ages:
+    """The age effect as a few more columns of preference and item vectors.
+
+    In the first stage the effect is interpolated in time between a dozen moments of the log (ages are exact at these), so that one matrix
+    product gives all utilities; the second stage and every figure use exact ages.
+    """
+
+    def __init__(self, split: EventSplit, birth: NDArray[np.int64]) -> None:
+        first, last = split.timestamp.min(), split.timestamp.max()
+        anchors = np.linspace(first, max(last, first + 1), _AGE_ANCHORS)
+        scaled = (split.timestamp - first) / (anchors[1] - anchors[0])
+        hats = np.maximum(0, 1 - np.abs(scaled[:, None] - np.arange(_AGE_ANCHORS)))
+        self.event = torch.from_numpy(hats.astype(np.float32))
+        self._basis = torch.from_numpy(age_basis((anchors - birth[:, None]) / SECONDS_PER_DAY))
+
+    def item(self, age_values: Tensor) -> Tensor:
+        """[I, anchors]."""
+        return self._basis @ age_values
+
+
+def train(
+    log: InteractionLog, split: EventSplit, config: FitConfig, tick: Callable[[], None]
+) -> tuple[Arrays, dict[str, float], NDArray[np.float64]]:
+    """The first stage: (arrays, free scalars, phi) of the pass with the best early-stopping likelihood."""
+    torch.manual_seed(config.seed)
+    rng = np.random.default_rng(config.seed)
+    categories = torch.from_numpy(log.catalogue.categories)
+    popularity = np.log(split.counts(Part.FIT) + 1.0)
+    learnt = {
+        "embedding": config.start_scale * torch.randn(split.num_items, config.embedding_size),
+        "start": 0.01 * torch.randn(split.num_users, config.embedding_size),
+        "bias": torch.tensor(popularity - popularity.mean(), dtype=torch.float32),
+        "omega": torch.zeros(NUM_CONTEXTS, categories.shape[1]),
+        "phi": torch.zeros(len(AGE_KNOTS)),
+    } | {name: torch.tensor(value) for name, value in FREE_START.items()}
+    for tensor in learnt.values():
+        tensor.requires_grad_()
+    decays = {
+        "embedding": config.item_weight_decay,
+        "start": config.user_weight_decay,
+        "omega": config.context_weight_decay,
+        "bias": 0.0,
+    }
+    groups = [{"params": [learnt[name]], "weight_decay": decay} for name, decay in decays.items()]
+    scalars = [learnt["phi"], *(learnt[name] for name in FREE_START)]
+    groups.append({"params": scalars, "weight_decay": 0.0, "lr": config.scalar_learning_rate})
+    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, config.learning_rate_decay)
+
+    contexts = torch.from_numpy(context_rows(split.hour, split.weekday, split.place_in_visit))
+    arrays = Arrays(
+        embedding=learnt["embedding"],
+        categories=categories,
+        bias=learnt["bias"],
+        start=learnt["start"],
+        omega=learnt["omega"],
+        contexts=contexts,
+    )
+    ages = _Ages(split, log.catalogue.birth)
+    age_prior = torch.from_numpy(age_precision(config.age_slope_sd, config.age_bend_sd).astype(np.float32))
+
+    def loss(users: NDArray[np.int64], low: NDArray[np.int64], high: NDArray[np.int64]) -> tuple[Tensor, int]:
+        batch = make_batch(split, users, low, high)
+        preference = preferences(
+            batch,
+            Scalars.from_free(learnt),
+            arrays.embedding,
+            categories,
+            arrays.start[batch.users],
+            arrays.context_taste(batch),
+        )
+        preference = torch.cat([preference, ages.event[batch.event]], dim=1)
+        vectors = torch.cat([arrays.embedding, categories, ages.item(learnt["phi"])], dim=1)
+        return catalogue_loss(preference, vectors, arrays.bias, batch.target, batch.earlier), len(batch.target)
+
+    none, fit_end, stop_end = _ends(split)
+    best, waited = np.inf, 0
+    kept = {name: tensor.detach().clone() for name, tensor in learnt.items()}
+    for _ in range(config.epochs):
+        for users in user_batches(fit_end, config.batch_events, rng):
+            optimiser.zero_grad()
+            total, events = loss(users, none, fit_end)
+            penalty = 0.5 * learnt["phi"] @ age_prior @ learnt["phi"]
+            (total / events + penalty / fit_end.sum()).backward()
+            optimiser.step()
+        schedule.step()
+        tick()
+        with torch.no_grad():
+            stops = [loss(users, fit_end, stop_end)[0].item() for users in user_batches(stop_end - fit_end, 4096)]
+        # Without an early-stopping part (a tiny log) every pass counts as better.
+        if not stops or sum(stops) < best:
+            best, waited = sum(stops), 0
+            kept = {name: tensor.detach().clone() for name, tensor in learnt.items()}
+        else:
+            waited += 1
+            if waited >= config.patience:
+                break
+    return (
+        Arrays(
+            embedding=kept["embedding"],
+            categories=categories,
+            bias=kept["bias"],
+            start=kept["start"],
+            omega=kept["omega"],
+            contexts=contexts,
+        ),
+        {name: kept[name].item() for name in FREE_START},
+        kept["phi"].double().numpy(),
+    )
+
+
+def _ends(split: EventSplit) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """[U] first place of the fit part (0), of the early-stopping part and of the test part."""
+    fit = np.bincount(split.user[split.part == Part.FIT], minlength=split.num_users)
+    stop = np.bincount(split.user[split.part == Part.STOP], minlength=split.num_users)
+    return np.zeros_like(fit), fit, fit + stop
+
+
+def _calibration_events(
+    split: EventSplit, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
+    """(low, high, held out): the early-stopping part, or the fit part where that has next to no events; of users drawn at
+    random where there are too many."""
+    none, fit_end, stop_end = _ends(split)
+    held_out = int((stop_end - fit_end).sum()) >= _MIN_CALIBRATION_EVENTS
+    low, high = (fit_end, stop_end) if held_out else (none, fit_end)
+    users = np.random.default_rng(seed).permutation(split.num_users)
+    beyond = np.cumsum((high - low)[users]) * split.num_items > MAX_CELLS
+    high = high.copy()
+    high[users[beyond]] = low[users[beyond]]
+    return low, high, held_out
+
+
+def _assemble(
+    log: InteractionLog,
+    split: EventSplit,
+    arrays: Arrays,
+    calibration: Calibration,
+    visits: VisitFit,
+    held_out: bool,
+) -> InterestModel:
+    """The numpy model on the scale of a mean norm of 1, with its rating head and table."""
+    scale = float(arrays.embedding.norm(dim=1).mean())
+    params, intervals = scaled_params(calibration, scale)
+    bias = calibration.free["bias_scale"] * arrays.bias.numpy()
+    age_values = calibration.age_values.astype(np.float32)
+
+    def model(params: InterestParams, ratings: RatingFit | None, rows: list[Row]) -> InterestModel:
+        return InterestModel(
+            params=params,
+            visits=visits.params,
+            item_embedding=(arrays.embedding.numpy() / scale).astype(np.float32),
+            categories=log.catalogue.categories,
+            item_bias=(bias - bias.mean()).astype(np.float32),
+            user_embedding=(arrays.start.numpy() * (calibration.free["start_scale"] / scale)).astype(np.float32),
+            context_weights=arrays.omega.numpy(),
+            age_values=age_values,
+            rating_user=np.zeros(split.num_users, np.float32) if ratings is None else ratings.user,
+            rating_item=np.zeros(split.num_items, np.float32) if ratings is None else ratings.item,
+            rating_grid=np.zeros(0, np.float32) if ratings is None else ratings.grid,
+            table=rows,
+        )
+
+    bare = model(params, None, [])
+    preference = replay_preferences(bare, split)
+    age = (split.timestamp - log.catalogue.birth[split.item]) / SECONDS_PER_DAY
+    utility = (preference * bare.item_vectors[split.item]).sum(axis=1)
+    utility += bare.item_bias[split.item] + bare.age_effect(age.astype(np.float32))
+    rating = log.consumed().rating[split.row]
+    ratings = fit_ratings(rating, split.user, split.item, utility, split.part, split.num_users, split.num_items)
+    params = InterestParams(**(asdict(params) | {"rating_slope": ratings.slope, "rating_sd": ratings.sd}))
+    rows = interest_rows(params, intervals, calibration, held_out)
+    rows += array_rows(bare, calibration) + visit_rows(visits) + rating_rows(ratings)
+    fitted = model(params, ratings, rows)
+    fitted.fit_report.update(rating_rmse=ratings.test_rmse, rating_calibration_error=ratings.test_calibration_error)
+    return fitted

@@ -1,0 +1,158 @@
+"""The table of parameters: each *fitted*, with an interval of 95 %, or *assumed*, with the reason for its value."""
+
+from typing import Any
+
+import numpy as np
+
+from envs.users.calibration import Calibration
+from envs.users.interest import AGE_KNOTS, InterestModel, InterestParams
+from envs.users.protocol import VisitParams, position_logits
+from envs.users.rating_fit import RatingFit
+from envs.users.visit_fit import VisitFit
+
+Row = dict[str, Any]
+"""name, symbol, value, low, high, source, note; low and high are None where there is no interval."""
+
+
+def row(
+    name: str, symbol: str, value: float, interval: tuple[float, float] | None, note: str, source: str = "fitted"
+) -> Row:
+    """One row of the table; an interval that is not finite is none."""
+    low, high = interval if interval is not None and np.isfinite(interval).all() else (None, None)
+    return {
+        "name": name,
+        "symbol": symbol,
+        "value": float(value) if np.isfinite(value) else None,
+        "low": low,
+        "high": high,
+        "source": source,
+        "note": note,
+    }
+
+
+def scaled_params(calibration: Calibration, scale: float) -> tuple[InterestParams, dict[str, tuple[float, float]]]:
+    """(parameters, intervals) in the units of `InterestParams` once embeddings and interests are divided by `scale`.
+
+    A utility k p.v is unchanged by v -> v / scale, p -> p / scale, k -> k scale^2; and s, being a mean of v, scales with it.
+    """
+    values, intervals = {}, {}
+    for name in ("short_decay", "long_rate", "satiation_decay"):
+        values[name], intervals[name] = _transformed(calibration, name, lambda x: 1 / (1 + np.exp(-x)))
+    for name in ("short_half_life_days", "satiation_half_life_days"):
+        values[name], intervals[name] = _transformed(calibration, name, np.exp)
+    for name in ("short_weight", "long_weight"):
+        values[name], intervals[name] = _transformed(calibration, name, lambda x: x * scale**2)
+    values["satiation_gain"], intervals["satiation_gain"] = _transformed(calibration, "satiation_gain", lambda x: x)
+    return InterestParams(**values), intervals
+
+
+def _transformed(calibration: Calibration, name: str, rising: Any) -> tuple[float, tuple[float, float]]:
+    value, half = calibration.free[name], 1.96 * calibration.sd[name]
+    return float(rising(value)), (float(rising(value - half)), float(rising(value + half)))
+
+
+def interest_rows(
+    params: InterestParams, intervals: dict[str, tuple[float, float]], calibration: Calibration, held_out: bool
+) -> list[Row]:
+    """Rows of the scalars."""
+    where = "early-stopping part" if held_out else "fit part (the early-stopping part is too small)"
+    method = (
+        f"given embeddings, on {calibration.num_events} events of the {where}; sandwich clustered by user, weak normal prior"
+    )
+    named = (
+        ("long_weight", "κ", "logits per unit of long-term interest"),
+        ("long_rate", "η", "share of the way to a consumed item"),
+        ("short_weight", "α", "logits per unit of short-term interest"),
+        ("short_decay", "λ", "share kept per item; held-out estimates of a list-ordered log hold the list's order too"),
+        ("short_half_life_days", "h_s", "days between visits"),
+        ("satiation_gain", "β", "logits lost per unit of satiation; below 0, categories persist rather than sate"),
+        ("satiation_decay", "γ", "share kept per item"),
+        ("satiation_half_life_days", "h_f", "days between visits"),
+    )
+    rows = [
+        row(name, symbol, getattr(params, name), intervals[name], f"{unit}; {method}") for name, symbol, unit in named
+    ]
+    walk = "the log has too few visits per user to tell a walk from noise; swept in the sensitivity report"
+    rows.append(row("walk_sd", "σ_p", params.walk_sd, None, walk, "assumed"))
+    return rows
+
+
+def array_rows(model: InterestModel, calibration: Calibration) -> list[Row]:
+    """Rows that sum up the arrays."""
+    norm = np.linalg.norm(model.item_embedding, axis=1)
+    rows = [
+        row("item_embedding", "v", norm.mean(), None, "mean norm, fixed to 1: the scale of v, p and s is free"),
+        row(
+            "user_embedding",
+            "p",
+            np.linalg.norm(model.user_embedding, axis=1).mean(),
+            None,
+            "mean norm of the long-term interest before the first event; weight decay towards 0",
+        ),
+        row(
+            "item_bias",
+            "b",
+            model.item_bias.std(),
+            None,
+            "standard deviation over items, in logits, centred; holds the slope of the age effect too",
+        ),
+        row(
+            "context_weights",
+            "ω",
+            float(np.sqrt(np.mean(model.context_weights**2))),
+            None,
+            "root mean square over contexts and categories, in logits; weight decay towards 0",
+        ),
+    ]
+    for knot, value, sd in zip(AGE_KNOTS, calibration.age_values, calibration.age_sd, strict=True):
+        note = "logits against the mean of the knots; its slope is held near 0 by a ridge (it hides in b), its bends are fitted"
+        interval = (value - 1.96 * sd, value + 1.96 * sd)
+        rows.append(row(f"age_effect_{np.expm1(knot):.0f}_days", "φ", value, interval, note))
+    return rows
+
+
+def visit_rows(fit: VisitFit) -> list[Row]:
+    """Rows of leaving and returning, and of what a log without exposures cannot tell."""
+    leave = "logit, maximum likelihood over all consumed events; sandwich clustered by user"
+    back = f"mixture cure, censored at the log's end, {fit.num_visits} visits; sandwich clustered by user"
+    notes = {
+        "leave_intercept": ("h_0", leave),
+        "leave_log_place": ("h_1", f"{leave}; per log(1 + items consumed before in the visit)"),
+        "return_intercept": ("r_0", f"logit of ever coming back; {back}"),
+        "gap_log_mean": ("g_0", f"mean of log(days away); {back}"),
+        "gap_log_sd": ("g_1", f"standard deviation of log(days away); {back}"),
+    }
+    rows = [
+        row(name, symbol, getattr(fit.params, name), fit.intervals[name], note) for name, (symbol, note) in notes.items()
+    ]
+    assumed = {
+        "leave_miss": ("h_2", "logit of leaving after one request without a click: unseen where a log has clicks only"),
+        "impatience": ("h_3", "rise of that logit per further miss: unseen where a log has clicks only"),
+        "leave_satisfaction": ("h_4", "logits per nat: satisfaction is not seen without exposures; sign by reason"),
+        "return_satisfaction": ("r_1", "logits per nat: satisfaction is not seen without exposures; sign by reason"),
+        "gap_satisfaction": ("g_2", "log days per nat: satisfaction is not seen without exposures; sign by reason"),
+        "satisfaction_decay": ("δ", "share kept per request: a memory of about five requests"),
+    }
+    defaults = VisitParams()
+    rows += [
+        row(name, symbol, getattr(defaults, name), None, note, "assumed") for name, (symbol, note) in assumed.items()
+    ]
+    outside = "logit of clicking nothing: set for each run so that the popularity policy gets a stated click rate"
+    position = (
+        "logits of the second slot against the first, the discount of DCG: clicks without exposures say nothing of position"
+    )
+    rows.append(row("outside_option", "x_0", float("nan"), None, outside, "assumed"))
+    rows.append(row("position_logits", "π", float(position_logits(2)[1]), None, position, "assumed"))
+    return rows
+
+
+def rating_rows(fit: RatingFit) -> list[Row]:
+    """Rows of the rating head; none where the log has no ratings."""
+    if not len(fit.grid):
+        return []
+    slope = "rating units per logit of utility, user and item means held; ridge, sandwich clustered by user"
+    spread = "rating units about the mean; residuals of the early-stopping part, clustered by user"
+    return [
+        row("rating_slope", "ρ_1", fit.slope, fit.slope_interval, slope),
+        row("rating_sd", "ρ_2", fit.sd, fit.sd_interval, spread),
+    ]
