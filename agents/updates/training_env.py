@@ -54,8 +54,16 @@ def training_envs(
     makers = [_maker(world, config, scale)] * num_envs
     if processes:
         # Ray and torch have threads, which a fork would break
-        return AsyncVectorEnv(makers, context="spawn", autoreset_mode=AutoresetMode.NEXT_STEP)
+        return EpisodeProcesses(makers, context="spawn", autoreset_mode=AutoresetMode.NEXT_STEP)
     return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+
+class EpisodeProcesses(AsyncVectorEnv):
+    """Episodes in processes of their own. RLlib pickles its configuration for runners elsewhere, of which there are none;
+    a pickled copy of this environment is None, since processes cannot be sent."""
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
 
 
 def _maker(world: World, config: UpdateConfig, scale: float) -> Callable[[], PairedReward]:
