@@ -16,7 +16,7 @@ from ray.rllib.utils.metrics import (
     TD_ERROR_KEY,
 )
 
-from agents.actions import PresetAction, SlateActionWrapper, weights_of_presets
+from agents.actions import PRESETS, PresetAction, SlateActionWrapper, weights_of_presets
 from agents.base import Training
 from agents.rl.batched_env_runner import EpsilonGreedyEnvRunner
 from agents.rl.modules import DuelingModule
@@ -123,6 +123,7 @@ class DQNAgent(ReinforcedAgent):
 
     name = "dqn"
     options_class = DQNOptions
+    num_outputs = len(PRESETS)
 
     @staticmethod
     def weights_of_outputs(outputs: NDArray[np.float32]) -> NDArray[np.float32]:

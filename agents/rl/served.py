@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import nn
 
-from agents.actions import SlateActionWrapper
+from agents.actions import WEIGHT_CENTRE, SlateActionWrapper
 from agents.base import Agent, Training
 from agents.rerankers import rerank
 from agents.rl.networks import in_blocks, network_from
@@ -75,6 +75,8 @@ class ReinforcedAgent(Agent):
 
     options_class: ClassVar[type[Any]]
     """Frozen dataclass of the algorithm's settings."""
+    num_outputs: ClassVar[int] = len(WEIGHT_CENTRE)
+    """Outputs of the policy network."""
     autoreset_mode: ClassVar[AutoresetMode] = AutoresetMode.NEXT_STEP
 
     def __init__(self, slate_size: int = 10, seed: int = 0, options: Any = None) -> None:
@@ -194,7 +196,7 @@ class ReinforcedAgent(Agent):
             agent.learning_curve_ = arrays["learning_curve"].reshape(-1, 2)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError(f"'{path}' is not a whole '{cls.name}' agent ({error}); train it again.") from error
-        if not agent._fits(items, policy):
+        if not agent._fits():
             raise ArtefactError(f"'{path}' holds a '{cls.name}' agent whose parts do not fit together; train it again.")
         if log is not None and configuration["data"] != _fingerprint(log):
             raise ArtefactError(
@@ -206,14 +208,12 @@ class ReinforcedAgent(Agent):
         self.items_, self.policy_, self.initial_, self.data_ = items, policy, initial, data
         self._network: nn.Sequential = network_from(policy)
 
-    def _fits(self, items: PublicItems, policy: Weights) -> bool:
-        least = len(summary_names(0, items.categories.shape[1]))
-        outputs = len(policy[f"{len(policy) - 2}.bias"]) if f"{len(policy) - 2}.bias" in policy else -1
-        probe = self.weights_of_outputs(np.zeros((1, max(outputs, 1)), np.float32)) if outputs > 0 else np.zeros((1, 0))
-        return (
-            len(items.popularity) == len(items.categories)
-            and len(policy["0.weight"][0]) >= least
-            and probe.shape == (1, 4)
+    def _fits(self) -> bool:
+        """Whether the network takes summaries of these items and gives this agent's outputs."""
+        width_in = len(summary_names(0, self.items_.categories.shape[1]))
+        return len(self.items_.popularity) == len(self.items_.categories) and all(
+            len(policy["0.weight"][0]) >= width_in and len(policy[f"{len(policy) - 2}.bias"]) == self.num_outputs
+            for policy in (self.policy_, self.initial_)
         )
 
 
