@@ -444,31 +444,33 @@ def _place_labels(axes: Axes, points: list[Point], labels: list[str], lines: lis
         (left, bottom), (right, top) = axes.transData.transform(line)
         if np.isfinite([left, bottom, right, top]).all():
             taken.append(Bbox.from_extents(left - 1, bottom - 1, right + 1, top + 1))
-    directions = [
-        (np.cos(angle), np.sin(angle)) for angle in np.radians([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 240, 300])
-    ]
+    scale = axes.figure.dpi / 72
+    angles = np.radians([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 240, 300])
+    places = [(reach * np.cos(angle), reach * np.sin(angle)) for reach in (7.0, 14.0) for angle in angles]
     for number in sorted(range(len(points)), key=lambda index: -abs(pixels[index][0] - frame.x0 - frame.width / 2)):
         if not labels[number]:
             continue
         text = axes.annotate(
             labels[number], points[number], (0, 0), textcoords="offset points", fontsize=8, zorder=5, path_effects=HALO
         )
-        best, least = ("left", "center", (7.0, 0.0)), np.inf
-        for reach in (7.0, 14.0):
-            for across, up in directions:
-                align = "center" if abs(across) < 0.3 else "left" if across > 0 else "right"
-                raise_ = "center" if abs(up) < 0.3 else "bottom" if up > 0 else "top"
-                text.set(ha=align, va=raise_, position=(reach * across, reach * up))
-                box = text.get_window_extent(renderer)
-                covered = sum(_overlap(box, other) for place, other in enumerate(taken) if place != number)
-                outside = box.width * box.height - _overlap(box, frame)
-                cost = covered + outside + (reach - 7) * 0.1
-                if least == 0:
-                    break
-                if cost < least:
-                    best, least = (align, raise_, (reach * across, reach * up)), cost
-        text.set(ha=best[0], va=best[1], position=best[2])
-        taken.append(text.get_window_extent(renderer))
+        extent = text.get_window_extent(renderer)
+        best, least = (places[0], [0.0, 0.5], extent), np.inf
+        for across, up in places:
+            # how far along the text its anchor lies: 0 left or bottom, 1 right or top
+            anchor = [0.5 if abs(part) < 3 else 0.0 if part > 0 else 1.0 for part in (across, up)]
+            left = pixels[number][0] + scale * across - anchor[0] * extent.width
+            bottom = pixels[number][1] + scale * up - anchor[1] * extent.height
+            box = Bbox.from_bounds(left, bottom, extent.width, extent.height)
+            hidden = sum(_overlap(box, other) for place, other in enumerate(taken) if place != number)
+            hidden += extent.width * extent.height - _overlap(box, frame)
+            if hidden < least:
+                best, least = ((across, up), anchor, box), hidden
+            if least < 1e-6:
+                break
+        position, anchor, box = best
+        horizontal, vertical = {0.0: "left", 0.5: "center", 1.0: "right"}, {0.0: "bottom", 0.5: "center", 1.0: "top"}
+        text.set(ha=horizontal[anchor[0]], va=vertical[anchor[1]], position=position)
+        taken.append(box)
 
 
 def _overlap(first: Bbox, second: Bbox) -> float:
