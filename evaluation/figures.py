@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from envs.artefacts import written_whole
 from envs.errors import ArtefactError
 from evaluation import plots
+from evaluation.plot_style import GREY, house_style
 from evaluation.runs import Run
 from evaluation.summary import num_users_and_seeds
 
@@ -36,7 +37,7 @@ def save_figures(runs: Run | Sequence[Run], folder: Path | None = None) -> list[
     if folder is None:
         folder = several[0].plot_path("any").parent
     saved = []
-    with plots.house_style():
+    with house_style():
         for name, draw, table in _FIGURES:
             having = [run for run in several if run.has_table(table)]
             figure = draw(having, _titles(having)) if having else None
@@ -69,7 +70,7 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def _comparison(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
-    """(a) Reward and engagement with intervals; one row of panels a run, so that bars of all runs share their scale."""
+    """Reward and engagement with intervals; one row of panels a run, so that bars of all runs share their scale."""
     summaries = [run.table("summary") for run in runs]
     scaled = all("normalised_reward" in summary["metric"] for summary in summaries)
     metric = "normalised_reward" if scaled else "reward"
@@ -97,7 +98,7 @@ def _seeds_told(seeds: int) -> str:
 
 
 def _tradeoff(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
-    """(b)"""
+    """Engagement against diversity, a panel for each run."""
     figure = _figure(7 * len(runs), 4.8)
     panels = figure.subplots(1, len(runs), squeeze=False, sharex=True, sharey=True)[0]
     for axes, run, title in zip(panels, runs, titles, strict=True):
@@ -107,7 +108,7 @@ def _tradeoff(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
 
 
 def _interest(runs: Sequence[Run], titles: Sequence[str]) -> Figure | None:
-    """(c) The longest lives of the first run under two of its policies: users down, policies across."""
+    """The longest lives of the first run under two of its policies: users down, policies across."""
     trajectories = runs[0].table("interest")
     seed = trajectories["training_seed"].min()
     trajectories = trajectories.filter(pl.col("training_seed") == seed)
@@ -143,7 +144,7 @@ def _two_policies(agents: Sequence[str]) -> list[str]:
 
 
 def _learning(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
-    """(d)"""
+    """Learning curves, a panel for each run."""
     figure = _figure(7 * len(runs), 4.6)
     panels = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
     for axes, run, title in zip(panels, runs, titles, strict=True):
@@ -158,7 +159,7 @@ def _learning(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
 
 
 def _updates(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
-    """(e)"""
+    """Model updates: over time and against cost, a row of panels for each run."""
     figure = _figure(10, 4.2 * len(runs))
     panels = figure.subplots(len(runs), 2, squeeze=False, width_ratios=[3, 2], sharex="col", sharey="col")
     for (left, right), run, title in zip(panels, runs, titles, strict=True):
@@ -176,7 +177,7 @@ def _prefix(axes: plots.Axes, title: str) -> None:
 
 
 def _footnote(figure: Figure, text: str) -> None:
-    figure.supxlabel(text, fontsize=7.5, color=plots.GREY, x=0.01, ha="left")
+    figure.supxlabel(text, fontsize=7.5, color=GREY, x=0.01, ha="left")
 
 
 _FIGURES: tuple[tuple[str, Callable[[Sequence[Run], Sequence[str]], Figure | None], str], ...] = (

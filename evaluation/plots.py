@@ -1,48 +1,28 @@
 """Plots: each function takes a tidy table and an Axes, and returns the Axes; `figures.py` lays them out and writes files.
 
 Colours are those of Okabe and Ito (2008), freshness is in cividis: both can be told apart without red and green. Whiskers
-are 95 % intervals, paired with nothing: differences are in the report's table.
+are 95 % intervals of each figure by itself; paired differences, which are much narrower, are in the report's table.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.ticker
 import numpy as np
 import polars as pl
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.transforms import Bbox, ScaledTranslation
 
+from evaluation.plot_style import BLUE, CYCLE, GREY, HALO, INK, PALE, VERMILLION, legend_below, place_labels
 from evaluation.statistics import Estimate, Measured
 from evaluation.summary import initial_name
 
-BLUE, VERMILLION, GREEN, ORANGE, SKY, PINK, YELLOW = [
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#E69F00",
-    "#56B4E9",
-    "#CC79A7",
-    "#F0E442",
-]
-GREY, PALE, INK = "#8A8A8A", "#D0D0D0", "#262626"
-CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY, YELLOW)
 ROLE_COLOURS = {"baseline": BLUE, "learner": VERMILLION, "oracle": PALE}
 ROLE_NAMES = {"baseline": "baseline", "learner": "reinforcement learning", "oracle": "oracle (sees the hidden state)"}
-HALO = [patheffects.withStroke(linewidth=2, foreground="white")]
 MARKERS = "osD^vPX<>*"
-
-LEGEND_DROP = 38
-"""Points between the x axis and a legend below it: room for tick labels and the axis label."""
-
-Point = tuple[float, float]
 
 METRIC_LABELS = {
     "reward": ("Reward", "weighted clicks per user"),
@@ -52,36 +32,10 @@ METRIC_LABELS = {
 """Title and unit of the metrics that have a bar chart."""
 
 
-@contextmanager
-def house_style() -> Iterator[None]:
-    """Matplotlib settings of all figures."""
-    settings: dict[Any, Any] = {
-        "figure.dpi": 150,
-        "savefig.dpi": 150,
-        "figure.constrained_layout.use": True,
-        "font.size": 9,
-        "axes.titlesize": 10,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": GREY,
-        "axes.labelcolor": INK,
-        "text.color": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "legend.frameon": False,
-        "legend.fontsize": 8,
-        "hatch.linewidth": 0.6,
-    }
-    with mpl.rc_context(settings):
-        yield
-
-
 def bars(
     summary: pl.DataFrame, axes: Axes, metric: str = "reward", order: list[str] | None = None, legend: bool = True
 ) -> Axes:
-    """(a) One bar for each agent with its interval, the best on top.
+    """One bar for each agent with its interval, the best on top.
 
     Oracles are hatched; an agent trained by reinforcement learning has a diamond where its own policy stood before
     training, and a pale bar if it is not above that.
@@ -143,12 +97,12 @@ def bars(
     if beginnings:
         handles.append(Line2D([], [], ls="", marker="D", mfc="white", mec=INK, label="its policy before training"))
     if legend:
-        _legend_below(axes, handles)
+        legend_below(axes, handles)
     return axes
 
 
 def tradeoff(summary: pl.DataFrame, axes: Axes) -> Axes:
-    """(b) Engagement against diversity of consumption, freshness of consumption as colour, one labelled point an agent.
+    """Engagement against diversity of consumption, freshness of consumption as colour, one labelled point an agent.
 
     Squares are oracles, diamonds are agents trained by reinforcement learning, with a line from their own policy before
     training. `summary` as for `bars`.
@@ -212,13 +166,13 @@ def tradeoff(summary: pl.DataFrame, axes: Axes) -> Axes:
     ]
     if "initial" in roles:
         handles.append(Line2D([], [], color=VERMILLION, lw=1, label="from the policy before training"))
-    _legend_below(axes, handles)
-    _place_labels(axes, points, labels, lines)
+    legend_below(axes, handles)
+    place_labels(axes, points, labels, lines)
     return axes
 
 
 def interest(trajectory: pl.DataFrame, axes: Axes, categories: list[str] | None = None) -> Axes:
-    """(c) Interest of one user under one policy, request by request, as areas that add up to 1.
+    """Interest of one user under one policy, request by request, as areas that add up to 1.
 
     White lines part the visits, each with its day below.
 
@@ -274,7 +228,7 @@ def top_categories(trajectory: pl.DataFrame, count: int = 6) -> list[str]:
 
 
 def learning_curves(curves: pl.DataFrame, axes: Axes, references: pl.DataFrame | None = None) -> Axes:
-    """(d) Reward of a life while agents learn; thin lines are training seeds, thick ones their mean.
+    """Reward of a life while agents learn; thin lines are training seeds, thick ones their mean.
 
     Args:
         curves: agent, training_seed, requests, reward (mean reward of lives of training users).
@@ -312,12 +266,12 @@ def learning_curves(curves: pl.DataFrame, axes: Axes, references: pl.DataFrame |
     axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
     axes.grid(color=PALE, lw=0.5)
     if agents:
-        _legend_below(axes)
+        legend_below(axes)
     return axes
 
 
 def updates_over_time(days: pl.DataFrame, axes: Axes) -> Axes:
-    """(e, first) Engagement over days under each update policy; marks stand on the days of its updates.
+    """Engagement over days under each update policy; marks stand on the days of its updates.
 
     The line is the mean over seeds and the band its 95 % interval; where there are several seeds the marks are those of the
     first.
@@ -355,12 +309,12 @@ def updates_over_time(days: pl.DataFrame, axes: Axes) -> Axes:
         Line2D([], [], ls="", marker=marker, color=GREY, ms=4.5, label=label)
         for marker, label in (("^", "incremental update"), ("s", "full refit"))
     ]
-    _legend_below(axes, [*handles, *marks])
+    legend_below(axes, [*handles, *marks])
     return axes
 
 
 def updates_against_cost(days: pl.DataFrame, axes: Axes) -> Axes:
-    """(e, second) Engagement and cost of each update policy, means over the days; whiskers over seeds.
+    """Engagement and cost of each update policy, means over the days; whiskers over seeds.
 
     `days` as for `updates_over_time`, with cost.
     """
@@ -391,7 +345,7 @@ def updates_against_cost(days: pl.DataFrame, axes: Axes) -> Axes:
     axes.set_xlabel("cost of updates per day (in the reward's unit)")
     axes.set_ylabel("engagement (items consumed per visit)")
     axes.grid(color=PALE, lw=0.5, zorder=0)
-    _place_labels(axes, points, labels, lines)
+    place_labels(axes, points, labels, lines)
     return axes
 
 
@@ -411,69 +365,3 @@ def _whisker(axes: Axes, row: dict[str, Any], place: int) -> None:
     if np.isfinite([row["low"], row["high"]]).all():
         spans = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
         axes.errorbar(row["value"], place, xerr=spans, ecolor=INK, elinewidth=1, capsize=2, fmt="none", zorder=3)
-
-
-def _legend_below(axes: Axes, handles: list[Any] | None = None) -> None:
-    """The legend under the x label, in as many columns as fit, so that it covers no data."""
-    if handles is None:
-        handles, _ = axes.get_legend_handles_labels()
-    if handles:
-        below = axes.transAxes + ScaledTranslation(0, -LEGEND_DROP / 72, axes.figure.dpi_scale_trans)
-        axes.legend(
-            handles=handles,
-            loc="upper left",
-            bbox_to_anchor=(0, 0),
-            bbox_transform=below,
-            ncols=2,
-            borderaxespad=0,
-            columnspacing=1.2,
-        )
-
-
-def _place_labels(axes: Axes, points: list[Point], labels: list[str], lines: list[tuple[Point, Point]]) -> None:
-    """Writes a label beside each point where it covers neither points, whiskers nor other labels, as far as possible.
-
-    Each label takes the best of twelve places around its point, in order; those nearest to the figure's edges go first.
-    """
-    renderer = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
-    frame = axes.get_window_extent(renderer)
-    pixels = [tuple(axes.transData.transform(point)) for point in points]
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in pixels]
-    for line in lines:
-        (left, bottom), (right, top) = axes.transData.transform(line)
-        if np.isfinite([left, bottom, right, top]).all():
-            taken.append(Bbox.from_extents(left - 1, bottom - 1, right + 1, top + 1))
-    scale = axes.figure.dpi / 72
-    angles = np.radians([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 240, 300])
-    places = [(reach * np.cos(angle), reach * np.sin(angle)) for reach in (7.0, 14.0) for angle in angles]
-    for number in sorted(range(len(points)), key=lambda index: -abs(pixels[index][0] - frame.x0 - frame.width / 2)):
-        if not labels[number]:
-            continue
-        text = axes.annotate(
-            labels[number], points[number], (0, 0), textcoords="offset points", fontsize=8, zorder=5, path_effects=HALO
-        )
-        extent = text.get_window_extent(renderer)
-        best, least = (places[0], [0.0, 0.5], extent), np.inf
-        for across, up in places:
-            # how far along the text its anchor lies: 0 left or bottom, 1 right or top
-            anchor = [0.5 if abs(part) < 3 else 0.0 if part > 0 else 1.0 for part in (across, up)]
-            left = pixels[number][0] + scale * across - anchor[0] * extent.width
-            bottom = pixels[number][1] + scale * up - anchor[1] * extent.height
-            box = Bbox.from_bounds(left, bottom, extent.width, extent.height)
-            hidden = sum(_overlap(box, other) for place, other in enumerate(taken) if place != number)
-            hidden += extent.width * extent.height - _overlap(box, frame)
-            if hidden < least:
-                best, least = ((across, up), anchor, box), hidden
-            if least < 1e-6:
-                break
-        position, anchor, box = best
-        horizontal, vertical = {0.0: "left", 0.5: "center", 1.0: "right"}, {0.0: "bottom", 0.5: "center", 1.0: "top"}
-        text.set(ha=horizontal[anchor[0]], va=vertical[anchor[1]], position=position)
-        taken.append(box)
-
-
-def _overlap(first: Bbox, second: Bbox) -> float:
-    """Area in pixels that two boxes share."""
-    shared = Bbox.intersection(first, second)
-    return 0.0 if shared is None else float(shared.width * shared.height)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from envs.errors import ArtefactError
 from evaluation import plots
 from evaluation.figures import save_figures
+from evaluation.plot_style import house_style
 from evaluation.runs import Run
 from evaluation.summary import initial_name
 
@@ -95,7 +96,7 @@ UPDATES = pl.DataFrame(
 def axes():
     figure = Figure()
     FigureCanvasAgg(figure)
-    with plots.house_style():
+    with house_style():
         yield figure.subplots()
     figure.canvas.draw()
 

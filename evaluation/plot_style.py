@@ -1,0 +1,121 @@
+"""The look of all figures: colours, settings, legends and labels that keep clear of the data."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.transforms import Bbox, ScaledTranslation
+
+BLUE, VERMILLION, GREEN, ORANGE, SKY, PINK, YELLOW = [
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#E69F00",
+    "#56B4E9",
+    "#CC79A7",
+    "#F0E442",
+]
+GREY, PALE, INK = "#8A8A8A", "#D0D0D0", "#262626"
+CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY, YELLOW)
+HALO = [patheffects.withStroke(linewidth=2, foreground="white")]
+
+LEGEND_DROP = 38
+"""Points between the x axis and a legend below it: room for tick labels and the axis label."""
+
+Point = tuple[float, float]
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Matplotlib settings of all figures."""
+    settings: dict[Any, Any] = {
+        "figure.dpi": 150,
+        "savefig.dpi": 150,
+        "figure.constrained_layout.use": True,
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": GREY,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "hatch.linewidth": 0.6,
+    }
+    with mpl.rc_context(settings):
+        yield
+
+
+def legend_below(axes: Axes, handles: list[Any] | None = None) -> None:
+    """The legend under the x label, in as many columns as fit, so that it covers no data."""
+    if handles is None:
+        handles, _ = axes.get_legend_handles_labels()
+    if handles:
+        below = axes.transAxes + ScaledTranslation(0, -LEGEND_DROP / 72, axes.figure.dpi_scale_trans)
+        axes.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=(0, 0),
+            bbox_transform=below,
+            ncols=2,
+            borderaxespad=0,
+            columnspacing=1.2,
+        )
+
+
+def place_labels(axes: Axes, points: list[Point], labels: list[str], lines: list[tuple[Point, Point]]) -> None:
+    """Writes a label beside each point where it covers neither points, whiskers nor other labels, as far as possible.
+
+    Each label takes the best of twelve places around its point, in order; those nearest to the figure's edges go first.
+    """
+    renderer = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+    frame = axes.get_window_extent(renderer)
+    pixels = [tuple(axes.transData.transform(point)) for point in points]
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in pixels]
+    for line in lines:
+        (left, bottom), (right, top) = axes.transData.transform(line)
+        if np.isfinite([left, bottom, right, top]).all():
+            taken.append(Bbox.from_extents(left - 1, bottom - 1, right + 1, top + 1))
+    scale = axes.figure.dpi / 72
+    angles = np.radians([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 240, 300])
+    places = [(reach * np.cos(angle), reach * np.sin(angle)) for reach in (7.0, 14.0) for angle in angles]
+    for number in sorted(range(len(points)), key=lambda index: -abs(pixels[index][0] - frame.x0 - frame.width / 2)):
+        if not labels[number]:
+            continue
+        text = axes.annotate(
+            labels[number], points[number], (0, 0), textcoords="offset points", fontsize=8, zorder=5, path_effects=HALO
+        )
+        extent = text.get_window_extent(renderer)
+        best, least = (places[0], [0.0, 0.5], extent), np.inf
+        for across, up in places:
+            # how far along the text its anchor lies: 0 left or bottom, 1 right or top
+            anchor = [0.5 if abs(part) < 3 else 0.0 if part > 0 else 1.0 for part in (across, up)]
+            left = pixels[number][0] + scale * across - anchor[0] * extent.width
+            bottom = pixels[number][1] + scale * up - anchor[1] * extent.height
+            box = Bbox.from_bounds(left, bottom, extent.width, extent.height)
+            hidden = sum(_overlap(box, other) for place, other in enumerate(taken) if place != number)
+            hidden += extent.width * extent.height - _overlap(box, frame)
+            if hidden < least:
+                best, least = ((across, up), anchor, box), hidden
+            if least < 1e-6:
+                break
+        position, anchor, box = best
+        horizontal, vertical = {0.0: "left", 0.5: "center", 1.0: "right"}, {0.0: "bottom", 0.5: "center", 1.0: "top"}
+        text.set(ha=horizontal[anchor[0]], va=vertical[anchor[1]], position=position)
+        taken.append(box)
+
+
+def _overlap(first: Bbox, second: Bbox) -> float:
+    """Area in pixels that two boxes share."""
+    shared = Bbox.intersection(first, second)
+    return 0.0 if shared is None else float(shared.width * shared.height)
