@@ -1,0 +1,74 @@
+import polars as pl
+import pytest
+from scipy import stats
+
+from agents.updates.rules import rule
+from agents.updates.study import daily_means, run_update_study, summarise_updates
+from envs.errors import ConfigurationError
+
+
+@pytest.fixture(scope="module")
+def days(world, config) -> pl.DataFrame:
+    policies = {name: rule(name) for name in ("never", "daily", "daily incremental")}
+    return run_update_study(world, config, policies, [0, 1, 2])
+
+
+def test_one_row_for_each_policy_seed_and_day(days, config):
+    assert len(days) == 3 * 3 * config.days
+    assert not days.select("policy", "seed", "day").is_duplicated().any()
+    assert days["policy"].unique(maintain_order=True).to_list() == ["never", "daily", "daily incremental"]
+    wrong = days.filter((pl.col("reward") - pl.col("engagement") + pl.col("cost")).abs() > 1e-9)
+    assert not len(wrong)
+
+
+def test_policies_meet_the_same_first_day(days):
+    first = days.filter(pl.col("day") == 0).group_by("seed").agg(pl.col("clicks").n_unique())
+    assert (first["clicks"] == 1).all()
+
+
+def test_summary_is_paired_on_the_seeds(days):
+    row = summarise_updates(days).filter((pl.col("policy") == "daily") & (pl.col("metric") == "engagement"))
+    sums = {
+        name: days.filter(pl.col("policy") == name).group_by("seed").agg(pl.col("engagement").sum()).sort("seed")
+        for name in ("daily", "never")
+    }
+    first, second = (sums[name]["engagement"].to_numpy() for name in ("daily", "never"))
+    expected = stats.ttest_rel(first, second).confidence_interval(0.95)
+    assert row["value"][0] == pytest.approx(first.mean())
+    assert row["difference"][0] == pytest.approx((first - second).mean())
+    assert (row["difference_low"][0], row["difference_high"][0]) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_single_seed_has_no_interval(days):
+    summary = summarise_updates(days.filter(pl.col("seed") == 0))
+    assert summary["low"].null_count() == summary["difference_low"].null_count() == len(summary)
+    assert summary.filter(pl.col("policy") == "daily")["difference"].null_count() == 0
+
+
+def test_flat_figures_are_daily_means(days, config):
+    figures = daily_means(days)
+    costs = days.filter(pl.col("policy") == "daily incremental")["cost"].to_numpy()
+    assert figures["updates_cost_daily_incremental"] == pytest.approx(costs.sum() / (3 * config.days))
+    assert figures["updates_cost_never"] == 0
+    assert set(figures) >= {"updates_engagement_daily", "updates_cost_daily", "updates_reward_daily"}
+
+
+def test_progress_counts_the_days(world, config):
+    reported: list[int] = []
+    run_update_study(world, config, {"never": rule("never")}, [5], reported.append)
+    assert reported == list(range(1, config.days + 1))
+
+
+@pytest.mark.parametrize(
+    ("policies", "seeds"), [({}, [0]), ({"never": rule("never")}, []), ({"never": rule("never")}, [1, 1])]
+)
+def test_an_empty_or_repeated_study_is_refused(world, config, policies, seeds):
+    with pytest.raises(ConfigurationError, match="seed"):
+        run_update_study(world, config, policies, seeds)
+
+
+def test_updates_bring_the_share_of_unseen_items_down(world, config):
+    long = {name: rule(name) for name in ("never", "daily incremental")}
+    table = run_update_study(world, config, long, [0])
+    share = {name: table.filter(pl.col("policy") == name)["unseen_share"].to_numpy().mean() for name in long}
+    assert 0 < share["daily incremental"] < share["never"]
