@@ -76,26 +76,40 @@ class OracleLookahead(OracleMyopic):
     def act(self, observation: Observation) -> NDArray[np.int64]:
         """Slates [N, K]; raises as `OracleMyopic.act` does."""
         odds, payoff = self._odds_and_payoff(observation)
-        items, env = observation.candidates.items, self._env
         _, value = best_slates(odds, payoff, self.slate_size)
         gain = np.where(odds > 0, odds * (payoff - value[:, None]), -np.inf)
-        count = max(self.slate_size, min(self.promising, items.shape[1]))
-        followed = np.argsort(-gain, axis=1, kind="stable")[:, :count]
-        after = env.hidden.utilities_after_each(np.take_along_axis(items, followed, axis=1), items).astype(np.float64)
-        after = np.where(odds[:, None, :] > 0, np.exp(after - env.hidden.outside), 0)
-        # whatever was consumed is not offered again
-        np.put_along_axis(after, followed[:, :, None], 0, axis=2)
-        flat = after.reshape(-1, items.shape[1])
-        payoffs = np.repeat(payoff, count, axis=0)
-        _, later = best_slates(flat, payoffs, self.slate_size, rounds=2)
-        change = later.reshape(followed.shape) - value[:, None]
-        chosen_payoff = np.take_along_axis(payoff, followed, axis=1) + self.lasting * change
-        chosen, _ = best_slates(np.take_along_axis(odds, followed, axis=1), chosen_payoff, self.slate_size)
+        followed = _largest(gain, max(self.slate_size, min(self.promising, gain.shape[1])))
+        odds, payoff = (np.take_along_axis(array, followed, axis=1) for array in (odds, payoff))
+        items = np.take_along_axis(observation.candidates.items, followed, axis=1)
+        change = self._value_after_each(items, odds, payoff, value) - value[:, None]
+        chosen, _ = best_slates(odds, payoff + self.lasting * change, self.slate_size)
         return np.take_along_axis(followed, chosen, axis=1)
+
+    def _value_after_each(
+        self, items: NDArray[np.int32], odds: NDArray[np.float64], payoff: NDArray[np.float64], value: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """[N, M] expected reward of the best slate of the next request, after each of `items` [N, M] was consumed."""
+        hidden = self._env.hidden
+        after = np.exp(hidden.utilities_after_each(items, items).astype(np.float64) - hidden.outside)
+        # whatever was consumed is not offered again
+        after *= (odds > 0)[:, None, :] & ~np.eye(items.shape[1], dtype=bool)
+        number = items.shape[1]
+        _, later = best_slates(
+            after.reshape(-1, number),
+            np.repeat(payoff, number, axis=0),
+            self.slate_size,
+            start=np.repeat(value, number),
+            rounds=1,
+        )
+        return later.reshape(items.shape)
 
 
 def best_slates(
-    odds: NDArray[np.float64], payoff: NDArray[np.float64], slate_size: int, rounds: int = MAX_ROUNDS
+    odds: NDArray[np.float64],
+    payoff: NDArray[np.float64],
+    slate_size: int,
+    start: NDArray[np.float64] | None = None,
+    rounds: int = MAX_ROUNDS,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Slates of largest expected reward under a multinomial logit with position weights, exactly.
 
@@ -107,7 +121,8 @@ def best_slates(
         odds: [N, C] exp(utility - outside), 0 for masked candidates, which come last.
         payoff: [N, C] reward on a click.
         slate_size: K.
-        rounds: stops after so many; one fewer than needed costs little, since convergence is quadratic.
+        start: [N] values to begin with, by default 0; near the result one round is nearly exact.
+        rounds: stops after so many.
 
     Returns:
         (slates [N, K], their expected rewards [N]).
@@ -115,16 +130,14 @@ def best_slates(
     Source: Dinkelbach (1967), On nonlinear fractional programming.
     """
     weights = np.exp(position_logits(slate_size).astype(np.float64))
-    value = np.zeros(len(odds))
-    slates = np.zeros((len(odds), slate_size), np.int64)
+    value = np.zeros(len(odds)) if start is None else start
     for _ in range(rounds):
-        gain = np.where(odds > 0, odds * (payoff - value[:, None]), -np.inf)
-        slates = _largest(gain, slate_size)
+        slates = _largest(np.where(odds > 0, odds * (payoff - value[:, None]), -np.inf), slate_size)
         shown = weights * np.take_along_axis(odds, slates, axis=1)
-        better = (shown * np.take_along_axis(payoff, slates, axis=1)).sum(axis=1) / (1 + shown.sum(axis=1))
-        risen = better > value + 1e-12
-        value = np.where(risen, better, value)
-        if not risen.any():
+        reward = (shown * np.take_along_axis(payoff, slates, axis=1)).sum(axis=1) / (1 + shown.sum(axis=1))
+        settled = np.abs(reward - value) <= 1e-9
+        value = reward
+        if settled.all():
             break
     return slates, value
 
