@@ -1,8 +1,8 @@
 """Constant weights, tuned through the same re-ranker and on as much traffic as an agent trained by reinforcement learning.
 
 This is the baseline that learning to set weights must beat. A search by successive halving (Jamieson and Talwalkar 2016)
-lets many settings serve a few lives, the best third of them more lives, and so on; settings are compared on the same users
-under common random numbers.
+lets many settings serve a few lives, the best third of them more lives, and so on. Settings are compared on the same users
+under common random numbers, and a setting's estimate borrows from its likes.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from envs.observation import Observation
 
 DEFAULT_WEIGHTS = PRESETS[0]
 """[4] relevance only: what is served where there is no traffic to tune on, or too little."""
-SEARCH_COLUMNS = ("relevance", "diversity", "freshness", "popularity", "mean_return", "lives")
+SEARCH_COLUMNS = ("relevance", "diversity", "freshness", "popularity", "expected_return", "lives")
 """Columns of `Constant.search_`."""
 
 
@@ -39,6 +39,10 @@ class SearchConfig:
     """Lives that a setting serves at least; where traffic is scarce fewer settings are tried."""
 
 
+LENGTH_SCALE = 0.5
+"""Distance between the directions of two settings' weights over which what they earn is alike."""
+
+
 class Constant(Agent):
     """Re-ranks with the same four weights for everybody, those that earned the largest mean return of a life in training."""
 
@@ -49,7 +53,7 @@ class Constant(Agent):
     weights_: NDArray[np.float32]
     """[4] chosen weights, see `agents.rerankers.WEIGHT_NAMES`."""
     search_: NDArray[np.float64]
-    """[S, 6] settings that were tried, see `SEARCH_COLUMNS`; those of later rounds have more lives."""
+    """[S, 6] settings that were tried, see `SEARCH_COLUMNS`; the estimated return borrows from like settings."""
 
     def fit(self, log: InteractionLog, training: Training | None = None) -> Self:
         """Counts the log, and tunes the weights on simulated traffic where there is some."""
@@ -73,23 +77,60 @@ class Constant(Agent):
         per_round = (training.requests - traffic.spent) / config.rounds
         count = int(min(config.settings, per_round / (config.fewest_lives * traffic.requests_per_life)))
         settings = _settings(count, self.seed + training.seed)
-        sums, lives = np.zeros(count), np.zeros(count, np.int64)
+        trials = _Trials(settings)
         running = np.arange(count)
         for rounds_left in range(config.rounds, 0, -1):
             # lives vary in length: the margin keeps a round from running out of traffic before its lives end
             budget = 0.92 * (training.requests - traffic.spent) / rounds_left
             number = int(budget / (max(len(running), 1) * traffic.requests_per_life))
-            returns = traffic.returns(settings[running], number) if number and len(running) > 1 else None
+            returns = traffic.returns(settings[running], number) if number > 1 and len(running) > 1 else None
             if returns is None:
                 break
-            sums[running] += returns.sum(axis=1)
-            lives[running] += number
-            ranked = running[np.argsort(-sums[running] / lives[running], kind="stable")]
+            trials.add(running, returns)
+            ranked = running[np.argsort(-trials.smoothed()[running], kind="stable")]
             self.weights_ = settings[ranked[0]]
             running = ranked[: max(2, int(np.ceil(config.kept * len(running))))]
-        tried = lives > 0
-        mean_return = sums[tried] / lives[tried]
-        self.search_ = np.column_stack([settings[tried], mean_return, lives[tried]]).astype(np.float64)
+        if trials.lives.any():
+            self.search_ = np.column_stack([settings, trials.smoothed(), trials.lives]).astype(np.float64)
+
+
+class _Trials:
+    """What settings [S, 4] earned, and what like settings earned, put together."""
+
+    def __init__(self, settings: NDArray[np.float32]) -> None:
+        # only the direction of the weights matters to a slate; diversity and freshness lie in [0, 1], the others vary twice that
+        scaled = settings / np.array([1.0, 2.0, 2.0, 1.0])
+        scaled /= np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-9)
+        distance = np.linalg.norm(scaled[:, None] - scaled[None], axis=2)
+        self._likeness = np.exp(-0.5 * (distance / LENGTH_SCALE) ** 2)
+        self.lives = np.zeros(len(settings), np.int64)
+        self._sums = np.zeros(len(settings))
+        self._noise: list[float] = []
+
+    def add(self, running: NDArray[np.int64], returns: NDArray[np.float64]) -> None:
+        """Takes the returns [R, L] of settings `running` [R] on the same L users.
+
+        The users of one round may be better ones than those of another, so what counts is the difference to the mean of the
+        settings running, laid at the mean that these have from the rounds before.
+        """
+        anchor = self.smoothed()[running].mean() if self.lives.any() else returns.mean()
+        self._sums[running] += (returns - returns.mean() + anchor).sum(axis=1)
+        self.lives[running] += returns.shape[1]
+        paired = returns - returns.mean(axis=0) - (returns.mean(axis=1, keepdims=True) - returns.mean())
+        self._noise.append(float((paired**2).sum() / ((len(running) - 1) * (returns.shape[1] - 1))))
+
+    def smoothed(self) -> NDArray[np.float64]:
+        """[S] expected return of each setting given all trials.
+
+        A regression by a Gaussian process: settings alike earn alike. Source: Rasmussen and Williams (2006), eq. 2.25.
+        """
+        tried = np.flatnonzero(self.lives)
+        means = self._sums[tried] / self.lives[tried]
+        noise = np.mean(self._noise) / self.lives[tried]
+        signal = max(float(means.var() - noise.mean()), 0.1 * float(means.var()), 1e-12)
+        covariance = signal * self._likeness[np.ix_(tried, tried)] + np.diag(noise + 1e-9)
+        weights = np.linalg.solve(covariance, means - means.mean())
+        return means.mean() + signal * self._likeness[:, tried] @ weights
 
 
 class _Traffic:

@@ -76,7 +76,9 @@ def _imported(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise AgentError(f"agent file '{path}' fails when it is imported{_line_of(error, path)}: {_told(error)}") from error
+        raise AgentError(
+            f"agent file '{path}' fails when it is imported{_line_of(error, path)}: {_told(error)}"
+        ) from error
     return module
 
 
@@ -99,12 +101,19 @@ def _told(error: BaseException) -> str:
 def _agent_in(module: ModuleType, class_name: str, path: Path) -> type[Agent]:
     found: Any = getattr(module, class_name, None)
     if found is None:
-        classes = [name for name, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__]
+        classes = [
+            name
+            for name, value in vars(module).items()
+            if inspect.isclass(value) and value.__module__ == module.__name__
+        ]
         raise AgentError(
-            f"'{path}' has no class '{class_name}'; " + (f"it has {', '.join(classes)}." if classes else "it has no class at all.")
+            f"'{path}' has no class '{class_name}'; "
+            + (f"it has {', '.join(classes)}." if classes else "it has no class at all.")
         )
     if not inspect.isclass(found):
-        raise AgentError(f"'{class_name}' in '{path}' is a {type(found).__name__}, not a class; name a subclass of agents.Agent.")
+        raise AgentError(
+            f"'{class_name}' in '{path}' is a {type(found).__name__}, not a class; name a subclass of agents.Agent."
+        )
     if not callable(getattr(found, "act", None)) or getattr(found.act, "__isabstractmethod__", False):
         raise AgentError(
             f"class '{class_name}' in '{path}' lacks the method act(self, observation), which returns slates [N, K]; add it."

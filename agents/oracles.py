@@ -86,7 +86,11 @@ class OracleLookahead(OracleMyopic):
         return np.take_along_axis(followed, chosen, axis=1)
 
     def _value_after_each(
-        self, items: NDArray[np.int32], odds: NDArray[np.float64], payoff: NDArray[np.float64], value: NDArray[np.float64]
+        self,
+        items: NDArray[np.int32],
+        odds: NDArray[np.float64],
+        payoff: NDArray[np.float64],
+        value: NDArray[np.float64],
     ) -> NDArray[np.float64]:
         """[N, M] expected reward of the best slate of the next request, after each of `items` [N, M] was consumed."""
         hidden = self._env.hidden

@@ -66,7 +66,10 @@ def rerank(
     Source: Carbonell and Goldstein (1998), The use of MMR, diversity-based reranking, is the case of two weights.
     """
     weights = np.asarray(weights, np.float32)
-    if weights.shape not in ((len(WEIGHT_NAMES),), (len(observation), len(WEIGHT_NAMES))) or not np.isfinite(weights).all():
+    if (
+        weights.shape not in ((len(WEIGHT_NAMES),), (len(observation), len(WEIGHT_NAMES)))
+        or not np.isfinite(weights).all()
+    ):
         raise ConfigurationError(
             f"weights of shape {weights.shape} cannot re-rank {len(observation)} requests; "
             f"give finite numbers for {', '.join(WEIGHT_NAMES)}, [4] or [N, 4]."
@@ -87,9 +90,7 @@ def rerank(
     return slates
 
 
-def best_first(
-    values: NDArray[np.float32], mask: NDArray[np.int8], slate_size: int
-) -> NDArray[np.int64]:
+def best_first(values: NDArray[np.float32], mask: NDArray[np.int8], slate_size: int) -> NDArray[np.int64]:
     """[N, K] candidates of largest `values` [N, C]; ties go to the earlier candidate, masked ones come last."""
     return np.argsort(np.where(mask == 1, -values, np.inf), axis=1, kind="stable")[:, :slate_size]
 

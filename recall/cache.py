@@ -27,7 +27,9 @@ class RowCache:
         """Forgets everything."""
         self.__init__()  # type: ignore[misc]
 
-    def look_up(self, users: NDArray[np.int64], inputs: list[NDArray[Any]]) -> tuple[NDArray[np.bool_], list[NDArray[Any]]]:
+    def look_up(
+        self, users: NDArray[np.int64], inputs: list[NDArray[Any]]
+    ) -> tuple[NDArray[np.bool_], list[NDArray[Any]]]:
         """(found [N], outputs of the rows found) for users [N] and inputs [N, ...]."""
         if not len(self._filled) or any(
             known.shape[1:] != given.shape[1:] for known, given in zip(self._inputs, inputs, strict=True)

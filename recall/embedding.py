@@ -216,7 +216,9 @@ class EmbeddingRecall:
         self._cache.clear()
 
     def _regularised_gram(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        return vectors.T @ vectors + np.float32(self.config.regularisation) * np.eye(self.config.dimension, dtype=np.float32)
+        return vectors.T @ vectors + np.float32(self.config.regularisation) * np.eye(
+            self.config.dimension, dtype=np.float32
+        )
 
     def _solve_rows(self, consumed: csr_matrix, others: NDArray[np.float32]) -> NDArray[np.float32]:
         """[M, d] vectors of the M rows of `consumed` given the other side's; one half-step of the factorisation."""
