@@ -183,7 +183,7 @@ def most_even(number: int, most: int) -> int:
 
 
 def _model(options: SB3PPOOptions, env: SB3VecEnv, steps: int, seed: int) -> PPO:
-    return PPO(
+    model = PPO(
         "MlpPolicy",
         env,
         n_steps=steps,
@@ -203,6 +203,9 @@ def _model(options: SB3PPOOptions, env: SB3VecEnv, steps: int, seed: int) -> PPO
         seed=seed,
         device="cpu",
     )
+    # SB3 draws small weights; from zeros, the untrained policy is the order of the recall scores, as RLlib's is here
+    nn.init.zeros_(model.policy.action_net.weight)
+    return model
 
 
 def _policy_arrays(model: PPO) -> Weights:

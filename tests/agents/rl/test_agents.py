@@ -53,7 +53,7 @@ def test_slates_are_valid_and_training_changed_them(trained, observation, kind):
     assert_array_equal(initial.initial_policy().act(observation), initial.act(observation))
 
 
-@pytest.mark.parametrize("kind", [PPOAgent, DQNAgent])
+@pytest.mark.parametrize("kind", CLASSES)
 def test_the_initial_policy_is_the_order_of_the_recall_scores(trained, observation, kind):
     slates = trained[kind].initial_policy().act(observation)
     shown = np.where(observation.candidates.mask == 1, -observation.candidates.score, np.inf)
@@ -129,6 +129,7 @@ def test_what_is_missing_is_said(world, observation, tmp_path, kind):
         kind().save(tmp_path / "agent.npz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSES)
 def test_serving_starts_no_ray(trained, tmp_path, kind):
     path = tmp_path / "agent.npz"
@@ -144,6 +145,7 @@ def test_serving_starts_no_ray(trained, tmp_path, kind):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_training_works_inside_a_ray_task(world):
     import ray
 
