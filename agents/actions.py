@@ -85,14 +85,14 @@ class SlateActionWrapper(VectorWrapper):
         """Weights [N, 4] of actions [N, ...]."""
         raise NotImplementedError
 
-    def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    def reset(  # type: ignore[override]
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Summaries [N, S] of the first requests."""
         observation, info = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         return self._narrowed(observation), info
 
-    def step(
+    def step(  # type: ignore[override]
         self, actions: NDArray[Any]
     ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Shows the slates that the actions [N, ...] stand for."""

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import SampleBatch
@@ -26,6 +25,11 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
     The environment comes from the configuration, not from RLlib's registry, which would pickle it, world and all.
     """
 
+    # RLlib types these as perhaps None; they are set when `sample` runs
+    config: Any
+    env: Any
+    module: Any
+
     def make_env(self) -> None:
         self.env = self.config.env_config["make_env"]()
         self.num_envs = self.env.num_envs
@@ -35,7 +39,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
     def make_module(self) -> None:
         # the value head is needed to sample, so the module is the whole one
         spec = self.config.get_rl_module_spec(env=self.env, spaces=self.get_spaces(), inference_only=False)
-        self.module: RLModule = spec.build()
+        self.module = spec.build()
 
     @property
     def sampler(self) -> RolloutSampler:
@@ -64,7 +68,9 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
 class AdvantageEnvRunner(BatchedEnvRunner):
     """Returns one flat batch with advantages and value targets: what PPO's loss reads."""
 
-    def sample(self, *, num_timesteps: int, limit: int | None = None, **_: Any) -> SampleBatch:
+    def sample(  # type: ignore[override]
+        self, *, num_timesteps: int, limit: int | None = None, **_: Any
+    ) -> SampleBatch:
         """At least `num_timesteps` requests, at most `limit`; steps that only reset are left out."""
         rollout = self.rollout(num_timesteps, limit, self._choose)
         if not hasattr(self, "_reward_scale"):
@@ -102,7 +108,9 @@ class AdvantageEnvRunner(BatchedEnvRunner):
 class EpsilonGreedyEnvRunner(BatchedEnvRunner):
     """Returns the rollout itself, for a replay buffer; explores a share `epsilon` of requests at random."""
 
-    def sample(self, *, num_timesteps: int, limit: int | None = None, epsilon: float = 0.0, **_: Any) -> Rollout:
+    def sample(  # type: ignore[override]
+        self, *, num_timesteps: int, limit: int | None = None, epsilon: float = 0.0, **_: Any
+    ) -> Rollout:
         """At least `num_timesteps` requests, at most `limit`."""
         count = int(self.env.single_action_space.n)
 

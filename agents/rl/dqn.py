@@ -64,6 +64,12 @@ class DQNOptions:
 class BatchedDQN(DQN):
     """DQN whose env runner returns whole rollouts, and whose replay buffer is made of arrays."""
 
+    # RLlib types these as perhaps None; they are set when `training_step` runs
+    config: Any
+    metrics: Any
+    learner_group: Any
+    env_runner_group: Any
+
     def setup(self, config: Any) -> None:
         super().setup(config)
         settings, runner = self.config.env_config, self.env_runner
@@ -146,7 +152,7 @@ class DQNAgent(ReinforcedAgent):
             num_atoms=1,
             target_network_update_freq=options.target_every,
             tau=1.0,
-            grad_clip=10.0,
+            grad_clip=10,
             grad_clip_by="global_norm",
             td_error_loss_fn="huber",
         )

@@ -19,6 +19,10 @@ class GaussianPolicyModule(TorchRLModule, ValueFunctionAPI):
     Untrained, its mean is 0 for every observation. `model_config`: `hidden` widths, `initial_log_std`.
     """
 
+    observation_space: Any
+    action_space: Any
+    model_config: Any
+
     def setup(self) -> None:
         width_in, width_out = self.observation_space.shape[0], self.action_space.shape[0]
         hidden = tuple(self.model_config["hidden"])
@@ -41,6 +45,10 @@ class DuelingModule(TorchRLModule, QNetAPI, TargetNetworkAPI):
 
     Source: Wang et al. (2016), Dueling network architectures, eq. 9.
     """
+
+    observation_space: Any
+    action_space: Any
+    model_config: Any
 
     def setup(self) -> None:
         width_in, hidden = self.observation_space.shape[0], tuple(self.model_config["hidden"])

@@ -51,6 +51,12 @@ class PPOOptions:
 class BatchedPPO(PPO):
     """PPO whose env runner returns whole batches with advantages."""
 
+    # RLlib types these as perhaps None; they are set when `training_step` runs
+    config: Any
+    metrics: Any
+    learner_group: Any
+    env_runner_group: Any
+
     def training_step(self) -> None:
         options = self.config.env_config
         runner = self.env_runner

@@ -204,7 +204,8 @@ def _model(options: SB3PPOOptions, env: SB3VecEnv, steps: int, seed: int) -> PPO
         device="cpu",
     )
     # SB3 draws small weights; from zeros, the untrained policy is the order of the recall scores, as RLlib's is here
-    nn.init.zeros_(model.policy.action_net.weight)
+    action_layer: Any = model.policy.action_net
+    nn.init.zeros_(action_layer.weight)
     return model
 
 
