@@ -83,7 +83,7 @@ def _fit_static(
         ((loss + 0.5 * prior) / max(float(events.sum()), 1.0)).backward()
         optimiser.step()
         if step % 10 == 9:
-            now = tuple(array.detach().numpy().copy() for array in (users, items, bias))
+            now = (users.detach().numpy().copy(), items.detach().numpy().copy(), bias.detach().numpy().copy())
             stop = next_item_likelihood(_static_utilities(split, *now), split, Part.STOP).mean()[0]
             waited = 0 if stop < best else waited + 1
             if stop < best:

@@ -17,7 +17,7 @@ from torch import Tensor
 from envs.catalogue import SECONDS_PER_DAY
 from envs.users.interest import AGE_KNOTS
 from envs.users.likelihood import EventSplit
-from envs.users.training import Batch, Scalars, make_batch, preferences, user_batches
+from envs.users.training import Batch, Scalars, decay_weights, make_batch, user_batches
 
 FREE_START = {
     "short_decay": 0.7,
@@ -143,6 +143,59 @@ def calibrate(
     )
 
 
+def preference_slopes(batch: Batch, free: Mapping[str, Tensor], arrays: Arrays) -> tuple[Tensor, Tensor]:
+    """([E, d + G] preference, [E, k, d + G] its derivatives by `start_scale` and the scalars in the order of `free`)."""
+    scalars = Scalars.from_free(free)
+    consumed, categories = arrays.embedding[batch.item], arrays.categories[batch.item]
+    start = free["start_scale"] * arrays.start[batch.users][:, None]
+    keep, rate = scalars.log_short_keep.exp(), -torch.expm1(scalars.log_long_keep)
+    satiation_keep = scalars.log_satiation_keep.exp()
+
+    weights = decay_weights(batch, scalars.log_short_keep, scalars.short_half_life)
+    short = (1 - keep) * torch.bmm(weights, consumed)
+    short_by_decay = (1 - keep) ** 2 * torch.bmm(weights * batch.lag, consumed) - keep * short
+    pauses = batch.days * (np.log(2.0) / scalars.short_half_life)
+    short_by_half_life = (1 - keep) * torch.bmm(weights * pauses, consumed)
+
+    weights = decay_weights(batch, scalars.log_long_keep)
+    fade = torch.exp(batch.looked[:, :, None] * scalars.log_long_keep)
+    drift = rate * torch.bmm(weights, consumed)
+    long = start * fade + drift
+    long_by_rate = (1 - rate) * drift - rate**2 * torch.bmm(weights * batch.lag, consumed)
+    long_by_rate -= rate * batch.looked[:, :, None] * fade * start
+
+    weights = decay_weights(batch, scalars.log_satiation_keep, scalars.satiation_half_life)
+    satiation = torch.bmm(weights, categories)
+    satiation_by_decay = (1 - satiation_keep) * torch.bmm(weights * batch.lag, categories)
+    pauses = batch.days * (np.log(2.0) / scalars.satiation_half_life)
+    satiation_by_half_life = torch.bmm(weights * pauses, categories)
+
+    alpha, kappa, beta = scalars.short_weight, scalars.long_weight, scalars.satiation_gain
+    by_interest = {
+        "short_decay": alpha * short_by_decay,
+        "short_half_life_days": alpha * short_by_half_life,
+        "short_weight": short,
+        "long_rate": kappa * long_by_rate,
+        "long_weight": long,
+        "start_scale": kappa * arrays.start[batch.users][:, None] * fade,
+    }
+    by_taste = {
+        "satiation_decay": -beta * satiation_by_decay,
+        "satiation_half_life_days": -beta * satiation_by_half_life,
+        "satiation_gain": -satiation,
+    }
+    size = consumed.shape[-1]
+    slopes = consumed.new_zeros(len(batch.event), len(free), size + categories.shape[-1])
+    for number, name in enumerate(free):
+        if name in by_interest:
+            slopes[:, number, :size] = by_interest[name][batch.row, batch.column]
+        else:
+            slopes[:, number, size:] = by_taste[name][batch.row, batch.column]
+    interest = (kappa * long + alpha * short)[batch.row, batch.column]
+    taste = arrays.context_taste(batch) - beta * satiation[batch.row, batch.column]
+    return torch.cat([interest, taste], dim=1), slopes
+
+
 def _moments(
     split: EventSplit,
     arrays: Arrays,
@@ -162,22 +215,7 @@ def _moments(
     vectors = torch.cat([arrays.embedding, arrays.categories], dim=1)
     for users in user_batches(high - low, 1024):
         batch = make_batch(split, users, low, high)
-        taste = arrays.context_taste(batch)
-
-        def prefer(
-            values: dict[str, Tensor], batch: Batch = batch, taste: Tensor = taste
-        ) -> Tensor:
-            start = values["start_scale"] * arrays.start[batch.users]
-            return preferences(
-                batch, Scalars.from_free(values), arrays.embedding, arrays.categories, start, taste
-            )
-
-        preference = prefer(values)
-        slopes = []
-        for name in values:
-            tangent = {key: torch.ones_like(x) if key == name else torch.zeros_like(x) for key, x in values.items()}
-            slopes.append(torch.func.jvp(prefer, (values,), (tangent,))[1])
-        slope = torch.stack(slopes, dim=1)
+        preference, slope = preference_slopes(batch, values, arrays)
         event_user = split.user[batch.event.numpy()]
         chunk = max(_CELLS // split.num_items, 1)
         for begin in range(0, len(batch.target), chunk):

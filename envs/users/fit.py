@@ -48,6 +48,7 @@ FIT_VERSION = 1
 """Part of the name of cached fits; raised when the same configuration gives another model."""
 _THREADS = 2
 _AGE_ANCHORS = 12
+_STEPS = 32
 _MIN_CALIBRATION_EVENTS = 200
 
 
@@ -64,7 +65,7 @@ class FitConfig:
     patience: int = 1
     """Passes without a better early-stopping likelihood after which the first stage ends."""
     batch_events: int = 2048
-    """Events whose likelihood makes one step."""
+    """Events whose likelihood makes one step, at most; of a small log so many that a pass has about 32 steps."""
     learning_rate: float = 0.02
     """Step size of AdamW for the arrays in the first pass."""
     learning_rate_decay: float = 0.75
@@ -167,8 +168,8 @@ def two_threads() -> Iterator[None]:
 class _Ages:
     """The age effect as a few more columns of preference and item vectors.
 
-    In the first stage the effect is interpolated in time between a dozen moments of the log (ages are exact at these), so that one matrix
-    product gives all utilities; the second stage and every figure use exact ages.
+    In the first stage the effect is interpolated in time between a dozen moments of the log (ages are exact at these), so
+    that one matrix product gives all utilities; the second stage and every figure use exact ages.
     """
 
     def __init__(self, split: EventSplit, birth: NDArray[np.int64]) -> None:
@@ -240,16 +241,18 @@ def train(
         return catalogue_loss(preference, vectors, arrays.bias, batch.target, batch.earlier), len(batch.target)
 
     none, fit_end, stop_end = _ends(split)
+    batch_events = min(config.batch_events, max(int(fit_end.sum()) // _STEPS, 64))
     best, waited = np.inf, 0
     kept = {name: tensor.detach().clone() for name, tensor in learnt.items()}
     for _ in range(config.epochs):
-        for users in user_batches(fit_end, config.batch_events, rng):
+        for users in user_batches(fit_end, batch_events, rng):
             optimiser.zero_grad()
             total, events = loss(users, none, fit_end)
             penalty = 0.5 * learnt["phi"] @ age_prior @ learnt["phi"]
             (total / events + penalty / fit_end.sum()).backward()
             optimiser.step()
-        schedule.step()
+        if fit_end.any():
+            schedule.step()
         tick()
         with torch.no_grad():
             stops = [loss(users, fit_end, stop_end)[0].item() for users in user_batches(stop_end - fit_end, 4096)]
@@ -282,9 +285,7 @@ def _ends(split: EventSplit) -> tuple[NDArray[np.int64], NDArray[np.int64], NDAr
     return np.zeros_like(fit), fit, fit + stop
 
 
-def _calibration_events(
-    split: EventSplit, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
+def _calibration_events(split: EventSplit, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
     """(low, high, held out): the early-stopping part, or the fit part where that has next to no events; of users drawn at
     random where there are too many."""
     none, fit_end, stop_end = _ends(split)

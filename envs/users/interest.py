@@ -28,6 +28,18 @@ PLACE_EDGES = np.array([1, 4, 16])
 NUM_CONTEXTS = 24 // HOURS_PER_BUCKET + 2 + len(PLACE_EDGES) + 1
 """Rows of omega: six hours of the day, weekday and weekend, four places in the visit."""
 
+_ARRAYS = (
+    "item_embedding",
+    "categories",
+    "item_bias",
+    "user_embedding",
+    "context_weights",
+    "age_values",
+    "rating_user",
+    "rating_item",
+    "rating_grid",
+)
+
 
 def context_rows(
     hour: NDArray[np.float32], weekday: NDArray[np.int64], place_in_visit: NDArray[np.int64]
@@ -203,13 +215,10 @@ class InterestModel:
 
     def save(self, path: Path) -> None:
         """Writes the model, whole or not at all."""
-        names = (
-            "item_embedding categories item_bias user_embedding context_weights age_values rating_user rating_item rating_grid"
-        ).split()
         save_arrays(
             path,
             "InterestModel",
-            {name: getattr(self, name) for name in names},
+            {name: getattr(self, name) for name in _ARRAYS},
             {
                 "params": asdict(self.params),
                 "visits": asdict(self.visits),

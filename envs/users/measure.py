@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from envs.artefacts import cache_folder, load_json, save_json
@@ -12,14 +11,24 @@ from envs.users.baselines import popularity_likelihood, static_likelihood
 from envs.users.fit import FitConfig, fit_interest_model, fit_key, fit_or_load, two_threads
 from envs.users.likelihood import EventLikelihood, split_events
 
+DEFAULT_CONFIG = FitConfig()
 SHUFFLE_SEED = 1
 """Seed of the order of events inside visits, wherever they are shuffled."""
+_FIGURES = (
+    "masked",
+    "masked_half_width",
+    "unmasked",
+    "unmasked_half_width",
+    "test_events",
+    "fit_seconds",
+    "shuffled",
+)
 SHUFFLED = ", shuffled"
 """Ends the names of models fitted to and measured on shuffled events."""
 
 
 def likelihood_reports(
-    log: InteractionLog, config: FitConfig = FitConfig(), shuffled: bool = False, progress: bool = True
+    log: InteractionLog, config: FitConfig = DEFAULT_CONFIG, shuffled: bool = False, progress: bool = True
 ) -> dict[str, dict[str, Any]]:
     """Test negative log-likelihoods of the evolving user model, static matrix factorisation and popularity.
 
@@ -50,8 +59,7 @@ def likelihood_reports(
 
 
 def _figures(report: dict[str, Any]) -> dict[str, Any]:
-    wanted = "masked masked_half_width unmasked unmasked_half_width test_events fit_seconds shuffled".split()
-    return {name: report[name] for name in wanted}
+    return {name: report[name] for name in _FIGURES}
 
 
 def _baselines(log: InteractionLog, config: FitConfig, shuffle_seed: int | None) -> dict[str, dict[str, Any]]:
@@ -70,12 +78,12 @@ def _kept(
     log: InteractionLog, config: FitConfig, what: str, make: Callable[[], dict[str, dict[str, Any]]]
 ) -> dict[str, dict[str, Any]]:
     """What `make` gives, from the cache if it has been made before; a damaged file is made anew."""
-    path: Path = cache_folder() / "fits" / f"{fit_key(log, config)}.{what}.json"
+    path = cache_folder() / "fits" / f"{fit_key(log, config)}.{what}.json"
     if path.exists():
         try:
             kept: dict[str, dict[str, Any]] = load_json(path)
-            return {name: {**report} for name, report in kept.items()}
-        except (ArtefactError, AttributeError, TypeError):
+            return {name: {key: report[key] for key in _FIGURES} for name, report in kept.items()}
+        except (ArtefactError, AttributeError, KeyError, TypeError):
             path.unlink()
     made = make()
     save_json(path, made)

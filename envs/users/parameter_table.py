@@ -56,9 +56,7 @@ def interest_rows(
 ) -> list[Row]:
     """Rows of the scalars."""
     where = "early-stopping part" if held_out else "fit part (the early-stopping part is too small)"
-    method = (
-        f"given embeddings, on {calibration.num_events} events of the {where}; sandwich clustered by user, weak normal prior"
-    )
+    method = f"given embeddings, on {calibration.num_events} events of the {where}; sandwich clustered by user, weak normal prior"
     named = (
         ("long_weight", "κ", "logits per unit of long-term interest"),
         ("long_rate", "η", "share of the way to a consumed item"),
@@ -123,7 +121,8 @@ def visit_rows(fit: VisitFit) -> list[Row]:
         "gap_log_sd": ("g_1", f"standard deviation of log(days away); {back}"),
     }
     rows = [
-        row(name, symbol, getattr(fit.params, name), fit.intervals[name], note) for name, (symbol, note) in notes.items()
+        row(name, symbol, getattr(fit.params, name), fit.intervals[name], note)
+        for name, (symbol, note) in notes.items()
     ]
     assumed = {
         "leave_miss": ("h_2", "logit of leaving after one request without a click: unseen where a log has clicks only"),
@@ -138,9 +137,7 @@ def visit_rows(fit: VisitFit) -> list[Row]:
         row(name, symbol, getattr(defaults, name), None, note, "assumed") for name, (symbol, note) in assumed.items()
     ]
     outside = "logit of clicking nothing: set for each run so that the popularity policy gets a stated click rate"
-    position = (
-        "logits of the second slot against the first, the discount of DCG: clicks without exposures say nothing of position"
-    )
+    position = "logits of the second slot against the first, the discount of DCG: clicks without exposures say nothing of position"
     rows.append(row("outside_option", "x_0", float("nan"), None, outside, "assumed"))
     rows.append(row("position_logits", "π", float(position_logits(2)[1]), None, position, "assumed"))
     return rows

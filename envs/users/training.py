@@ -3,7 +3,7 @@
 What is simulated is `InterestModel` in numpy; the functions here compute the same, all events of a batch of users at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from envs.users.likelihood import EventSplit
 
 _CELLS = 2**22
 """Utilities held at once: chunks are as many events as make about so many."""
+_NEVER = 1e30
 
 
 class CatalogueLoss(torch.autograd.Function):
@@ -27,7 +28,12 @@ class CatalogueLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, preference: Tensor, vectors: Tensor, bias: Tensor, target: Tensor, earlier: tuple[Tensor, Tensor] | None
+        ctx: Any,
+        preference: Tensor,
+        vectors: Tensor,
+        bias: Tensor,
+        target: Tensor,
+        earlier: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         """Args: preference [E, D], vectors [I, D], bias [I], target [E], and (event, item) pairs [M] to be masked, events
         ascending."""
@@ -40,7 +46,9 @@ class CatalogueLoss(torch.autograd.Function):
             chunk, chosen = preference[begin : begin + events], target[begin : begin + events, None]
             utility = torch.addmm(bias, chunk, vectors.T)
             if earlier is not None:
-                first, last = torch.searchsorted(earlier[0].contiguous(), torch.tensor([begin, begin + len(chunk)])).tolist()
+                first, last = torch.searchsorted(
+                    earlier[0].contiguous(), torch.tensor([begin, begin + len(chunk)])
+                ).tolist()
                 flat = (earlier[0][first:last] - begin) * len(bias) + earlier[1][first:last]
                 utility.view(-1)[flat] = -torch.inf
             log_share = torch.log_softmax(utility, dim=1)
@@ -78,11 +86,11 @@ class Batch:
     """[B] users."""
     item: Tensor
     """[B, T] items consumed; 0 beyond a user's end."""
-    first: Tensor
-    """[B] first place looked at."""
+    looked: Tensor
+    """[B, Q] places looked at."""
     lag: Tensor
-    """[B, Q, T] events between an earlier event and the place looked at, the earlier one included: 0 for the last one
-    before it, -1 and less for those that come later."""
+    """[B, Q, T] events between an earlier event and the place looked at: 0 for the last one before it; `_NEVER` for an event
+    that comes later, so that any decay leaves nothing of it."""
     days: Tensor
     """[B, Q, T] days spent between visits from an earlier event to the place looked at."""
     event: Tensor
@@ -108,18 +116,19 @@ def make_batch(split: EventSplit, users: NDArray[np.int64], low: NDArray[np.int6
     paused = np.where(exists, split.pause_days[events], 0).cumsum(axis=1, dtype=np.float64)
     lag = looked[:, :, None] - 1 - place
     paused_then = np.take_along_axis(paused, np.minimum(looked, len(place) - 1), axis=1)
-    days = np.where(lag >= 0, paused_then[:, :, None] - paused[:, None, :], 0)
+    before = lag >= 0
+    days = np.where(before, paused_then[:, :, None] - paused[:, None, :], 0)
     row, column = np.nonzero(looked < high[:, None])
     wanted = looked[row, column]
     earlier = None
     if split.mask_earlier:
-        event, before = np.nonzero(place < wanted[:, None])
-        earlier = (torch.from_numpy(event), torch.from_numpy(item[row[event], before]))
+        event, had = np.nonzero(place < wanted[:, None])
+        earlier = (torch.from_numpy(event), torch.from_numpy(item[row[event], had]))
     return Batch(
         users=torch.from_numpy(users),
         item=torch.from_numpy(item),
-        first=torch.from_numpy(low),
-        lag=torch.from_numpy(lag.astype(np.float32)),
+        looked=torch.from_numpy(looked),
+        lag=torch.from_numpy(np.where(before, lag, _NEVER).astype(np.float32)),
         days=torch.from_numpy(days.astype(np.float32)),
         event=torch.from_numpy(starts[row] + wanted),
         row=torch.from_numpy(row),
@@ -146,22 +155,20 @@ def user_batches(
     return iter(batches)
 
 
-def decayed_sums(batch: Batch, inputs: Tensor, log_keep: Tensor, half_life: Tensor | None = None) -> Tensor:
-    """[B, Q, d] for each place looked at the sum of earlier inputs, each decayed by the events and days since.
+def decay_weights(batch: Batch, log_keep: Tensor, half_life: Tensor | None = None) -> Tensor:
+    """[B, Q, T] share of each earlier event that is left at each place looked at.
 
-    Solves y_t = decay_t * (exp(log_keep) * y_{t-1} + inputs_{t-1}), y_0 = 0, for all t at once, as one lower-triangular
-    product.
+    With these, y = weights @ inputs solves y_t = decay_t * (keep * y_{t-1} + inputs_{t-1}), y_0 = 0, for all t at once.
 
     Args:
         batch: the events.
-        inputs: [B, T, d] what is added by each event.
         log_keep: log of the share kept per event.
         half_life: days between visits after which half is left; None for no decay with time.
     """
     exponent = batch.lag * log_keep
     if half_life is not None:
         exponent = exponent - batch.days * (np.log(2.0) / half_life)
-    return torch.bmm(exponent.masked_fill(batch.lag < 0, -torch.inf).exp(), inputs)
+    return exponent.exp()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +188,7 @@ class Scalars:
     satiation_half_life: Tensor
 
     @classmethod
-    def from_free(cls, free: dict[str, Tensor]) -> "Scalars":
+    def from_free(cls, free: Mapping[str, Tensor]) -> "Scalars":
         """From unbounded numbers: logits of shares, logs of half-lives, weights as they are."""
         return cls(
             log_short_keep=functional.logsigmoid(free["short_decay"]),
@@ -202,7 +209,6 @@ def preferences(
     categories: Tensor,
     start: Tensor,
     context_taste: Tensor,
-    dropout: float = 0.0,
 ) -> Tensor:
     """[E, d + G] preference of the batch's wanted events, as `InterestModel.preference` gives it after a replay.
 
@@ -213,20 +219,15 @@ def preferences(
         categories: [I, G] m.
         start: [B, d] long-term interest before the first event.
         context_taste: [E, G] sum of the rows of omega of each wanted event's context.
-        dropout: share of the consumed items that short-term interest overlooks.
     """
     consumed = embedding[batch.item]
-    noticed = consumed
-    if dropout > 0:
-        noticed = consumed * (torch.rand(*batch.item.shape, 1) >= dropout) / (1 - dropout)
     short_gain = -torch.expm1(scalars.log_short_keep)
     long_gain = -torch.expm1(scalars.log_long_keep)
-    short = short_gain * decayed_sums(batch, noticed, scalars.log_short_keep, scalars.short_half_life)
-    fade = torch.exp((batch.first[:, None] + torch.arange(batch.lag.shape[1]))[:, :, None] * scalars.log_long_keep)
-    long = start[:, None] * fade + long_gain * decayed_sums(batch, consumed, scalars.log_long_keep)
-    satiation = decayed_sums(
-        batch, categories[batch.item], scalars.log_satiation_keep, scalars.satiation_half_life
-    )
+    short = short_gain * torch.bmm(decay_weights(batch, scalars.log_short_keep, scalars.short_half_life), consumed)
+    fade = torch.exp(batch.looked[:, :, None] * scalars.log_long_keep)
+    long = start[:, None] * fade + long_gain * torch.bmm(decay_weights(batch, scalars.log_long_keep), consumed)
+    weights = decay_weights(batch, scalars.log_satiation_keep, scalars.satiation_half_life)
+    satiation = torch.bmm(weights, categories[batch.item])
     interest = (scalars.long_weight * long + scalars.short_weight * short)[batch.row, batch.column]
     taste = context_taste - scalars.satiation_gain * satiation[batch.row, batch.column]
     return torch.cat([interest, taste], dim=1)

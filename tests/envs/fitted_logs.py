@@ -13,7 +13,13 @@ EPOCH = 10_000 * DAY
 
 
 def make_model(
-    users: int = 6, items: int = 30, size: int = 4, groups: int = 3, seed: int = 0, strength: float = 1.0, **params: float
+    users: int = 6,
+    items: int = 30,
+    size: int = 4,
+    groups: int = 3,
+    seed: int = 0,
+    strength: float = 1.0,
+    **params: float,
 ) -> InterestModel:
     """A model with random arrays; embeddings have a mean norm of 1."""
     rng = np.random.default_rng(seed)
@@ -67,7 +73,7 @@ def draw_log(model: InterestModel, events: int, seed: int = 0, visit_share: floa
     state, clock = model.start(np.arange(users)), np.full(users, EPOCH)
     place = np.zeros(users, np.int64)
     had = np.zeros((users, items), bool)
-    rows = []
+    rows, before = [], clock
     for number in range(events):
         gap = np.where((rng.random(users) < visit_share) & (number > 0), rng.exponential(2, users) + 0.1, 0)
         begins = np.flatnonzero(gap)

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fitted_logs import draw_log, make_model
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -10,7 +11,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from envs.errors import ArtefactError
 from envs.users.interest import AGE_KNOTS, InterestModel, context_rows
 from envs.users.protocol import replay
-from fitted_logs import draw_log, make_model
 
 
 @given(days=st.lists(st.floats(-50, 80_000), min_size=1, max_size=20))

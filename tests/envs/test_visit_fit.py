@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from fitted_logs import DAY, EPOCH, make_catalogue, make_users
+
+from envs.logs.schema import InteractionLog
+from envs.users.protocol import VisitParams
+from envs.users.rating_fit import expected_on_grid, fit_ratings
+from envs.users.visit_fit import fit_visits
+
+TRUTH = {
+    "leave_intercept": -1.5,
+    "leave_log_place": -0.4,
+    "return_intercept": 0.8,
+    "gap_log_mean": 0.5,
+    "gap_log_sd": 0.8,
+}
+
+
+def draw_visits(users: int, days: float, seed: int) -> InteractionLog:
+    """Visits of users who come at random within the first half of `days`, by the formulas of `VisitParams`."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(users):
+        clock = rng.uniform(0, days / 2)
+        while clock < days:
+            place = 0
+            while True:
+                rows.append((user, clock + place / 1440))
+                leave = TRUTH["leave_intercept"] + TRUTH["leave_log_place"] * np.log1p(place)
+                if rng.random() < 1 / (1 + np.exp(-leave)):
+                    break
+                place += 1
+            if rng.random() > 1 / (1 + np.exp(-TRUTH["return_intercept"])):
+                break
+            clock += place / 1440 + max(np.exp(TRUTH["gap_log_mean"] + TRUTH["gap_log_sd"] * rng.normal()), 0.05)
+    user, clock = np.array(rows).T
+    seen = clock < days
+    return InteractionLog.from_rows(
+        name="visits",
+        users=make_users(users),
+        catalogue=make_catalogue(np.ones((3, 1), np.float32)),
+        user=user[seen].astype(np.int32),
+        item=np.zeros(seen.sum(), np.int32),
+        timestamp=EPOCH + (clock[seen] * DAY).astype(np.int64),
+    )
+
+
+def test_visits_drawn_from_known_parameters_give_them_back():
+    fit = fit_visits(draw_visits(600, days=40, seed=0))
+    for name, value in TRUTH.items():
+        low, high = fit.intervals[name]
+        middle, half = (low + high) / 2, (high - low) / 2
+        assert abs(middle - value) < 1.6 * half, name
+        assert half < 0.25, name
+        assert low <= getattr(fit.params, name) <= high
+    assert fit.params.leave_miss == VisitParams().leave_miss
+
+
+def test_a_short_log_does_not_pass_for_users_lost():
+    # Half of the gaps reach past the end of so short a log; without censoring the share that comes back would seem smaller.
+    fit = fit_visits(draw_visits(1500, days=6, seed=1))
+    low, high = fit.intervals["return_intercept"]
+    assert low < TRUTH["return_intercept"] < high
+
+
+def head(count=4000, slope=0.4, seed=0):
+    rng = np.random.default_rng(seed)
+    user, item = rng.integers(0, 60, count), rng.integers(0, 40, count)
+    utility = rng.normal(size=count).astype(np.float32)
+    mean = 3.2 + rng.normal(0, 0.3, 60)[user] + rng.normal(0, 0.3, 40)[item] + slope * utility
+    part = np.repeat([0, 1, 2], [int(0.7 * count), int(0.1 * count), count - int(0.8 * count)])
+    return mean, rng.normal(0, 0.5, count), user, item, utility, part
+
+
+def test_slope_and_spread_of_ratings_come_back():
+    mean, noise, user, item, utility, part = head()
+    fit = fit_ratings((mean + noise).astype(np.float32), user, item, utility, part, 60, 40)
+    assert fit.slope_interval[0] < 0.4 < fit.slope_interval[1]
+    assert fit.slope == pytest.approx(0.4, abs=0.05)
+    assert fit.sd == pytest.approx(0.5, abs=0.06)
+    assert fit.sd_interval[0] < fit.sd < fit.sd_interval[1]
+    assert fit.test_rmse == pytest.approx(0.5, abs=0.06)
+    assert len(fit.grid) == 64
+
+
+def test_ratings_on_a_grid_are_calibrated_on_the_test_part():
+    mean, noise, user, item, utility, part = head()
+    rating = np.clip(np.round(mean + noise), 1, 5).astype(np.float32)
+    fit = fit_ratings(rating, user, item, utility, part, 60, 40)
+    assert list(fit.grid) == [1, 2, 3, 4, 5]
+    assert fit.test_calibration_error < 0.1
+
+
+def test_a_log_without_ratings_has_an_empty_grid():
+    _, _, user, item, utility, part = head(100)
+    fit = fit_ratings(np.full(100, np.nan, np.float32), user, item, utility, part, 60, 40)
+    assert not len(fit.grid)
+    assert np.isnan(fit.test_rmse)
+
+
+def test_expected_rating_on_the_grid_is_the_mean_of_draws():
+    grid, rng = np.arange(1, 6, dtype=np.float32), np.random.default_rng(0)
+    for mean in (0.5, 3.2, 4.9):
+        drawn = np.clip(np.round(mean + 0.7 * rng.normal(size=200_000)), 1, 5)
+        assert expected_on_grid(np.array([mean], np.float32), 0.7, grid)[0] == pytest.approx(drawn.mean(), abs=0.01)
