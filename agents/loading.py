@@ -74,7 +74,7 @@ def _imported(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise AgentError(
             f"agent file '{path}' fails when it is imported{_line_of(error, path)}: {_told(error)}"
@@ -114,7 +114,8 @@ def _agent_in(module: ModuleType, class_name: str, path: Path) -> type[Agent]:
         raise AgentError(
             f"'{class_name}' in '{path}' is a {type(found).__name__}, not a class; name a subclass of agents.Agent."
         )
-    if not callable(getattr(found, "act", None)) or getattr(found.act, "__isabstractmethod__", False):
+    act: Any = getattr(found, "act", None)
+    if not callable(act) or getattr(act, "__isabstractmethod__", False):
         raise AgentError(
             f"class '{class_name}' in '{path}' lacks the method act(self, observation), which returns slates [N, K]; add it."
         )

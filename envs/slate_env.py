@@ -374,19 +374,6 @@ class HiddenState:
         env = self._env
         return utilities(env.world.user_model, env._preference, items, env._age_days(items))
 
-    def utilities_after(
-        self, rows: NDArray[np.int64], consumed: NDArray[np.int32], items: NDArray[np.int32]
-    ) -> NDArray[np.float32]:
-        """[M, C] utility of `items` [M, C] in the next request of users `rows` [M], had they consumed `consumed` [M]."""
-        env = self._env
-        model, state = env.world.user_model, env._state.take(rows)
-        model.consume(state.interest, np.arange(len(rows)), consumed)
-        weekday = (env.world.reference_weekday + state.day) % 7
-        preference = model.preference(state.interest, state.hour, weekday, state.consumed_in_visit + 1)
-        birth = env.world.birth_clock[np.maximum(items, 0)]
-        age = np.maximum((state.clock[:, None] - birth) / SECONDS_PER_DAY, 0).astype(np.float32)
-        return utilities(model, preference, items, age)
-
     def utilities_after_each(self, consumed: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.float32]:
         """[N, M, C] utility of `items` [N, C] in each user's next request, had it consumed each of `consumed` [N, M] alone."""
         env = self._env

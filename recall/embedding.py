@@ -62,7 +62,7 @@ class EmbeddingRecall:
     trained_samples_: int
     """Interactions that the last `fit` or `update` went through, each counted once per half-pass: its cost."""
 
-    def __init__(self, config: EmbeddingConfig = EmbeddingConfig(), seed: int = 0) -> None:  # noqa: B008
+    def __init__(self, config: EmbeddingConfig = EmbeddingConfig(), seed: int = 0) -> None:
         self.config = config
         self.seed = seed
         self._cache, self._cached_count = RowCache(), 0
@@ -154,7 +154,8 @@ class EmbeddingRecall:
             self._cache, self._cached_count = RowCache(), count
         items = np.empty((len(request), count), np.int32)
         scores = np.empty((len(request), count), np.float32)
-        users, inputs = request.key[:, 0], [request.history, request.excluded]
+        users = request.key[:, 0]
+        inputs: list[NDArray[Any]] = [request.history, request.excluded]
         found, known = self._cache.look_up(users, inputs)
         if found.any():
             items[found], scores[found] = known

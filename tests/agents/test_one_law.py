@@ -1,0 +1,104 @@
+"""The one law: a policy never reads the user model's hidden state or parameters.
+
+Each policy is shown the observations of an environment while everything hidden in it is replaced: its slates must stay the
+same to the bit. An oracle under the same treatment must move, or the test would prove nothing.
+"""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+from numpy.testing import assert_array_equal
+
+from agents import agent_names, resolve_agent
+from envs.observation import Observation
+from envs.slate_env import SlateVectorEnv
+from recall.embedding import EmbeddingConfig, EmbeddingRecall
+
+TRAINED_ELSEWHERE = ("ppo", "dqn", "sb3_ppo")
+"""Agents that need a training to act; held to the law beside their own tests."""
+POLICIES = [name for name in agent_names() if name not in TRAINED_ELSEWHERE and not resolve_agent(name).is_oracle]
+ORACLES = [name for name in agent_names() if name.startswith("oracle")]
+
+
+@pytest.fixture(scope="module")
+def perturbed(world):
+    """The same public world with other hidden parameters and other hidden states."""
+    random = np.random.default_rng(0)
+    model = world.user_model
+
+    def shaken(array):
+        return (array + random.standard_normal(array.shape)).astype(array.dtype)
+
+    model = replace(
+        model,
+        **{
+            name: shaken(getattr(model, name))
+            for name in ("item_embedding", "item_bias", "user_embedding", "context_weights", "age_values")
+        },
+    )
+    interest = world.start_interest.take(random.permutation(world.num_users))
+    return replace(world, user_model=model, start_interest=interest, outside=world.outside + 1)
+
+
+def environment(world, recall):
+    env = SlateVectorEnv(
+        64, world=world, candidate_source=recall, num_candidates=60, autoreset_mode=AutoresetMode.DISABLED, seed=3
+    )
+    env.reset()
+    return env
+
+
+def recall_of(world):
+    return EmbeddingRecall(EmbeddingConfig(dimension=16, iterations=3)).fit(world.policy_log)
+
+
+def test_the_public_catalogue_carries_nothing_fitted(world):
+    """Everything in it is a name, a category or a birth; no array is a function of the user model."""
+    catalogue = world.policy_log.catalogue
+    assert {field.name for field in fields(catalogue)} == {
+        "item_ids",
+        "titles",
+        "category_names",
+        "categories",
+        "birth",
+    }
+    assert ((catalogue.categories >= 0) & (catalogue.categories <= 1)).all()
+    sums = catalogue.categories.sum(axis=1)
+    assert np.all(np.isclose(sums, 1, atol=1e-5) | (sums == 0))
+
+
+def test_the_first_observation_does_not_depend_on_anything_hidden(world, perturbed):
+    first, second = (environment(each, recall_of(each)).observation.to_dict() for each in (world, perturbed))
+    for name, array in first.items():
+        assert_array_equal(array, second[name], err_msg=name)
+
+
+def test_the_log_that_policies_learn_from_is_cut_before_the_run(world):
+    assert not world.born_in_run[world.policy_log.item].any()
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_policies_do_not_see_what_is_hidden(world, perturbed, name):
+    agents = [resolve_agent(name)().fit(each.policy_log) for each in (world, perturbed)]
+    envs = [environment(each, recall_of(world)) for each in (world, perturbed)]
+    for _ in range(4):
+        # both are shown what the first environment shows, while the second one's hidden state goes its own way
+        observation = Observation.from_dict({key: array.copy() for key, array in envs[0].observation.to_dict().items()})
+        returned = [agent.act(observation) for agent in agents]
+        slates = [given[0] if isinstance(given, tuple) else given for given in returned]
+        assert_array_equal(slates[0], slates[1])
+        for env in envs:
+            env.step(slates[0])
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_oracles_do(world, perturbed, name):
+    slates = []
+    for each in (world, perturbed):
+        env = environment(each, recall_of(each))
+        oracle = resolve_agent(name)()
+        oracle.bind(env)
+        slates.append(oracle.act(env.observation))
+    assert (slates[0] != slates[1]).any()
