@@ -109,7 +109,7 @@ def test_a_file_that_fails_is_told_in_one_sentence(tmp_path, content, told):
 def test_a_text_file_is_refused(tmp_path):
     path = tmp_path / "agent.txt"
     path.write_text(GOOD)
-    with pytest.raises(AgentError, match="must end in '.py'"):
+    with pytest.raises(AgentError, match=r"must end in '\.py'"):
         resolve_agent(f"{path}:Mine")
 
 
