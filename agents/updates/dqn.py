@@ -98,7 +98,7 @@ class UpdateDQN:
             num_atoms=1,
             target_network_update_freq=options.target_every,
             tau=1.0,
-            grad_clip=10.0,
+            grad_clip=10,
             grad_clip_by="global_norm",
             td_error_loss_fn="huber",
         )

@@ -76,10 +76,12 @@ class ServedModels:
 def joined(logs: list[InteractionLog]) -> InteractionLog:
     """The consumed rows of several logs of the same users and catalogue, as one log under the name of the first."""
     parts = [log.consumed() for log in logs]
-    columns = ("user", "item", "timestamp", "rating")
     return InteractionLog.from_rows(
         name=logs[0].name,
         users=logs[0].users,
         catalogue=logs[0].catalogue,
-        **{column: np.concatenate([getattr(part, column) for part in parts]) for column in columns},
+        user=np.concatenate([part.user for part in parts]),
+        item=np.concatenate([part.item for part in parts]),
+        timestamp=np.concatenate([part.timestamp for part in parts]),
+        rating=np.concatenate([part.rating for part in parts]),
     )

@@ -105,8 +105,8 @@ class Traffic:
     ) -> None:
         self.world, self.pipeline, self.requests_per_visit, self.seed = world, pipeline, requests_per_visit, seed
         self._state = world.start_state(users, np.zeros_like(users))
-        items, days = world.history(pipeline.history_size)
-        self._history, self._history_clock = items[users], -days[users].astype(np.float64)
+        items, clocks = world.history(pipeline.history_size)
+        self._history, self._history_clock = items[users], clocks[users].astype(np.float64)
         self._seen = world.seen[users]
 
     def serve(self, day: int, num_visits: int, models: ServedModels) -> Day:
@@ -117,13 +117,17 @@ class Traffic:
             return Day(events, 0, 0, 0, 0, 0)
         visitors = self._arrive(rows, day)
         known, popularity = models.known, models.popularity
+        tastes = models.recall.user_vectors(self._history[rows])
         clicks = shown = unseen = 0
         for _ in range(self.requests_per_visit):
-            observation = self._observe(rows, visitors, models)
+            observation = self._observe(rows, visitors, tastes, models)
             slates = self._slates(observation, popularity)
             response = self._respond(visitors, slates)
             self._record(events, visitors, observation, slates, response, models.version)
             self._move_on(rows, visitors, response)
+            clickers = np.flatnonzero(response.item >= 0)
+            # only who consumed something has another history, hence another vector, at the next request
+            tastes[clickers] = models.recall.user_vectors(self._history[rows[clickers]])
             filled = slates >= 0
             clicks += int((response.item >= 0).sum())
             shown += int(filled.sum())
@@ -150,7 +154,9 @@ class Traffic:
         state.requests_in_visit[:] = state.consumed_in_visit[:] = state.misses[:] = 0
         return state
 
-    def _observe(self, rows: NDArray[np.int64], visitors: UserState, models: ServedModels) -> Observation:
+    def _observe(
+        self, rows: NDArray[np.int64], visitors: UserState, tastes: NDArray[np.float32], models: ServedModels
+    ) -> Observation:
         """The requests as the pipeline sees them; the last `explore_slots` candidates are young items, the others recalled."""
         world, config = self.world, self.pipeline
         births, unborn = world.unborn
@@ -159,7 +165,7 @@ class Traffic:
         key = np.stack([visitors.user, visitors.request], axis=1)
         request = RecallRequest(visitors.log_user, history, excluded, key)
         recalled, scores = models.recall.candidates(request, config.num_candidates - config.explore_slots)
-        young, young_scores = self._young_items(request, visitors, recalled, models)
+        young, young_scores = self._young_items(request, visitors, recalled, tastes, models)
         items, scores = np.concatenate([recalled, young], axis=1), np.concatenate([scores, young_scores], axis=1)
         mask = ~is_excluded(excluded, items)
         categories = world.policy_log.catalogue.categories[np.maximum(items, 0)]
@@ -167,18 +173,23 @@ class Traffic:
         features = np.concatenate([scores[:, :, None], ages[:, :, None], categories], axis=2).astype(np.float32)
         features[~mask] = 0
         since = np.where(history >= 0, visitors.clock[:, None] / SECONDS_PER_DAY - self._history_clock[rows], 0)
-        context = [visitors.hour, self._weekday(visitors), visitors.requests_in_visit, visitors.day]
+        context = (visitors.hour, self._weekday(visitors), visitors.requests_in_visit, visitors.day)
         return Observation(
             user=visitors.log_user,
             user_features=world.user_features[visitors.log_user],
             history=history,
             history_days=np.maximum(since, 0).astype(np.float32),
-            context=np.stack(context, axis=1).astype(np.float32),
+            context=np.column_stack(context).astype(np.float32),
             candidates=Candidates(items, mask.astype(np.int8), features),
         )
 
     def _young_items(
-        self, request: RecallRequest, visitors: UserState, recalled: NDArray[np.int32], models: ServedModels
+        self,
+        request: RecallRequest,
+        visitors: UserState,
+        recalled: NDArray[np.int32],
+        tastes: NDArray[np.float32],
+        models: ServedModels,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """(items [V, E], MF scores [V, E]) to explore: of those drawn among the young ones that were not recalled, the best."""
         config, birth = self.pipeline, self.world.birth_clock
@@ -196,7 +207,7 @@ class Traffic:
         row, column = np.nonzero((recalled >= 0) & (place[recalled] >= 0))
         taken[row, place[recalled[row, column]]] = True
         draws[taken] = np.inf
-        relevance = models.recall.user_vectors(request.history) @ models.recall.item_vectors_[young].T
+        relevance = tastes @ models.recall.item_vectors_[young].T
         number = min(config.explore_slots * config.explore_draws, len(young))
         drawn = np.argpartition(draws, number - 1, axis=1)[:, :number]
         worth = np.where(

@@ -65,10 +65,3 @@ def test_progress_counts_the_days(world, config):
 def test_an_empty_or_repeated_study_is_refused(world, config, policies, seeds):
     with pytest.raises(ConfigurationError, match="seed"):
         run_update_study(world, config, policies, seeds)
-
-
-def test_updates_bring_the_share_of_unseen_items_down(world, config):
-    long = {name: rule(name) for name in ("never", "daily incremental")}
-    table = run_update_study(world, config, long, [0])
-    share = {name: table.filter(pl.col("policy") == name)["unseen_share"].to_numpy().mean() for name in long}
-    assert 0 < share["daily incremental"] < share["never"]
