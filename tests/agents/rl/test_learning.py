@@ -92,7 +92,10 @@ def test_the_budget_is_kept_to_the_request(agent_class, requests):
     options = {PPOAgent: PPO_OPTIONS, SB3PPOAgent: SB3_OPTIONS, DQNAgent: DQN_OPTIONS}[agent_class]
     spent = []
     train(agent_class(options=options), requests, report=spent.append)
-    assert spent[-1] == requests
+    # SB3 steps all users equally often, see `most_even`
+    left_over = requests % most_even(requests, 32) if agent_class is SB3PPOAgent else 0
+    assert spent[-1] == requests - left_over
+    assert left_over <= 1
     assert spent == sorted(spent)
 
 
