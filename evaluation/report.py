@@ -51,7 +51,7 @@ def comparison_table(summary: pl.DataFrame, reference: str = "mf") -> Table:
         table.add_column(heading, justify="right")
     if len(paired):
         table.add_column(f"reward minus {reference}", justify="right")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for agent in _ordered(summary):
         rows = summary.filter(pl.col("agent") == agent)
         own = {row["metric"]: row for row in rows.filter(pl.col("versus").is_null()).iter_rows(named=True)}

@@ -68,6 +68,13 @@ def test_intervals_over_seeds_and_users_cover_the_truth(seed_sd, user_sd, cell_s
     assert covered(draw, 0.0) == pytest.approx(0.95, abs=0.025)
 
 
+def test_where_neither_seeds_nor_users_matter_intervals_are_a_little_wide_but_not_doubled():
+    def draw(rng):
+        return Measured.mean(rng.normal(size=(5, 60))).estimate()
+
+    assert 0.95 < covered(draw, 0.0) < 0.993
+
+
 def test_users_alone_would_not_cover_what_training_seeds_add():
     def draw(rng):
         values = rng.normal(size=(5, 1)) + rng.normal(size=(5, 60))
