@@ -44,8 +44,15 @@ class EmbeddingConfig:
     """Share of that confidence kept per item consumed since, where a user is folded in from a history."""
     update_passes: int = 2
     """Passes of an incremental update over the users and items that new events touch."""
+    newcomer_share: float = 0.1
+    """Share of the candidates that goes, at least, to the best of the items without rows in the log: their vectors lie near
+    the middle of their categories, so they would seldom be found among the rest. 0 leaves it to the scores."""
     num_threads: int = 1
     """Threads of a full fit; the result does not depend on them."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.newcomer_share <= 1:
+            raise ConfigurationError(f"newcomer_share is {self.newcomer_share}; it must lie in [0, 1].")
 
 
 class EmbeddingRecall:
@@ -147,6 +154,7 @@ class EmbeddingRecall:
     def candidates(self, request: RecallRequest, count: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """(items [N, count], scores [N, count]) of the largest inner products, best first; see `CandidateSource`.
 
+        Where fewer newcomers than `newcomer_share` are among them, the best newcomers take the places of the last others.
         A request that equals the last one of its simulated user in history and excluded items gets the same answer
         without a search.
         """
@@ -161,11 +169,37 @@ class EmbeddingRecall:
             items[found], scores[found] = known
         rows = np.flatnonzero(~found)
         if len(rows):
-            items[rows], scores[rows] = self._index.search(
+            items[rows], scores[rows] = self._search(
                 self.user_vectors(request.history[rows]), request.excluded[rows], count
             )
             self._cache.keep(users[rows], [array[rows] for array in inputs], [items[rows], scores[rows]])
         return items, scores
+
+    def _search(
+        self, queries: NDArray[np.float32], excluded: NDArray[np.uint8], count: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """(items [N, count], scores [N, count]), best first, newcomers among them."""
+        items, scores = self._index.search(queries, excluded, count)
+        wanted = min(int(np.ceil(self.config.newcomer_share * count)), len(self._newcomers))
+        if not wanted:
+            return items, scores
+        bits = (excluded[:, self._newcomers >> 3] >> (self._newcomers & 7).astype(np.uint8)) & 1
+        found, found_scores = self._newcomer_index.search(queries, np.packbits(bits, axis=1, bitorder="little"), wanted)
+        is_newcomer = (items >= 0) & self._is_newcomer[items]
+        # both searches order alike, so the newcomers among the items are the first ones of those found
+        among = is_newcomer.sum(axis=1, keepdims=True)
+        added = (found >= 0) & (np.arange(wanted) >= among)
+        others = (items >= 0) & ~is_newcomer
+        room = count - among - added.sum(axis=1, keepdims=True)
+        kept = is_newcomer | (others & (np.cumsum(others, axis=1) <= room))
+        together = np.concatenate([items, np.where(found >= 0, self._newcomers[found], -1)], axis=1)
+        ranking = np.where(
+            np.concatenate([kept, added], axis=1), np.concatenate([scores, found_scores], axis=1), -np.inf
+        )
+        order = np.argsort(-ranking, axis=1, kind="stable")[:, :count]
+        ranking = np.take_along_axis(ranking, order, axis=1)
+        chosen = np.where(ranking > -np.inf, np.take_along_axis(together, order, axis=1), -1)
+        return chosen.astype(np.int32), np.where(chosen >= 0, ranking, 0).astype(np.float32)
 
     def save(self, path: Path) -> None:
         """Writes embeddings and interactions, whole or not at all."""
@@ -214,6 +248,9 @@ class EmbeddingRecall:
         active = np.diff(self._consumed.indptr) > 0
         self._mean_user = self.user_vectors_[active].mean(axis=0)
         self._index = InnerProductIndex(vectors)
+        self._is_newcomer = ~seen
+        self._newcomers = np.flatnonzero(~seen)
+        self._newcomer_index = InnerProductIndex(vectors[~seen])
         self._cache.clear()
 
     def _regularised_gram(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -74,7 +74,8 @@ def test_a_user_without_history_is_the_mean_user(world, recall):
     assert_allclose(vector, recall.user_vectors_[active].mean(axis=0), rtol=1e-5)
 
 
-def test_candidates_are_the_best_that_are_allowed(world, recall):
+def test_candidates_are_the_best_that_are_allowed(world):
+    recall = EmbeddingRecall(replace(CONFIG, newcomer_share=0.0), seed=1).fit(world.policy_log)
     request = request_of(world, np.arange(20))
     items, scores = recall.candidates(request, COUNT)
     assert not is_excluded(request.excluded, items).any()
@@ -82,6 +83,28 @@ def test_candidates_are_the_best_that_are_allowed(world, recall):
     exact[np.unpackbits(request.excluded, axis=1, bitorder="little", count=world.num_items) == 1] = -np.inf
     assert_allclose(scores, -np.sort(-exact, axis=1)[:, :COUNT], atol=1e-4)
     assert all(len(set(row)) == COUNT for row in items)
+
+
+def test_newcomers_take_the_places_of_the_last_others(world):
+    """By a plain loop: the best newcomers up to their share, then the best of all that are left."""
+    recall = EmbeddingRecall(replace(CONFIG, newcomer_share=0.3), seed=1).fit(world.policy_log)
+    request = request_of(world, np.arange(40))
+    # every third newcomer is born already, so that some rows would have them among the best anyhow
+    born = np.unpackbits(request.excluded, axis=1, bitorder="little", count=world.num_items).astype(bool)
+    born[:, np.flatnonzero(world.born_in_run)[::3]] = False
+    request = replace(request, excluded=np.packbits(born, axis=1, bitorder="little"))
+    items, scores = recall.candidates(request, COUNT)
+    known = np.isin(np.arange(world.num_items), world.policy_log.consumed().item)
+    exact = recall.user_vectors(request.history) @ recall.item_vectors_.T
+    for row in range(len(items)):
+        ranked = [item for item in np.argsort(-exact[row], kind="stable") if not born[row, item]]
+        share = [item for item in ranked if not known[item]][: int(np.ceil(0.3 * COUNT))]
+        rest = [item for item in ranked if item not in share]
+        expected = np.sort(exact[row, share + rest[: COUNT - len(share)]])[::-1]
+        assert len(share) > 0 and len(set(items[row])) == COUNT
+        assert (~known[items[row]]).sum() >= len(share)
+        assert_allclose(scores[row], expected, atol=1e-4)
+        assert_allclose(scores[row], exact[row, items[row]], atol=1e-4)
 
 
 def test_answers_depend_on_neither_batch_nor_memory(world):
@@ -100,7 +123,8 @@ def test_answers_depend_on_neither_batch_nor_memory(world):
         assert_array_equal(cold_scores, scores[rows])
         moved = np.flatnonzero(random.random(len(users)) < 0.5)
         shown[moved, items[moved, 0]] = True
-    assert_array_equal(warm.candidates(request, COUNT // 2)[0], items[:, : COUNT // 2])
+    fewer = EmbeddingRecall(CONFIG, seed=1).fit(world.policy_log).candidates(request, COUNT // 2)
+    assert_array_equal(warm.candidates(request, COUNT // 2)[0], fewer[0])
 
 
 def test_finds_what_users_alike_consumed(world):

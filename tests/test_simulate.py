@@ -1,0 +1,204 @@
+"""The script: its subcommands on the synthetic log, and one sentence with exit code 2 for every wrong input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import simulate
+
+ROOT = Path(simulate.__file__).parent
+SMALL = ["--dataset", "synthetic", "--fast", "--users", "12", "--days", "4", "--requests", "512", "--jobs", "1"]
+HEURISTICS = ["--agents", "random,popular,mf", "--update-seeds", "0"]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    # one cache for all tests of the file: the fit of the synthetic log is made once
+    monkeypatch.setenv("DRIFTREC_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one sentence that a wrong command ends with."""
+    assert simulate.main(list(arguments)) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    return told
+
+
+def test_compare_leaves_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert (
+        simulate.main([*SMALL, "--agents", "random,popular,mf,constant", "--update-seeds", "1", "--out", str(out)]) == 0
+    )
+    figures = json.loads((out / "compare.json").read_text())
+    printed = capsys.readouterr().out
+    for name in ("nll_evolving", "nll_popularity", "nll_static", "reward_mf", "updates_engagement_never"):
+        assert f"\n{name}: " in printed and isinstance(figures[name], float)
+    assert (out / "config.json").exists() and (out / "versions.json").exists()
+    assert {path.stem for path in (out / "plots").glob("*.png")} >= {"comparison", "tradeoff", "interest", "updates"}
+    assert (out / "events" / "mf-seed0.parquet").exists()
+    assert not list(out.rglob(".*")), "a temporary file was left behind"
+
+
+def test_an_aa_comparison_shows_no_difference(tmp_path: Path) -> None:
+    twin = tmp_path / "twin.py"
+    twin.write_text(
+        "from agents.heuristics import MatrixFactorisation\n\nclass Twin(MatrixFactorisation):\n    name = 'twin'\n"
+    )
+    out = tmp_path / "run"
+    arguments = ["--agents", f"random,mf,{twin}:Twin", "--update-seeds", "0", "--out", str(out)]
+    assert simulate.main([*SMALL, *arguments]) == 0
+    figures = json.loads((out / "compare.json").read_text())
+    assert figures["reward_twin_minus_mf"] == figures["reward_twin_minus_mf_low"] == 0
+    assert figures["reward_random_minus_mf"] != 0
+
+
+def test_the_same_seed_gives_the_same_figures(tmp_path: Path) -> None:
+    runs = []
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        assert simulate.main([*SMALL, *HEURISTICS, "--seed", seed, "--out", str(tmp_path / name)]) == 0
+        figures = json.loads((tmp_path / name / "compare.json").read_text())
+        runs.append({key: value for key, value in figures.items() if "reward" in key})
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_plot_draws_saved_runs_again_and_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two"):
+        assert simulate.main([*SMALL, *HEURISTICS, "--out", str(tmp_path / name)]) == 0
+    (tmp_path / "one" / "plots" / "comparison.png").unlink()
+    assert simulate.main(["plot", str(tmp_path / "one")]) == 0
+    assert (tmp_path / "one" / "plots" / "comparison.png").exists()
+    both = ["plot", str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(tmp_path / "both")]
+    assert simulate.main(both) == 0
+    assert (tmp_path / "both" / "comparison.png").exists()
+
+
+def test_fit_prints_both_orders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert simulate.main(["fit", "--dataset", "synthetic", "--fast", "--out", str(tmp_path / "fit")]) == 0
+    printed = capsys.readouterr().out
+    for name in ("evolving", "static", "popularity"):
+        assert f"\nnll_{name}: " in printed and f"\nnll_{name}_shuffled: " in printed
+    assert "fitted" in printed and "assumed" in printed
+
+
+def test_options_come_from_a_file_and_the_command_line_wins(tmp_path: Path) -> None:
+    (tmp_path / "options.toml").write_text(
+        'dataset = "synthetic"\nfast = true\nusers = 5\ndays = 3\nupdate-seeds = 0\n'
+    )
+    arguments = ["--config", str(tmp_path / "options.toml"), "--agents", "random", "--users", "7", "--jobs", "1"]
+    assert simulate.main([*arguments, "--out", str(tmp_path / "run")]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert (config["users"], config["days"], config["dataset"]) == (7, 3, "synthetic")
+    again = ["--config", str(tmp_path / "run" / "config.json"), "--jobs", "1", "--out", str(tmp_path / "again")]
+    assert simulate.main(again) == 0
+    assert (tmp_path / "again" / "compare.json").read_text() == (tmp_path / "run" / "compare.json").read_text()
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_keeps_finished_agents_and_resumes(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import os, time\nfrom agents.heuristics import Popular\n\n"
+        "class Slow(Popular):\n    name = 'slow'\n"
+        "    def fit(self, log, training=None):\n"
+        "        time.sleep(0 if os.environ.get('QUICK') else 600)\n        return super().fit(log, training)\n"
+    )
+    arguments = [*SMALL, "--agents", f"random,popular,{slow}:Slow", "--update-seeds", "0"]
+    command = [sys.executable, "simulate.py", *arguments]
+    process = subprocess.Popen([*command, "--out", str(out)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    finished = out / "tables" / "users" / "popular-seed0.parquet"
+    deadline = time.monotonic() + 180
+    while not finished.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in told and "Traceback" not in told
+    before = finished.stat().st_mtime_ns
+    resumed = subprocess.run([*command, "--resume", str(out)], cwd=ROOT, env={**os.environ, "QUICK": "1"}, timeout=180)
+    assert resumed.returncode == 0 and (out / "compare.json").exists()
+    assert finished.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["fitt"], "fitt"),
+        (["--dataset", "no/such/folder"], "no/such/folder"),
+        (["--agents", "mff", *SMALL], "mf"),
+        (["--agents", "nowhere.py:Agent", *SMALL], "nowhere.py"),
+        (["--agents", "", *SMALL], "--agents"),
+        (["--days", "0", *SMALL[:3], *HEURISTICS], "days"),
+        (["--training-seeds", "0", *SMALL, *HEURISTICS], "seeds"),
+        (["--config", "nowhere.toml"], "nowhere.toml"),
+        (["--resume", "nowhere", *SMALL, *HEURISTICS], "nowhere"),
+        (["plot", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_input_ends_with_one_sentence(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert told in _refused(capsys, *arguments)
+    assert not list(tmp_path.rglob("*.json")), "something was written"
+
+
+def test_an_unknown_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        simulate.main(["--no-such-option"])
+    assert ended.value.code == 2 and "--no-such-option" in capsys.readouterr().err
+
+
+def test_an_unknown_option_in_a_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "options.json").write_text('{"userz": 3}')
+    assert "userz" in _refused(capsys, "--config", str(tmp_path / "options.json"))
+
+
+def test_an_unwritable_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # a file in the way stands for missing permissions, which root would not notice
+    (tmp_path / "file").write_text("")
+    assert "file" in _refused(capsys, *SMALL, *HEURISTICS, "--out", str(tmp_path / "file" / "run"))
+
+
+FAULTS = {
+    "shape": "return np.zeros((len(observation), 3), int)",
+    "outside": "return np.full((len(observation), self.slate_size), 10_000)",
+    "twice": "return np.zeros((len(observation), self.slate_size), int)",
+    "raises": "raise ValueError('no idea')",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_agent_is_refused_by_name(fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "faulty.py").write_text(
+        "import numpy as np\nfrom agents import Agent\n\n"
+        f"class Faulty(Agent):\n    name = 'faulty'\n    def act(self, observation):\n        {FAULTS[fault]}\n"
+    )
+    arguments = [
+        *SMALL,
+        "--agents",
+        f"{tmp_path}/faulty.py:Faulty",
+        "--update-seeds",
+        "0",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert "faulty" in _refused(capsys, *arguments)
+    assert not (tmp_path / "run" / "compare.json").exists()
+
+
+def test_a_class_without_act_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "idle.py").write_text("class Idle:\n    pass\n")
+    assert "act" in _refused(capsys, *SMALL, "--agents", f"{tmp_path}/idle.py:Idle", "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_console_command_is_the_script() -> None:
+    told = subprocess.run(["driftrec", "plot", "nowhere"], capture_output=True, text=True)
+    assert told.returncode == 2 and told.stderr.startswith("error: ")
