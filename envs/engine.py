@@ -194,7 +194,7 @@ def advance(
             visits.return_intercept + visits.return_satisfaction * gain
         )
         churned[leavers] = stays_away
-        back, who, which, gain = (array[~stays_away] for array in (leavers, who, which, gain))
+        back, who, which, gain = leavers[~stays_away], who[~stays_away], which[~stays_away], gain[~stays_away]
         days = np.exp(
             visits.gap_log_mean
             + visits.gap_satisfaction * gain
@@ -215,5 +215,5 @@ def advance(
     return Departure(leaves, churned)
 
 
-def _sigmoid(logit: NDArray[np.float64]) -> NDArray[np.float64]:
+def _sigmoid(logit: NDArray[np.floating]) -> NDArray[np.floating]:
     return 1 / (1 + np.exp(-logit))

@@ -114,6 +114,12 @@ class SlateVectorEnv(VectorEnv):
         self._lives_begun = 0
         self._propensity: NDArray[np.float32] | None = None
         self._ended: NDArray[np.bool_] | None = None
+        self._state: UserState
+        self._history: NDArray[np.int32]
+        self._history_clock: NDArray[np.float64]
+        self._seen: NDArray[np.uint8]
+        self._observation: Observation
+        self._preference: NDArray[np.float32]
 
     # ------------------------------------------------------------------ gymnasium
     def reset(
