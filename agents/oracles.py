@@ -70,7 +70,7 @@ class OracleLookahead(OracleMyopic):
     name: ClassVar[str] = "oracle_lookahead"
     promising: int = 30
     """Candidates that are followed; the others are not shown."""
-    lasting: float = 3.0
+    lasting: float = 1.0
     """Requests for which a change of state counts."""
 
     def act(self, observation: Observation) -> NDArray[np.int64]:

@@ -47,12 +47,21 @@ def test_a_row_does_not_depend_on_the_batch():
         assert_array_equal(some_scores, scores[rows])
 
 
-def test_ties_come_in_order_of_the_items_whatever_was_fetched():
-    vectors = np.ones((200, 4), np.float32)
-    excluded = np.zeros((2, 200), bool)
-    excluded[1, :150] = True
-    items, _ = InnerProductIndex(vectors).search(np.ones((2, 4), np.float32), packed(excluded), 10)
-    assert_array_equal(items, [np.arange(10), np.arange(150, 160)])
+@pytest.mark.parametrize("count", [10, 150])
+def test_ties_come_in_order_of_the_items_whatever_was_fetched(count):
+    vectors = np.ones((900, 4), np.float32)
+    excluded = np.zeros((2, 900), bool)
+    excluded[1, :550] = True
+    items, _ = InnerProductIndex(vectors).search(np.ones((2, 4), np.float32), packed(excluded), count)
+    assert_array_equal(items, [np.arange(count), np.arange(550, 550 + count)])
+
+
+def test_of_items_that_tie_at_the_edge_the_first_are_kept():
+    """Better items stand behind those that tie, so that a search that stops early drops some of these."""
+    vectors = np.ones((900, 4), np.float32)
+    vectors[700:] *= np.linspace(2, 3, 200, dtype=np.float32)[:, None]
+    items, _ = InnerProductIndex(vectors).search(np.ones((1, 4), np.float32), packed(np.zeros((1, 900), bool)), 250)
+    assert_array_equal(items[0], [*np.arange(899, 699, -1), *np.arange(50)])
 
 
 def test_a_copy_finds_the_same():
