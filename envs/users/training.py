@@ -168,7 +168,8 @@ def decay_weights(batch: Batch, log_keep: Tensor, half_life: Tensor | None = Non
     exponent = batch.lag * log_keep
     if half_life is not None:
         exponent = exponent - batch.days * (np.log(2.0) / half_life)
-    return exponent.exp()
+    # Zero below e^-60: shares so small change nothing, but as denormal numbers they would slow every product with them.
+    return functional.threshold(exponent, -60.0, -torch.inf).exp()
 
 
 @dataclass(frozen=True, kw_only=True)
