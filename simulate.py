@@ -29,7 +29,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from agents.loading import agent_names, resolve_agent
+from agents.loading import agent_names
 from agents.updates.dqn import UpdateDQN, UpdateDQNOptions
 from agents.updates.environment import UpdateConfig
 from agents.updates.rules import DEFAULT_RULES, UpdatePolicy, rule
@@ -52,7 +52,7 @@ from evaluation.report import (
     updates_table,
 )
 from evaluation.runs import Run
-from evaluation.training import TrainingConfig, run_comparison
+from evaluation.training import TrainingConfig, named_agents, run_comparison
 from recall.embedding import EmbeddingRecall
 
 # ---------------------------------------------------------------------------------------------------------------- options
@@ -135,6 +135,16 @@ class CompareOptions(WorldOptions):
             update_seeds=self.update_seeds if self.update_seeds is not None else (1 if small else 3),
         )
 
+    def comparison(self) -> ComparisonConfig:
+        """The part of the options that says whom the agents serve."""
+        weights = RewardWeights(diversity=self.diversity_weight, freshness=self.freshness_weight)
+        return ComparisonConfig(users=self.users, seed=self.seed, serving=ServingConfig(reward_weights=weights))
+
+    def training(self) -> TrainingConfig:
+        """The part of the options that says what the agents learn from."""
+        seeds = tuple(range(self.seed, self.seed + self.training_seeds))
+        return TrainingConfig(requests=self.requests or 0, seeds=seeds)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions(DataOptions):
@@ -176,8 +186,8 @@ def compare(options: CompareOptions) -> None:
     """Log → fitted users → world → recall → training → comparison → model updates → tables and plots."""
     options = options.sized()
     specs = [spec.strip() for spec in options.agents.split(",") if spec.strip()]
-    for spec in specs:
-        resolve_agent(spec)
+    named_agents(specs)
+    world_config, comparison, training = options.world(), options.comparison(), options.training()
     console = make_console()
     log = read_log(options, console)
     run = open_run(options, "compare", options.resume)
@@ -189,23 +199,10 @@ def compare(options: CompareOptions) -> None:
     console.print(parameter_table(user_model.table))
 
     console.rule("agents")
-    world = build_world(log, user_model, options.world())
+    world = build_world(log, user_model, world_config)
     recall = EmbeddingRecall(seed=options.seed).fit(world.policy_log)
-    weights = RewardWeights(diversity=options.diversity_weight, freshness=options.freshness_weight)
     result = run_comparison(
-        specs,
-        world,
-        recall,
-        run,
-        comparison=ComparisonConfig(
-            users=options.users, seed=options.seed, serving=ServingConfig(reward_weights=weights)
-        ),
-        training=TrainingConfig(
-            requests=options.requests or 0,
-            seeds=tuple(range(options.seed, options.seed + options.training_seeds)),
-        ),
-        jobs=options.jobs,
-        console=console,
+        specs, world, recall, run, comparison=comparison, training=training, jobs=options.jobs, console=console
     )
     console.print(comparison_table(result.summary()))
     figures = likelihood_figures(likelihoods) | result.figures()

@@ -61,7 +61,7 @@ def test_an_aa_comparison_shows_no_difference(tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_figures(tmp_path: Path) -> None:
     runs = []
-    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         assert simulate.main([*SMALL, *HEURISTICS, "--seed", seed, "--out", str(tmp_path / name)]) == 0
         figures = json.loads((tmp_path / name / "compare.json").read_text())
         runs.append({key: value for key, value in figures.items() if "reward" in key})
@@ -200,5 +200,5 @@ def test_a_class_without_act_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_the_console_command_is_the_script() -> None:
-    told = subprocess.run(["driftrec", "plot", "nowhere"], capture_output=True, text=True)
+    told = subprocess.run([Path(sys.executable).with_name("driftrec"), "plot", "nowhere"], capture_output=True, text=True)
     assert told.returncode == 2 and told.stderr.startswith("error: ")
