@@ -4,6 +4,7 @@ Each policy is shown the observations of an environment while everything hidden 
 same to the bit. An oracle under the same treatment must move, or the test would prove nothing.
 """
 
+import copy
 from dataclasses import fields, replace
 
 import numpy as np
@@ -12,13 +13,14 @@ from gymnasium.vector import AutoresetMode
 from numpy.testing import assert_array_equal
 
 from agents import agent_names, resolve_agent
+from agents.base import Agent, Training
 from envs.observation import Observation
 from envs.slate_env import SlateVectorEnv
 from recall.embedding import EmbeddingConfig, EmbeddingRecall
 
-TRAINED_ELSEWHERE = ("ppo", "dqn", "sb3_ppo")
-"""Agents that need a training to act; held to the law beside their own tests."""
-POLICIES = [name for name in agent_names() if name not in TRAINED_ELSEWHERE and not resolve_agent(name).is_oracle]
+REINFORCED = ("ppo", "dqn", "sb3_ppo")
+"""Agents that need a training to act; traffic of a hidden world is what they learn from, so the world changes after it."""
+POLICIES = [name for name in agent_names() if name not in REINFORCED and not resolve_agent(name).is_oracle]
 ORACLES = [name for name in agent_names() if name.startswith("oracle")]
 
 
@@ -91,6 +93,61 @@ def test_policies_do_not_see_what_is_hidden(world, perturbed, name):
         assert_array_equal(slates[0], slates[1])
         for env in envs:
             env.step(slates[0])
+
+
+class Spy(Agent):
+    """Keeps what it was trained on, and reads the hidden utilities there: what the law forbids."""
+
+    def fit(self, log, training=None):
+        self.env = training.make_env(64, AutoresetMode.DISABLED)
+        self.env.reset(seed=0)
+        return self
+
+    def act(self, observation):
+        utility = self.env.hidden.utilities(observation.candidates.items)
+        return np.argsort(-utility, axis=1)[:, : self.slate_size]
+
+
+def slates_before_and_after(world, kind):
+    """Slates of an agent trained in a world, for the same observation, before and after all that is hidden there changes."""
+    hidden = replace(
+        world, user_model=copy.deepcopy(world.user_model), start_interest=copy.deepcopy(world.start_interest)
+    )
+    recall = recall_of(world)
+
+    def make_env(num_envs, mode):
+        return SlateVectorEnv(num_envs, world=hidden, candidate_source=recall, num_candidates=60, autoreset_mode=mode)
+
+    agent = kind().fit(world.policy_log, Training(make_env=make_env, requests=700, seed=0))
+    observation = environment(world, recall).observation
+    given = [agent.act(observation)]
+    random = np.random.default_rng(1)
+    model = hidden.user_model
+    for array in (
+        model.item_embedding,
+        model.item_vectors,
+        model.item_bias,
+        model.user_embedding,
+        model.context_weights,
+    ):
+        array += random.standard_normal(array.shape).astype(array.dtype)
+    hidden.start_interest.put(
+        np.arange(world.num_users), hidden.start_interest.take(random.permutation(world.num_users))
+    )
+    given.append(agent.act(observation))
+    return [each[0] if isinstance(each, tuple) else each for each in given]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*REINFORCED, "constant"])
+def test_trained_policies_keep_no_way_to_what_is_hidden(world, name):
+    before, after = slates_before_and_after(world, resolve_agent(name))
+    assert_array_equal(before, after)
+
+
+def test_a_spy_would_be_caught(world):
+    before, after = slates_before_and_after(world, Spy)
+    assert (before != after).any()
 
 
 @pytest.mark.parametrize("name", ORACLES)
