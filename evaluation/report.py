@@ -1,6 +1,7 @@
 """Tables for the terminal, made by rich from tidy tables, and flat figures as plain lines."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any, TextIO
@@ -118,14 +119,28 @@ def parameter_table(rows: Iterable[Mapping[str, Any]]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("source", no_wrap=True)
     table.add_column("note", overflow="fold")
+    rows = list(rows)
+    remarks = _shared_remarks([str(row.get("note") or "") for row in rows])
+    table.caption = Text("\n".join(f"({letter}) {remark}" for remark, letter in remarks.items()))
+    table.caption_justify = "left"
     for row in rows:
         known = row.get("low") is not None and row.get("high") is not None
         interval = f"{_number(row['low'])} to {_number(row['high'])}" if known else ""
         cells = [str(row["name"]), str(row.get("symbol") or ""), _number(row.get("value")), interval]
-        cells += [str(row.get("source") or ""), str(row.get("note") or "")]
+        parts = [part.strip() for part in str(row.get("note") or "").split(";")]
+        shared = "".join(f" ({remarks[part]})" for part in parts if part in remarks)
+        cells += [str(row.get("source") or ""), "; ".join(part for part in parts if part not in remarks) + shared]
+        cells[-1] = cells[-1].strip()
         # Text, because a note may hold square brackets, which rich would read as markup
         table.add_row(*[Text(cell) for cell in cells], style="" if row.get("source") == "fitted" else "dim")
     return table
+
+
+def _shared_remarks(notes: Iterable[str]) -> dict[str, str]:
+    """Parts of notes (between semicolons) that three rows or more share -> the letter that stands for each."""
+    counts = Counter(part.strip() for note in notes for part in set(note.split(";")) if part.strip())
+    shared = [part for part, count in counts.items() if count >= 3]
+    return dict(zip(shared, "abcdefghijklmnopqrstuvwxyz", strict=False))
 
 
 def likelihood_table(reports: Mapping[str, Mapping[str, Any]]) -> Table:
