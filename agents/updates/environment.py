@@ -29,13 +29,15 @@ class UpdateConfig:
     """Factor of the visits on Monday, Tuesday, ..., Sunday, in [0, 1]."""
     requests_per_visit: int = 4
     """Slates that a user is shown in a visit."""
-    price_per_million_samples: float = 0.05
+    price_per_million_samples: float = 0.01
     """Clicks per visit that training on a million samples must earn on one day to pay for itself (assumed)."""
     budget_refits: float = 40.0
     """Budget of an episode, in full refits of the log as it is on day 0. An update is begun while any of it is left (so
     the last may overdraw it); after that update actions count as keep."""
-    embedding: EmbeddingConfig = field(default_factory=lambda: EmbeddingConfig(iterations=6, update_passes=1))
-    """How recall embeddings and MF scores are learnt."""
+    embedding: EmbeddingConfig = field(
+        default_factory=lambda: EmbeddingConfig(dimension=16, iterations=4, update_passes=1, newcomer_share=0.0)
+    )
+    """How recall embeddings and MF scores are learnt. The pipeline has a channel of its own for young items."""
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     """How a request is served."""
     model_seed: int = 0

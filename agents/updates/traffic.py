@@ -20,6 +20,10 @@ from envs.randomness import Purpose, draw_bits, draw_normal, draw_uniform
 from envs.world import World
 
 
+AWAY_DAYS = 3.0
+"""Days since their last visit that users have been away on day 0 (assumed; about the pause between visits later on)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
     """How a request is served."""
@@ -94,7 +98,8 @@ class Traffic:
 
     Args:
         world: where users start.
-        users: [M] log users who may visit; each visits at most once a day.
+        users: [M] log users who may visit; each visits at most once a day. Each was last there `AWAY_DAYS` before day 0:
+            fresh from their last row they would click far more on day 0 than ever again.
         pipeline: how requests are served.
         requests_per_visit: length of a visit.
         seed: of everything random.
@@ -105,8 +110,9 @@ class Traffic:
     ) -> None:
         self.world, self.pipeline, self.requests_per_visit, self.seed = world, pipeline, requests_per_visit, seed
         self._state = world.start_state(users, np.zeros_like(users))
+        self._state.clock -= AWAY_DAYS * SECONDS_PER_DAY
         items, clocks = world.history(pipeline.history_size)
-        self._history, self._history_clock = items[users], clocks[users].astype(np.float64)
+        self._history, self._history_clock = items[users], clocks[users].astype(np.float64) - AWAY_DAYS
         self._seen = world.seen[users]
 
     def serve(self, day: int, num_visits: int, models: ServedModels) -> Day:

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from agents.updates.models import ServedModels
-from agents.updates.traffic import PipelineConfig, Traffic
+from agents.updates.traffic import AWAY_DAYS, PipelineConfig, Traffic
 from envs.catalogue import SECONDS_PER_DAY
 from recall.embedding import EmbeddingConfig
 
@@ -56,11 +56,16 @@ def test_interests_decay_and_wander_between_visits(world):
     served = traffic(world)
     rows = np.arange(world.num_users)
     start = served._state.interest
-    near, far = served._arrive(rows, 0).interest, served._arrive(rows, 20).interest
-    assert_array_equal(near.short_term, start.short_term)
-    assert np.abs(far.short_term).sum() < 0.01 * np.abs(start.short_term).sum()
-    moved = far.long_term - start.long_term
-    assert moved.std() == pytest.approx(world.user_model.params.walk_sd * np.sqrt(20), rel=0.1)
+    model = world.user_model
+    half_life = model.params.short_half_life_days
+    for day in (0, 20):
+        away = AWAY_DAYS + day
+        arrived = served._arrive(rows, day).interest
+        np.testing.assert_allclose(
+            arrived.short_term, start.short_term * 0.5 ** (away / half_life), rtol=1e-4, atol=1e-7
+        )
+        moved = arrived.long_term - start.long_term
+        assert moved.std() == pytest.approx(model.params.walk_sd * np.sqrt(away), rel=0.1)
 
 
 def test_the_last_slot_explores_the_young_only(world, models):
