@@ -19,7 +19,6 @@ from envs.observation import Candidates, Observation
 from envs.randomness import Purpose, draw_bits, draw_normal, draw_uniform
 from envs.world import World
 
-
 AWAY_DAYS = 3.0
 """Days since their last visit that users have been away on day 0 (assumed; about the pause between visits later on)."""
 
