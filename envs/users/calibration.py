@@ -17,6 +17,7 @@ from torch import Tensor
 from envs.catalogue import SECONDS_PER_DAY
 from envs.users.interest import AGE_KNOTS
 from envs.users.likelihood import EventSplit
+from envs.users.threads import in_two_threads
 from envs.users.training import Batch, Scalars, decay_weights, make_batch, user_batches
 
 FREE_START = {
@@ -34,6 +35,8 @@ SCALES = ("start_scale", "bias_scale")
 """Factors of the users' start and of the item biases, folded into these arrays after the fit."""
 _PRIOR_SD = 2.0
 _MAX_STEPS = 3
+_SMALL = 0.1
+"""Gain in nats, twice, below which a step is not worth taking: a small part of one standard error."""
 _CELLS = 2**18
 """Utilities whose derivatives are held at once."""
 MAX_CELLS = 20_000_000
@@ -80,8 +83,14 @@ class Calibration:
 
 def age_basis(age_days: NDArray[np.floating]) -> NDArray[np.float32]:
     """[..., knots] weights of the knots, so that `basis @ age_values` is `InterestModel.age_effect`."""
-    scaled = np.minimum(np.log1p(np.maximum(age_days, 0)) / AGE_KNOTS[1], len(AGE_KNOTS) - 1)
-    return np.maximum(0, 1 - np.abs(scaled[..., None] - np.arange(len(AGE_KNOTS)))).astype(np.float32)
+    days = np.maximum(age_days, 0).astype(np.float32)
+    scaled = np.minimum(np.log1p(days) * np.float32(1 / AGE_KNOTS[1]), np.float32(len(AGE_KNOTS) - 1))
+    basis = np.zeros((*scaled.shape, len(AGE_KNOTS)), np.float32)
+    left = np.minimum(scaled.astype(np.int64), len(AGE_KNOTS) - 2)[..., None]
+    part = scaled[..., None] - left.astype(np.float32)
+    np.put_along_axis(basis, left, 1 - part, axis=-1)
+    np.put_along_axis(basis, left + 1, part, axis=-1)
+    return basis
 
 
 def age_precision(slope_sd: float, bend_sd: float) -> NDArray[np.float64]:
@@ -126,7 +135,7 @@ def calibrate(
             continue
         best_loss, best, scores, information = loss, theta, at_scores, at_information + precision
         step = -np.linalg.solve(information, scores.sum(axis=0) + precision @ (theta - prior_mean))
-        if step @ information @ step < 0.01:
+        if step @ information @ step < _SMALL:
             break
         theta = best + step
     assert scores is not None
@@ -210,10 +219,11 @@ def _moments(
     values = dict(zip(names, torch.tensor(theta[:count], dtype=torch.float32).unbind(), strict=True))
     bias_scale = values.pop("bias_scale")  # linear in the utilities, so it needs no tangent
     phi = torch.tensor(theta[count:], dtype=torch.float32)
-    total, information = 0.0, torch.zeros(count + knots, count + knots, dtype=torch.float64)
-    scores = np.zeros((split.num_users, count + knots))
     vectors = torch.cat([arrays.embedding, arrays.categories], dim=1)
-    for users in user_batches(high - low, 1024):
+
+    def of_users(users: NDArray[np.int64]) -> tuple[float, NDArray[np.float64], Tensor]:
+        total, information = 0.0, torch.zeros(count + knots, count + knots, dtype=torch.float64)
+        scores = np.zeros((split.num_users, count + knots))
         batch = make_batch(split, users, low, high)
         preference, slope = preference_slopes(batch, values, arrays)
         event_user = split.user[batch.event.numpy()]
@@ -229,16 +239,20 @@ def _moments(
                 utility[batch.earlier[0][rows] - begin, batch.earlier[1][rows]] = -torch.inf
             log_share = torch.log_softmax(utility, dim=1)
             total -= float(log_share.gather(1, target[:, None]).double().sum())
-            effects = torch.empty(len(target), len(vectors), count + knots)
-            effects[:, :, : count - 1] = (slope[part] @ vectors.T).transpose(1, 2)
-            effects[:, :, count - 1] = arrays.bias
-            effects[:, :, count:] = basis
+            effects = torch.empty(len(target), count + knots, len(vectors))
+            effects[:, : count - 1] = slope[part] @ vectors.T
+            effects[:, count - 1] = arrays.bias
+            effects[:, count:] = basis.transpose(1, 2)
             share = log_share.exp_()
-            mean = torch.bmm(share[:, None], effects)[:, 0]
-            chosen = effects[torch.arange(len(target)), target]
+            mean = (effects @ share[:, :, None])[:, :, 0]
+            chosen = effects[torch.arange(len(target)), :, target]
             np.add.at(scores, event_user[part], (mean - chosen).double().numpy())
-            effects -= mean[:, None]
-            effects *= share.sqrt_()[:, :, None]
-            flat = effects.view(-1, count + knots)
-            information += (flat.T @ flat).double()
-    return total, scores, information.numpy()
+            effects -= mean[:, :, None]
+            effects *= share.sqrt_()[:, None]
+            information += torch.bmm(effects, effects.transpose(1, 2)).sum(dim=0).double()
+        return total, scores, information
+
+    parts = in_two_threads(of_users, user_batches(high - low, 1024))
+    nothing = (0.0, np.zeros((split.num_users, count + knots)), torch.zeros(count + knots, count + knots))
+    totals, scores, informations = zip(nothing, *parts, strict=True)
+    return sum(totals), np.sum(scores, axis=0), sum(informations).numpy()

@@ -6,14 +6,12 @@ the whole catalogue, also where the log tells what was shown.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from envs.artefacts import cache_folder, content_hash
@@ -41,12 +39,12 @@ from envs.users.likelihood import (
 from envs.users.parameter_table import Row, array_rows, interest_rows, rating_rows, scaled_params, visit_rows
 from envs.users.progress import fit_progress
 from envs.users.rating_fit import RatingFit, fit_ratings
+from envs.users.threads import single_torch_thread
 from envs.users.training import Scalars, catalogue_loss, make_batch, preferences, user_batches
 from envs.users.visit_fit import VisitFit, fit_visits
 
 FIT_VERSION = 1
 """Part of the name of cached fits; raised when the same configuration gives another model."""
-_THREADS = 2
 _AGE_ANCHORS = 12
 _STEPS = 32
 _MIN_CALIBRATION_EVENTS = 200
@@ -137,7 +135,7 @@ def fit_interest_model(
     """
     begin = time.perf_counter()
     split = split_events(log, config.max_events, shuffle_seed)
-    with two_threads(), fit_progress("Fitting users", config.epochs + 4, progress) as tick:
+    with single_torch_thread(), fit_progress("Fitting users", config.epochs + 4, progress) as tick:
         arrays, free, age_values = train(log, split, config, tick)
         low, high, held_out = _calibration_events(split, config.seed)
         prior = age_precision(config.age_slope_sd, config.age_bend_sd)
@@ -151,18 +149,6 @@ def fit_interest_model(
         fit_seconds=time.perf_counter() - begin,
     )
     return model
-
-
-@contextmanager
-def two_threads() -> Iterator[None]:
-    """Lets torch and BLAS use two threads at most inside the block."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(min(threads, _THREADS))
-    try:
-        with threadpool_limits(_THREADS):
-            yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class _Ages:

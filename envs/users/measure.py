@@ -8,8 +8,9 @@ from envs.artefacts import cache_folder, load_json, save_json
 from envs.errors import ArtefactError
 from envs.logs.schema import InteractionLog
 from envs.users.baselines import popularity_likelihood, static_likelihood
-from envs.users.fit import FitConfig, fit_interest_model, fit_key, fit_or_load, two_threads
+from envs.users.fit import FitConfig, fit_interest_model, fit_key, fit_or_load
 from envs.users.likelihood import EventLikelihood, split_events
+from envs.users.threads import single_torch_thread
 
 DEFAULT_CONFIG = FitConfig()
 SHUFFLE_SEED = 1
@@ -67,7 +68,7 @@ def _baselines(log: InteractionLog, config: FitConfig, shuffle_seed: int | None)
     reports = {}
     for name, measure in (("static", static_likelihood), ("popularity", popularity_likelihood)):
         begin = time.perf_counter()
-        with two_threads():
+        with single_torch_thread():
             likelihood: EventLikelihood = measure(split)
         seconds = time.perf_counter() - begin
         reports[name] = likelihood.report() | {"fit_seconds": seconds, "shuffled": shuffle_seed is not None}

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from envs.users.likelihood import EventSplit
+from envs.users.threads import in_two_threads
 
-_CELLS = 2**22
+_CELLS = 2**20
 """Utilities held at once: chunks are as many events as make about so many."""
 _NEVER = 1e30
 
@@ -38,30 +39,31 @@ class CatalogueLoss(torch.autograd.Function):
         """Args: preference [E, D], vectors [I, D], bias [I], target [E], and (event, item) pairs [M] to be masked, events
         ascending."""
         wanted = any(ctx.needs_input_grad)
-        preference_grad = torch.empty_like(preference)
-        vectors_grad, bias_grad = torch.zeros_like(vectors), torch.zeros_like(bias)
-        total = preference.new_zeros(())
-        events = max(_CELLS // len(bias), 1)
-        for begin in range(0, len(target), events):
-            chunk, chosen = preference[begin : begin + events], target[begin : begin + events, None]
-            utility = torch.addmm(bias, chunk, vectors.T)
+        held, items, biases = preference.detach(), vectors.detach(), bias.detach()
+
+        def chunk_loss(begin: int) -> tuple[Tensor, ...]:
+            chunk, chosen = held[begin : begin + events], target[begin : begin + events, None]
+            utility = torch.addmm(biases, chunk, items.T)
             if earlier is not None:
-                first, last = torch.searchsorted(
-                    earlier[0].contiguous(), torch.tensor([begin, begin + len(chunk)])
-                ).tolist()
-                flat = (earlier[0][first:last] - begin) * len(bias) + earlier[1][first:last]
+                first, last = torch.searchsorted(pair_events, torch.tensor([begin, begin + len(chunk)])).tolist()
+                flat = (pair_events[first:last] - begin) * len(biases) + earlier[1][first:last]
                 utility.view(-1)[flat] = -torch.inf
             log_share = torch.log_softmax(utility, dim=1)
-            total -= log_share.gather(1, chosen).sum()
+            loss = -log_share.gather(1, chosen).sum()
             if not wanted:
-                continue
+                return (loss,)
             share = log_share.exp_()
             share.scatter_add_(1, chosen, share.new_full((len(chunk), 1), -1.0))
-            torch.mm(share, vectors, out=preference_grad[begin : begin + events])
-            vectors_grad.addmm_(share.T, chunk)
-            bias_grad += share.sum(dim=0)
-        ctx.save_for_backward(preference_grad, vectors_grad, bias_grad)
-        return total
+            return loss, share @ items, share.T @ chunk, share.sum(dim=0)
+
+        pair_events = torch.empty(0) if earlier is None else earlier[0].contiguous()
+        events = max(_CELLS // len(bias), 1)
+        losses, *grads = zip(*in_two_threads(chunk_loss, range(0, len(target), events)), strict=True)
+        if wanted:
+            ctx.save_for_backward(
+                torch.cat(grads[0]), torch.stack(grads[1]).sum(dim=0), torch.stack(grads[2]).sum(dim=0)
+            )
+        return torch.stack(losses).sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, Tensor, None, None]:
