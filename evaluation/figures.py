@@ -151,7 +151,9 @@ def _learning(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
         curves = run.table("learning")
         references = None
         if run.has_table("summary"):
-            levels = run.table("summary").filter((pl.col("metric") == "reward") & pl.col("versus").is_null())
+            levels = run.table("summary").filter(
+                (pl.col("metric") == "reward_per_request") & pl.col("versus").is_null()
+            )
             references = levels.filter((pl.col("role") == "initial") | pl.col("agent").is_in(REFERENCES))
         plots.learning_curves(curves, axes, references)
         _prefix(axes, title)

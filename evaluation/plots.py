@@ -228,10 +228,10 @@ def top_categories(trajectory: pl.DataFrame, count: int = 6) -> list[str]:
 
 
 def learning_curves(curves: pl.DataFrame, axes: Axes, references: pl.DataFrame | None = None) -> Axes:
-    """Reward of a life while agents learn; thin lines are training seeds, thick ones their mean.
+    """Reward of a request while agents learn; thin lines are training seeds, thick ones their mean.
 
     Args:
-        curves: agent, training_seed, requests, reward (mean reward of lives of training users).
+        curves: agent, training_seed, requests, reward (mean reward of a request, of training users).
         axes: where to draw.
         references: agent, role, value: levels measured on the evaluation users; those of role 'initial' are dotted in the
             colour of their agent, others dashed in grey with their name.
@@ -262,7 +262,7 @@ def learning_curves(curves: pl.DataFrame, axes: Axes, references: pl.DataFrame |
     axes.set_title("Learning curves")
     axes.set_xlabel("simulated requests spent on training")
     axes.set_xlim(left=0)
-    axes.set_ylabel("reward per life")
+    axes.set_ylabel("reward per request")
     axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
     axes.grid(color=PALE, lw=0.5)
     if agents:

@@ -27,6 +27,7 @@ class Metric:
 
 METRICS = (
     Metric("reward", "reward"),
+    Metric("reward_per_request", "reward", "requests"),
     Metric("engagement", "clicks"),
     Metric("click_rate", "clicks", "requests"),
     Metric("rating", "rating_sum", "ratings"),

@@ -6,9 +6,7 @@ per user and no connector per step, which is where RLlib as shipped spends most 
 
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.evaluation.postprocessing import Postprocessing
@@ -34,7 +32,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         self.env = self.config.env_config["make_env"]()
         self.num_envs = self.env.num_envs
         self._sampler: RolloutSampler | None = None
-        self._finished_returns: list[NDArray[np.float64]] = []
+        self._earned, self._requests = 0.0, 0
 
     def make_module(self) -> None:
         # the value head is needed to sample, so the module is the whole one
@@ -48,11 +46,11 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             self._sampler = RolloutSampler(self.env, self._seed)
         return self._sampler
 
-    def finished_returns(self) -> NDArray[np.float64]:
-        """[L] returns of the lives that ended since the last call."""
-        returns = np.concatenate([np.zeros(0), *self._finished_returns])
-        self._finished_returns = []
-        return returns
+    def reward_per_request(self) -> float:
+        """Mean reward of the requests since the last call."""
+        mean = self._earned / max(self._requests, 1)
+        self._earned, self._requests = 0.0, 0
+        return mean
 
     def rollout(self, num_timesteps: int, limit: int | None, choose: Any) -> Rollout:
         """Samples, and logs lives and requests to RLlib's metrics."""
@@ -61,7 +59,8 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         for length, life_return in finished:
             self._log_episode_metrics(int(length), float(life_return), 0.0)
         self._increase_sampled_metrics(int(rollout.real.sum()), len(finished))
-        self._finished_returns.append(finished[:, 1])
+        self._earned += float(rollout.rewards[rollout.real].sum())
+        self._requests += int(rollout.real.sum())
         return rollout
 
 

@@ -129,8 +129,8 @@ class PPOAgent(ReinforcedAgent):
         ) as algorithm:
             runner = algorithm.env_runner
             initial = arrays_of(runner.module.policy)
-            curve = LearningCurve(runner.num_envs, training.report)
+            curve = LearningCurve(training.report)
             while runner.sampler.requests < training.requests:
                 algorithm.train()
-                curve.add(runner.sampler.requests, runner.finished_returns())
+                curve.add(runner.sampler.requests, runner.reward_per_request())
             return Trained(initial, arrays_of(runner.module.policy), curve.points())

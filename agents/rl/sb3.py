@@ -44,14 +44,12 @@ class SB3VecEnv(VecEnv):
         self.render_mode = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self._reward_scale = reward_scale
-        self._returns = np.zeros(env.num_envs)
-        self._finished: list[NDArray[np.float64]] = []
+        self._earned, self._requests = 0.0, 0
 
     def reset(self) -> NDArray[np.float32]:
         """Observations [N, S]; takes the seed given by `seed`."""
         observations, _ = self.env.reset(seed=self._seeds[0])
         self._reset_seeds()
-        self._returns[:] = 0
         return observations
 
     def step_async(self, actions: NDArray[Any]) -> None:
@@ -61,27 +59,25 @@ class SB3VecEnv(VecEnv):
         """(observations [N, S], rewards [N], dones [N], infos); of a life that ended, the info has its final observation."""
         observations, rewards, terminated, truncated, info = self.env.step(self._actions)
         done = terminated | truncated
-        self._returns += rewards
+        self._earned += float(rewards.sum())
+        self._requests += self.num_envs
         infos = [_NOTHING] * self.num_envs
         for slot in np.flatnonzero(done):
             infos[slot] = {
                 "terminal_observation": info["final_obs"][slot],
                 "TimeLimit.truncated": bool(truncated[slot] and not terminated[slot]),
             }
-        if done.any():
-            self._finished.append(self._returns[done])
-            self._returns[done] = 0
         rewards = rewards.astype(np.float32)
         if self._reward_scale is not None:
             everybody = np.ones((1, self.num_envs), bool)
             rewards = self._reward_scale.scaled(rewards[None], done[None], everybody)[0]
         return observations, rewards, done, infos
 
-    def finished_returns(self) -> NDArray[np.float64]:
-        """[L] returns (not scaled) of the lives that ended since the last call."""
-        finished = np.concatenate([np.zeros(0), *self._finished])
-        self._finished = []
-        return finished
+    def reward_per_request(self) -> float:
+        """Mean reward (not scaled) of the requests since the last call."""
+        mean = self._earned / max(self._requests, 1)
+        self._earned, self._requests = 0.0, 0
+        return mean
 
     def close(self) -> None:
         self.env.close()
@@ -163,7 +159,7 @@ class SB3PPOAgent(ReinforcedAgent):
         with one_thread(), seeded_generators(training.seed), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that the last minibatch of an epoch is shorter is meant
             env = SB3VecEnv(make_env(num_envs), RewardScale(num_envs, options.gamma))
-            curve = LearningCurve(num_envs, training.report)
+            curve = LearningCurve(training.report)
             lengths = [len(part) for part in np.array_split(np.arange(steps), updates)]
             model = _model(options, env, lengths[0], training.seed)
             initial = _policy_arrays(model)
@@ -225,4 +221,4 @@ class _Curve(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        self._curve.add(self.num_timesteps, self._env.finished_returns())
+        self._curve.add(self.num_timesteps, self._env.reward_per_request())

@@ -35,32 +35,27 @@ class Trained:
     final: Weights
     """The policy after it."""
     learning_curve: NDArray[np.float64]
-    """[M, 2] requests spent, mean return of the lives that ended lately."""
+    """[M, 2] requests spent, mean reward of a request since the point before."""
 
 
 class LearningCurve:
     """Collects the points of a learning curve, and tells the progress bar.
 
-    A point is the mean return of the `window` lives that ended last. There is none before that many have ended: short lives
-    end first, so the first few would say little of the policy.
+    A point is the mean reward of the requests since the last point. The return of a life would be biased: of lives begun
+    together, the short ones end first.
     """
 
-    def __init__(self, window: int, report: Callable[[int], None]) -> None:
-        self.window = window
+    def __init__(self, report: Callable[[int], None]) -> None:
         self._report = report
-        self._returns = np.zeros(0)
-        self._points: list[tuple[float, float]] = []
-        self._skip = 0
+        self._points: list[tuple[int, float]] = []
 
-    def add(self, requests: int, returns: NDArray[np.float64]) -> None:
-        """Takes the returns [L] of lives that ended since the last call; `requests` were spent so far."""
-        self._returns = np.concatenate([self._returns, returns])[-self.window :]
-        if len(self._returns) == self.window:
-            self._points.append((requests, float(self._returns.mean())))
+    def add(self, requests: int, reward: float) -> None:
+        """Takes the mean reward of the requests since the last call; `requests` were spent so far."""
+        self._points.append((requests, reward))
         self._report(requests)
 
     def points(self) -> NDArray[np.float64]:
-        """[M, 2] requests spent, mean return."""
+        """[M, 2] requests spent, mean reward of a request."""
         return np.array(self._points, np.float64).reshape(-1, 2)
 
 

@@ -56,7 +56,7 @@ class UpdateDQN:
     """
 
     learning_curve_: NDArray[np.float64]
-    """[M, 2] days spent, mean return of the training episodes that ended lately: reward beyond that of keeping."""
+    """[M, 2] days spent, mean reward of a day since the point before: reward beyond that of keeping."""
 
     def __init__(self, options: UpdateDQNOptions | None = None, seed: int = 0) -> None:
         self.options = options or UpdateDQNOptions()
@@ -115,10 +115,10 @@ class UpdateDQN:
                 options=sampling,
             ) as algorithm:
                 runner = algorithm.env_runner
-                curve = LearningCurve(num_envs, report)
+                curve = LearningCurve(report)
                 while runner.sampler.requests < limit:
                     algorithm.train()
-                    curve.add(runner.sampler.requests, runner.finished_returns() / options.reward_scale)
+                    curve.add(runner.sampler.requests, runner.reward_per_request() / options.reward_scale)
                 self._take_over(arrays_of(runner.module.policy))
         finally:
             envs.close()
