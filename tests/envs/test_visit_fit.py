@@ -66,8 +66,8 @@ def test_a_short_log_does_not_pass_for_users_lost():
 def head(count=4000, slope=0.4, seed=0):
     rng = np.random.default_rng(seed)
     user, item = rng.integers(0, 60, count), rng.integers(0, 40, count)
-    utility = rng.normal(size=count).astype(np.float32)
-    mean = 3.2 + rng.normal(0, 0.3, 60)[user] + rng.normal(0, 0.3, 40)[item] + slope * utility
+    utility = rng.normal(1.5, 1, count).astype(np.float32)
+    mean = 2.6 + rng.normal(0, 0.3, 60)[user] + rng.normal(0, 0.3, 40)[item] + slope * utility
     part = np.repeat([0, 1, 2], [int(0.7 * count), int(0.1 * count), count - int(0.8 * count)])
     return mean, rng.normal(0, 0.5, count), user, item, utility, part
 
