@@ -159,6 +159,8 @@ class UpdateOptions(WorldOptions):
     """Seeds that each policy is judged on (default 5, or 2 with --fast); none of them is met in training."""
     episodes: int | None = None
     """Episodes of `days` days that the DQN learns from (default 80, or 4 with --fast)."""
+    jobs: int = 2 if (os.cpu_count() or 1) > 1 else 1
+    """Episodes judged side by side, as Ray tasks."""
     resume: Path | None = None
     """Folder of an interrupted run to go on with; give the other options as before."""
 
@@ -306,7 +308,7 @@ def judge_updates(
         return run.table("updates")
     seeds = range(options.seed, options.seed + options.update_seeds)
     with progress("model updates, days", len(policies) * len(seeds) * config.days) as report:
-        days = run_update_study(world, config, policies, seeds, report)
+        days = run_update_study(world, config, policies, seeds, report, options.jobs)
     run.write_table("updates", days)
     return days
 

@@ -1,5 +1,6 @@
 """Compares update policies: all meet the same episodes, so that differences are paired on the seeds."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ def run_update_study(
     policies: Mapping[str, UpdatePolicy],
     seeds: Sequence[int],
     report: Callable[[int], None] = lambda days: None,
+    jobs: int = 1,
 ) -> pl.DataFrame:
     """Runs every policy through the episodes of `seeds`.
 
@@ -30,6 +32,7 @@ def run_update_study(
         policies: by name.
         seeds: of the episodes; the same for all policies, so visitors, taste noise and walks are the same.
         report: called with the number of days simulated so far.
+        jobs: number of episodes run side by side, as Ray tasks; 1 runs them in this process.
 
     Returns:
         One row for each policy, seed and day: policy, seed, day, engagement (clicks per visit), clicks, visits,
@@ -41,34 +44,80 @@ def run_update_study(
     """
     if not policies or not seeds or len(set(seeds)) < len(seeds):
         raise ConfigurationError("an update study needs at least one policy and one seed, and each seed once.")
-    env = ModelUpdateEnv(world, config)
+    episodes = [(name, seed) for name in policies for seed in seeds]
+    if jobs > 1 and len(episodes) > 1:
+        tables = _side_by_side(world, config, policies, episodes, report, jobs)
+    else:
+        env = ModelUpdateEnv(world, config)
+        tables = []
+        for number, (name, seed) in enumerate(episodes):
+            done = number * config.days
+            tables.append(_episode(env, name, policies[name], seed, lambda day, done=done: report(done + day)))  # type: ignore[misc]
+    return pl.concat(tables)
+
+
+def _episode(
+    env: ModelUpdateEnv, name: str, policy: UpdatePolicy, seed: int, report: Callable[[int], None]
+) -> pl.DataFrame:
+    """The days of one episode; `report` is called with their number so far."""
     rows: list[dict[str, object]] = []
-    for name, policy in policies.items():
-        for seed in seeds:
-            observation, _ = env.reset(seed=seed)
-            ended = False
-            while not ended:
-                observation, reward, _, ended, info = env.step(policy.act(observation))
-                rows.append(
-                    {
-                        "policy": name,
-                        "seed": seed,
-                        "day": info["day"],
-                        "engagement": info["engagement"],
-                        "clicks": info["clicks"],
-                        "visits": info["visits"],
-                        "unseen_share": info["unseen_share"],
-                        "action": info["action_taken"],
-                        "asked": info["action"],
-                        "cost": info["cost"],
-                        "trained_samples": info["trained_samples"],
-                        "reward": reward,
-                        "budget_left": info["budget_left"],
-                        "seconds": env.update_seconds,
-                    }
-                )
-                report(len(rows))
+    observation, _ = env.reset(seed=seed)
+    ended = False
+    while not ended:
+        observation, reward, _, ended, info = env.step(policy.act(observation))
+        rows.append(
+            {
+                "policy": name,
+                "seed": seed,
+                "day": info["day"],
+                "engagement": info["engagement"],
+                "clicks": info["clicks"],
+                "visits": info["visits"],
+                "unseen_share": info["unseen_share"],
+                "action": info["action_taken"],
+                "asked": info["action"],
+                "cost": info["cost"],
+                "trained_samples": info["trained_samples"],
+                "reward": reward,
+                "budget_left": info["budget_left"],
+                "seconds": env.update_seconds,
+            }
+        )
+        report(len(rows))
     return pl.DataFrame(rows)
+
+
+def _side_by_side(
+    world: World,
+    config: UpdateConfig,
+    policies: Mapping[str, UpdatePolicy],
+    episodes: Sequence[tuple[str, int]],
+    report: Callable[[int], None],
+    jobs: int,
+) -> list[pl.DataFrame]:
+    """The days of each episode, in the order given, run as Ray tasks."""
+    import ray  # starting Ray costs seconds, which a study in this process need not pay
+
+    started = not ray.is_initialized()
+    if started:
+        ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        shared = ray.put(world)
+        task = ray.remote(num_cpus=1)(_episode_of)
+        waiting = [task.remote(shared, config, name, policies[name], seed) for name, seed in episodes]
+        unfinished = list(waiting)
+        while unfinished:
+            _, unfinished = ray.wait(unfinished)
+            report((len(waiting) - len(unfinished)) * config.days)
+        return ray.get(waiting)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _episode_of(world: World, config: UpdateConfig, name: str, policy: UpdatePolicy, seed: int) -> pl.DataFrame:
+    """What a Ray task does."""
+    return _episode(ModelUpdateEnv(world, config), name, policy, seed, lambda day: None)
 
 
 def summarise_updates(days: pl.DataFrame, versus: str = "never") -> pl.DataFrame:

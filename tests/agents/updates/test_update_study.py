@@ -65,3 +65,10 @@ def test_progress_counts_the_days(world, config):
 def test_an_empty_or_repeated_study_is_refused(world, config, policies, seeds):
     with pytest.raises(ConfigurationError, match="seed"):
         run_update_study(world, config, policies, seeds)
+
+
+@pytest.mark.slow
+def test_episodes_side_by_side_are_the_same(world, config):
+    policies = {"never": rule("never"), "daily": rule("daily")}
+    alone, aside = (run_update_study(world, config, policies, [0, 1], jobs=jobs) for jobs in (1, 2))
+    assert aside.drop("seconds").equals(alone.drop("seconds"))
