@@ -83,7 +83,7 @@ class WorldOptions(DataOptions):
     """How the world is made in which users live."""
 
     days: int = 30
-    """Horizon of a life in days."""
+    """Horizon of a life in days (at most 10 with --fast)."""
     held_back_share: float = 0.2
     """Share of the catalogue that is withheld from policies and born during the run."""
     popular_click_rate: float = 0.2
@@ -94,7 +94,7 @@ class WorldOptions(DataOptions):
     def world(self) -> WorldConfig:
         """The part of the options that makes the world."""
         return WorldConfig(
-            days=self.days,
+            days=min(self.days, 10) if self.fast else self.days,
             held_back_share=self.held_back_share,
             popular_click_rate=self.popular_click_rate,
             fresh_days=self.fresh_days,
@@ -109,9 +109,9 @@ class CompareOptions(WorldOptions):
     agents: str = ",".join(agent_names())
     """Names, or file.py:Class for an agent of your own, separated by commas."""
     users: int | None = None
-    """Evaluation users, at most (default 400, or 60 with --fast); none of them is met in training."""
+    """Evaluation users, at most (default 400, or 16 with --fast); none of them is met in training."""
     requests: int | None = None
-    """Simulated requests that each agent that trains may spend (default 40,000, or 4,096 with --fast)."""
+    """Simulated requests that each agent that trains may spend (default 40,000, or 2,048 with --fast)."""
     training_seeds: int = 1
     """Number of times that each agent is trained, with seeds counted up from --seed."""
     diversity_weight: float = RewardWeights.diversity
@@ -130,8 +130,8 @@ class CompareOptions(WorldOptions):
         small = self.fast
         return replace(
             self,
-            users=self.users if self.users is not None else (60 if small else 400),
-            requests=self.requests if self.requests is not None else (4_096 if small else 40_000),
+            users=self.users if self.users is not None else (16 if small else 400),
+            requests=self.requests if self.requests is not None else (2_048 if small else 40_000),
             update_seeds=self.update_seeds if self.update_seeds is not None else (1 if small else 3),
         )
 
@@ -279,13 +279,13 @@ def read_log(options: DataOptions, console: Console) -> InteractionLog:
 
 
 def fit_config(options: DataOptions) -> FitConfig:
-    """How users are fitted; a few passes only with --fast."""
-    return FitConfig(seed=options.seed, epochs=2) if options.fast else FitConfig(seed=options.seed)
+    """How users are fitted; one pass over each user's first events only with --fast."""
+    return FitConfig(seed=options.seed, epochs=1, max_events=60) if options.fast else FitConfig(seed=options.seed)
 
 
 def update_config(options: WorldOptions) -> UpdateConfig:
-    """Traffic of the model-update runs; the horizon is the world's."""
-    return UpdateConfig(days=options.days)
+    """Traffic of the model-update runs; the horizon is the world's, five days at most with --fast."""
+    return UpdateConfig(days=min(options.days, 5) if options.fast else options.days)
 
 
 def train_update_dqn(run: Run, world: World, config: UpdateConfig, options: UpdateOptions) -> UpdateDQN:
@@ -308,7 +308,7 @@ def judge_updates(
         return run.table("updates")
     seeds = range(options.seed, options.seed + options.update_seeds)
     with progress("model updates, days", len(policies) * len(seeds) * config.days) as report:
-        days = run_update_study(world, config, policies, seeds, report, options.jobs)
+        days = run_update_study(world, config, policies, seeds, report, 1 if options.fast else options.jobs)
     run.write_table("updates", days)
     return days
 
