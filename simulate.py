@@ -33,7 +33,7 @@ from agents.loading import agent_names
 from agents.updates.dqn import UpdateDQN, UpdateDQNOptions
 from agents.updates.environment import UpdateConfig
 from agents.updates.rules import DEFAULT_RULES, UpdatePolicy, rule
-from agents.updates.study import daily_means, run_update_study, summarise_updates
+from agents.updates.study import is_untrained, run_update_study, summarise_updates, update_figures
 from envs.errors import ConfigurationError, DriftrecError
 from envs.logs import load_log
 from envs.logs.schema import InteractionLog
@@ -41,7 +41,7 @@ from envs.measures import RewardWeights
 from envs.users.fit import FitConfig, fit_or_load
 from envs.users.measure import likelihood_reports
 from envs.world import World, WorldConfig, build_world
-from evaluation.comparison import ComparisonConfig, ServingConfig
+from evaluation.comparison import ComparisonConfig, ServingConfig, split_users
 from evaluation.figures import save_figures
 from evaluation.report import (
     comparison_table,
@@ -212,8 +212,10 @@ def compare(options: CompareOptions) -> None:
     if options.update_seeds:
         console.rule("model updates")
         days = judge_updates(run, world, update_config(options), {name: rule(name) for name in DEFAULT_RULES}, options)
-        console.print(updates_table(days))
-        figures |= daily_means(days)
+        summary = summarise_updates(days)
+        run.write_table("updates_summary", summary)
+        console.print(updates_table(summary))
+        figures |= update_figures(summary)
     finish(run, figures, console)
 
 
@@ -245,9 +247,10 @@ def updates(options: UpdateOptions) -> None:
     dqn = train_update_dqn(run, world, config, options)
     policies: dict[str, UpdatePolicy] = {name: rule(name) for name in DEFAULT_RULES} | {"dqn": dqn}
     days = judge_updates(run, world, config, policies, options)
-    console.print(updates_table(days))
-    run.write_table("updates_summary", summarise_updates(days))
-    finish(run, daily_means(days), console)
+    summary = summarise_updates(days)
+    run.write_table("updates_summary", summary)
+    console.print(updates_table(summary, untrained=["dqn"] if is_untrained(summary, "dqn") else []))
+    finish(run, update_figures(summary) | {"untrained_dqn": int(is_untrained(summary, "dqn"))}, console)
 
 
 def plot(options: PlotOptions) -> None:
@@ -294,8 +297,13 @@ def train_update_dqn(run: Run, world: World, config: UpdateConfig, options: Upda
     if path.exists():
         return UpdateDQN.load(path)
     episodes = options.episodes or 1
+    users, _ = split_users(world, options.seed)
     with progress("training the DQN, days", episodes * config.days) as report:
-        dqn = UpdateDQN(UpdateDQNOptions(episodes=episodes), seed=options.seed).fit(world, config, report)
+        dqn = UpdateDQN(UpdateDQNOptions(episodes=episodes), seed=options.seed).fit(world, config, report, users)
+    curve = pl.DataFrame(dqn.learning_curve_, schema=["requests", "reward"])
+    run.write_table(
+        "learning", curve.select(pl.lit("dqn").alias("agent"), pl.lit(options.seed).alias("training_seed"), pl.all())
+    )
     dqn.save(path)
     return dqn
 
@@ -303,12 +311,13 @@ def train_update_dqn(run: Run, world: World, config: UpdateConfig, options: Upda
 def judge_updates(
     run: Run, world: World, config: UpdateConfig, policies: Mapping[str, UpdatePolicy], options: Any
 ) -> pl.DataFrame:
-    """Days of all update policies on the same seeds, from the run folder if they are there already."""
+    """Days of all update policies on the same seeds and on users that none was trained on, from the run folder if there."""
     if run.has_table("updates"):
         return run.table("updates")
     seeds = range(options.seed, options.seed + options.update_seeds)
+    _, users = split_users(world, options.seed)
     with progress("model updates, days", len(policies) * len(seeds) * config.days) as report:
-        days = run_update_study(world, config, policies, seeds, report, 1 if options.fast else options.jobs)
+        days = run_update_study(world, config, policies, seeds, report, 1 if options.fast else options.jobs, users)
     run.write_table("updates", days)
     return days
 

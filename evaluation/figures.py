@@ -7,6 +7,7 @@ import polars as pl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from agents.updates.study import is_untrained
 from envs.artefacts import written_whole
 from envs.errors import ArtefactError
 from evaluation import plots
@@ -156,6 +157,9 @@ def _learning(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
             )
             references = levels.filter((pl.col("role") == "initial") | pl.col("agent").is_in(REFERENCES))
         plots.learning_curves(curves, axes, references)
+        if run.subcommand == "updates":
+            axes.set_xlabel("simulated days spent on training")
+            axes.set_ylabel("a day's reward beyond never's")
         _prefix(axes, title)
     return figure
 
@@ -166,6 +170,9 @@ def _updates(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
     panels = figure.subplots(len(runs), 2, squeeze=False, width_ratios=[3, 2], sharex="col", sharey="col")
     for (left, right), run, title in zip(panels, runs, titles, strict=True):
         days = run.table("updates")
+        if run.has_table("updates_summary") and "dqn" in days["policy"]:
+            marked = {"dqn": "dqn (untrained)"} if is_untrained(run.table("updates_summary"), "dqn") else {}
+            days = days.with_columns(pl.col("policy").replace(marked))
         plots.updates_over_time(days, left)
         plots.updates_against_cost(days, right)
         _prefix(left, title)

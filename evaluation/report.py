@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import isfinite
 from typing import Any, TextIO
 
@@ -166,39 +166,39 @@ def likelihood_table(reports: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def updates_table(days: pl.DataFrame) -> Table:
-    """Update policies over a run, best net reward first.
+def updates_table(summary: pl.DataFrame, untrained: Collection[str] = ()) -> Table:
+    """Update policies with 95 % intervals, best reward first.
 
     Args:
-        days: policy, seed, day, engagement (items consumed per visit), action (0 keeps, the largest is a full refit), cost.
+        summary: as `agents.updates.study.summarise_updates` makes it.
+        untrained: learnt policies that are not above `never`, their policy before training.
     """
-    totals = update_totals(days)
-    table = Table(title="Model updates, means over days and seeds", title_justify="left")
+    table = Table(title="Model updates: means of a day, ± 95 % intervals over seeds", title_justify="left")
+    table.caption = (
+        "Engagement: items consumed per visit. Reward: engagement minus cost. Minus never: paired on seeds. Refits and updates "
+        "per episode." + (" UNTRAINED: not above never, its policy before training." if untrained else "")
+    )
+    table.caption_justify = "left"
     table.add_column("policy", no_wrap=True)
-    for heading in ("engagement a day", "cost a day", "net a day", "incremental updates", "full refits", "seeds"):
+    for heading in ("reward", "engagement", "cost", "reward minus never", "full refits", "updates", "seeds"):
         table.add_column(heading, justify="right")
-    for row in totals.iter_rows(named=True):
+    table.add_column("")
+    rewards = summary.filter(pl.col("metric") == "reward").sort("value", descending=True, maintain_order=True)
+    for policy in rewards["policy"]:
+        rows = {row["metric"]: row for row in summary.filter(pl.col("policy") == policy).iter_rows(named=True)}
+        reward = rows["reward"]
+        paired = {
+            name: reward[f"difference{suffix}"] for name, suffix in (("value", ""), ("low", "_low"), ("high", "_high"))
+        }
         table.add_row(
-            row["policy"],
-            *[f"{row[name]:.4f}" for name in ("engagement", "cost", "net")],
-            *[f"{row[name]:.1f}" for name in ("updates", "refits")],
-            str(row["seeds"]),
+            policy,
+            *[_with_margin(rows[metric], 4) for metric in ("reward", "engagement", "cost")],
+            _with_margin(paired, 4, sign=True),
+            *[f"{rows[metric]['value']:.1f}" for metric in ("refits", "updates")],
+            str(reward["seeds"]),
+            "UNTRAINED" if policy in untrained else "",
         )
     return table
-
-
-def update_totals(days: pl.DataFrame) -> pl.DataFrame:
-    """One row for each update policy: engagement, cost and net per day, incremental updates and refits per run, seeds."""
-    refit = days["action"].max()
-    seeds = pl.col("seed").n_unique()
-    totals = days.group_by("policy", maintain_order=True).agg(
-        pl.col("engagement", "cost").mean(),
-        net=(pl.col("engagement") - pl.col("cost")).mean(),
-        updates=((pl.col("action") > 0) & (pl.col("action") < refit)).sum() / seeds,
-        refits=((pl.col("action") == refit) & (pl.col("action") > 0)).sum() / seeds,
-        seeds=seeds,
-    )
-    return totals.sort("net", descending=True, maintain_order=True)
 
 
 def print_figures(figures: Mapping[str, Any], file: TextIO | None = None) -> None:

@@ -10,7 +10,6 @@ complete or not there, so a run cut short goes on with the units that are missin
     tables/users/<agent>-seed<n>            per-user results, written last: the unit is finished
 """
 
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agents.base import Agent, Training
 from agents.loading import agent_names, resolve_agent
+from agents.side_by_side import ray_with
 from envs.candidate_source import CandidateSource
 from envs.errors import ConfigurationError, DriftrecError
 from envs.slate_env import SlateVectorEnv
@@ -269,13 +269,10 @@ def _side_by_side(
     Each worker finds agents' files by their absolute path. When a unit fails or the command is interrupted, the others are
     cancelled; what they had finished stays.
     """
-    import ray  # starting Ray costs seconds, which a run without it need not pay
+    import ray
     from ray.exceptions import RayTaskError
 
-    started = not ray.is_initialized()
-    if started:
-        ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    try:
+    with ray_with(jobs):
         shared = ray.put((world, candidate_source))
         task = ray.remote(num_cpus=1)(_do_shared)
         # the longest first, so that none is left to run alone at the end
@@ -295,9 +292,6 @@ def _side_by_side(
         finally:
             for unfinished in waiting:
                 ray.cancel(unfinished, force=True)
-    finally:
-        if started:
-            ray.shutdown()
 
 
 _EXPECTED_LONG: Mapping[str, int] = {"sb3_ppo": 5, "ppo": 5, "dqn": 4, "oracle_lookahead": 3, "constant": 2}

@@ -200,5 +200,7 @@ def test_a_class_without_act_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_the_console_command_is_the_script() -> None:
-    told = subprocess.run([Path(sys.executable).with_name("driftrec"), "plot", "nowhere"], capture_output=True, text=True)
+    told = subprocess.run(
+        [Path(sys.executable).with_name("driftrec"), "plot", "nowhere"], capture_output=True, text=True
+    )
     assert told.returncode == 2 and told.stderr.startswith("error: ")

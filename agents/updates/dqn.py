@@ -65,9 +65,14 @@ class UpdateDQN:
             raise ConfigurationError("UpdateDQN needs at least one episode and one environment to train on.")
 
     def fit(
-        self, world: World, config: UpdateConfig | None = None, report: Callable[[int], None] = lambda days: None
+        self,
+        world: World,
+        config: UpdateConfig | None = None,
+        report: Callable[[int], None] = lambda days: None,
+        users: NDArray[np.int64] | None = None,
     ) -> Self:
-        """Trains on `options.episodes` episodes; `report` is called with the number of simulated days so far."""
+        """Trains on `options.episodes` episodes of visits by `users` (log users, by default all); `report` is called with the
+        number of simulated days so far."""
         # RLlib takes seconds to import, and serving does not need it
         from agents.rl.batched_env_runner import EpsilonGreedyEnvRunner
         from agents.rl.dqn import BatchedDQNConfig, DQNOptions
@@ -79,7 +84,7 @@ class UpdateDQN:
         config, options = config or UpdateConfig(), self.options
         limit = options.episodes * config.days
         num_envs = min(options.num_envs, options.episodes)
-        envs = training_envs(world, config, num_envs, options.reward_scale, options.processes)
+        envs = training_envs(world, config, num_envs, options.reward_scale, options.processes, users)
         sampling = DQNOptions(
             num_envs=num_envs,
             buffer=limit + num_envs * (options.episodes + 1),

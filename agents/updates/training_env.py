@@ -45,13 +45,19 @@ class PairedReward(gymnasium.Wrapper[NDArray[np.float32], int, NDArray[np.float3
 
 
 def training_envs(
-    world: World, config: UpdateConfig, num_envs: int, scale: float, processes: bool
+    world: World,
+    config: UpdateConfig,
+    num_envs: int,
+    scale: float,
+    processes: bool,
+    users: NDArray[np.int64] | None = None,
 ) -> VectorEnv[Any, Any, Any]:
-    """`num_envs` episodes side by side with next-step autoreset, each in a process of its own if `processes`.
+    """`num_envs` episodes of visits by `users` side by side with next-step autoreset, each in a process of its own if
+    `processes`.
 
     Which of the two changes nothing but the time.
     """
-    makers = [_maker(world, config, scale)] * num_envs
+    makers = [_maker(world, config, scale, users)] * num_envs
     if processes:
         # Ray and torch have threads, which a fork would break
         return EpisodeProcesses(makers, context="spawn", autoreset_mode=AutoresetMode.NEXT_STEP)
@@ -66,11 +72,13 @@ class EpisodeProcesses(AsyncVectorEnv):
         return type(None), ()
 
 
-def _maker(world: World, config: UpdateConfig, scale: float) -> Callable[[], PairedReward]:
+def _maker(
+    world: World, config: UpdateConfig, scale: float, users: NDArray[np.int64] | None
+) -> Callable[[], PairedReward]:
     def make() -> PairedReward:
         if multiprocessing.parent_process() is not None:
             # episodes are what runs side by side; threads within each would only get into each other's way
             threadpool_limits(1)
-        return PairedReward(ModelUpdateEnv(world, config), ModelUpdateEnv(world, config), scale)
+        return PairedReward(ModelUpdateEnv(world, config, users), ModelUpdateEnv(world, config, users), scale)
 
     return make

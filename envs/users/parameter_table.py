@@ -70,7 +70,7 @@ def interest_rows(
     rows = [
         row(name, symbol, getattr(params, name), intervals[name], f"{unit}; {method}") for name, symbol, unit in named
     ]
-    walk = "the log has too few visits per user to tell a walk from noise; swept in the sensitivity report"
+    walk = "the log has too few visits per user to tell a walk from noise"
     rows.append(row("walk_sd", "σ_p", params.walk_sd, None, walk, "assumed"))
     return rows
 

@@ -80,7 +80,9 @@ def test_a_user_does_not_depend_on_the_batch(world: World) -> None:
                 world.user_model, state, _preference(world, state), slates[users], ages, world.outside, seed=9
             )
             departure = advance(world.user_model, state, response, world.baseline_satisfaction, seed=9)
-            trace.append(np.stack([response.item, departure.leaves, departure.churned, state.clock, state.visit], axis=1))
+            trace.append(
+                np.stack([response.item, departure.leaves, departure.churned, state.clock, state.visit], axis=1)
+            )
         return trace
 
     among, alone = life(np.arange(40)), life(np.array([7]))
@@ -91,7 +93,9 @@ def test_a_user_does_not_depend_on_the_batch(world: World) -> None:
 def test_leaving_follows_its_hazard(world: World) -> None:
     draws = 20_000
     state = world.start_state(np.full(draws, 1), np.arange(draws))
-    sure = replace(world.user_model, visits=VisitParams(leave_miss=-1.0, leave_satisfaction=0.0, return_satisfaction=0.0))
+    sure = replace(
+        world.user_model, visits=VisitParams(leave_miss=-1.0, leave_satisfaction=0.0, return_satisfaction=0.0)
+    )
     slates = np.full((draws, 5), -1, np.int32)
     response = respond(sure, state, _preference(world, state), slates, np.zeros((draws, 5), np.float32), 0.0, seed=1)
     assert (response.item == -1).all()

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from agents.updates.rules import rule
-from agents.updates.study import daily_means, run_update_study, summarise_updates
+from agents.updates.study import run_update_study, summarise_updates, update_figures
 from envs.errors import ConfigurationError
 
 
@@ -28,11 +28,11 @@ def test_policies_meet_the_same_first_day(days):
 
 def test_summary_is_paired_on_the_seeds(days):
     row = summarise_updates(days).filter((pl.col("policy") == "daily") & (pl.col("metric") == "engagement"))
-    sums = {
-        name: days.filter(pl.col("policy") == name).group_by("seed").agg(pl.col("engagement").sum()).sort("seed")
+    means = {
+        name: days.filter(pl.col("policy") == name).group_by("seed").agg(pl.col("engagement").mean()).sort("seed")
         for name in ("daily", "never")
     }
-    first, second = (sums[name]["engagement"].to_numpy() for name in ("daily", "never"))
+    first, second = (means[name]["engagement"].to_numpy() for name in ("daily", "never"))
     expected = stats.ttest_rel(first, second).confidence_interval(0.95)
     assert row["value"][0] == pytest.approx(first.mean())
     assert row["difference"][0] == pytest.approx((first - second).mean())
@@ -46,7 +46,7 @@ def test_a_single_seed_has_no_interval(days):
 
 
 def test_flat_figures_are_daily_means(days, config):
-    figures = daily_means(days)
+    figures = update_figures(summarise_updates(days))
     costs = days.filter(pl.col("policy") == "daily incremental")["cost"].to_numpy()
     assert figures["updates_cost_daily_incremental"] == pytest.approx(costs.sum() / (3 * config.days))
     assert figures["updates_cost_never"] == 0
