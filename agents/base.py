@@ -64,7 +64,7 @@ class Agent(ABC):
         """
 
     def update(self, events: InteractionLog) -> None:
-        """Takes in new events (exposures included), if the agent learns online."""
+        """Takes in new events (exposures included), if the agent learns online; for callers who serve it over time."""
 
     def save(self, path: Path) -> None:
         """Writes the learnt state to `path`, whole or not at all. Agents without learnt state write their settings."""
@@ -89,12 +89,19 @@ class Agent(ABC):
         return agent
 
     def learnt_arrays(self) -> dict[str, NDArray[Any]]:
-        """Attributes that end in `_` and are arrays: what the default `save` keeps."""
-        return {
-            name: value
-            for name, value in vars(self).items()
-            if name.endswith("_") and not name.startswith("_") and isinstance(value, np.ndarray)
-        }
+        """Attributes that end in `_`, all of them arrays: what the default `save` keeps.
+
+        Raises:
+            AgentError: if one is not an array, so that it would be lost.
+        """
+        learnt = {name: value for name, value in vars(self).items() if name.endswith("_") and not name.startswith("_")}
+        for name, value in learnt.items():
+            if not isinstance(value, np.ndarray):
+                raise AgentError(
+                    f"agent '{self.name or type(self).__name__}' keeps '{name}', a {type(value).__name__}, which the default "
+                    "save would lose; override save and load, or keep arrays."
+                )
+        return learnt
 
     def initial_policy(self) -> "Agent | None":
         """The agent as it was before training, for agents trained by reinforcement learning; else None."""

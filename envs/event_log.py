@@ -43,7 +43,7 @@ class EventLog:
         rating: NDArray[np.float32],
         left: NDArray[np.bool_],
     ) -> None:
-        """Adds N requests; the arrays are copied."""
+        """Adds N requests; the arrays are kept, so they must not be changed afterwards."""
         count = len(user)
 
         def lists(values: NDArray) -> pa.Array:

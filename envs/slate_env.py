@@ -300,7 +300,7 @@ class SlateVectorEnv(VectorEnv):
         self._history[rows, 0] = consumed
         self._history_clock[rows, 1:] = self._history_clock[rows, :-1]
         self._history_clock[rows, 0] = clock[rows] / SECONDS_PER_DAY
-        if not self.world.policy_log.has_repeats:
+        if self.world.excludes_seen:
             self._seen[rows, consumed >> 3] |= np.uint8(1) << (consumed & 7).astype(np.uint8)
 
     def _record(

@@ -36,6 +36,9 @@ class WorldConfig:
     exposures cannot tell it)."""
     fresh_days: float = 14.0
     """Items younger than this many days count as fresh."""
+    exclude_seen: bool | None = None
+    """Whether items that a user has consumed are left out of its candidates; None leaves them out where the log has no
+    repeats."""
     seed: int = 0
     """Decides which items are withheld and when they are born."""
 
@@ -82,6 +85,12 @@ class World:
         return len(self.policy_log.catalogue)
 
     @property
+    def excludes_seen(self) -> bool:
+        """Whether items that a user has consumed are left out of its candidates."""
+        chosen = self.config.exclude_seen
+        return not self.policy_log.has_repeats if chosen is None else chosen
+
+    @property
     def reference_weekday(self) -> int:
         """Weekday of the run's day 0, Monday 0."""
         return (self.reference_time // SECONDS_PER_DAY + 3) % 7
@@ -99,9 +108,9 @@ class World:
 
     @cached_property
     def seen(self) -> NDArray[np.uint8]:
-        """[U, ceil(I / 8)] bits of the items that each user consumed before the run; empty where the log has repeats."""
+        """[U, ceil(I / 8)] bits of the items that each user consumed before the run; none where seen items are offered."""
         consumed = np.zeros((self.num_users, self.num_items), bool)
-        if not self.policy_log.has_repeats:
+        if self.excludes_seen:
             events = self.policy_log.consumed()
             consumed[events.user, events.item] = True
         return np.packbits(consumed, axis=1, bitorder="little")

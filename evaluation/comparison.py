@@ -8,7 +8,7 @@ import inspect
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -63,6 +63,19 @@ class ComparisonConfig:
         if self.users is not None and self.users < 2:
             raise ConfigurationError(f"users is {self.users}; an interval over users needs at least 2.")
 
+    def within(self, world: World) -> "ComparisonConfig":
+        """The same with no more candidates than a small catalogue has items.
+
+        Raises:
+            ConfigurationError: if it has fewer items than a slate has slots.
+        """
+        if world.num_items < self.serving.slate_size:
+            raise ConfigurationError(
+                f"log '{world.policy_log.name}' has {world.num_items} items; a slate of {self.serving.slate_size} needs more."
+            )
+        count = min(self.serving.num_candidates, world.num_items)
+        return replace(self, serving=replace(self.serving, num_candidates=count))
+
 
 def split_users(world: World, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(training users, evaluation users): a seeded half of the log users each; nobody is in both."""
@@ -88,7 +101,7 @@ def role_of(agent: Agent) -> str:
 
 
 @contextmanager
-def blamed_on(name: str, agent: Agent, method: str) -> Iterator[None]:
+def blamed_on(name: str, kind: type[Agent], method: str) -> Iterator[None]:
     """Turns an exception in the code of a user's own agent into an AgentError that names the agent, file and line.
 
     Exceptions of driftrec's own agents pass: those are bugs, whose traceback is wanted.
@@ -98,10 +111,10 @@ def blamed_on(name: str, agent: Agent, method: str) -> Iterator[None]:
     except DriftrecError:
         raise
     except Exception as error:
-        if type(agent).__module__.partition(".")[0] == "agents":
+        if kind.__module__.partition(".")[0] == "agents":
             raise
         frames = traceback.extract_tb(error.__traceback__)
-        source = inspect.getsourcefile(type(agent))
+        source = inspect.getsourcefile(kind)
         frame = next((frame for frame in reversed(frames) if frame.filename == source), frames[-1])
         raise AgentError(
             f"agent '{name}' failed in {method} ({frame.filename}, line {frame.lineno}): {type(error).__name__}: {error}"
@@ -162,7 +175,9 @@ def serve(
     traces = _Traces(env, min(config.traced_users, len(users)))
     place = np.arange(len(users))
     while env.num_envs:
-        with blamed_on(name, agent, "act"):
+        for array in env.observation.to_dict().values():
+            array.flags.writeable = False  # what is shown is checked against what was offered
+        with blamed_on(name, type(agent), "act"):
             returned = agent.act(env.observation)
         slates, propensities = checked_slates(name, returned, env.observation, config.serving.slate_size)
         env.set_propensities(propensities)

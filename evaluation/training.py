@@ -5,6 +5,7 @@ complete or not there, so a run cut short goes on with the units that are missin
 
     agents/<agent>-seed<n>                  the fitted agent
     tables/learning/<agent>-seed<n>         its learning curve, if it has one
+    tables/spent/<agent>-seed<n>            requests and seconds that its training took
     events/<agent>-seed<n>.parquet          its event log, and that of its policy before training
     tables/interest/, tables/exposure/      hidden interest of the traced users; coverage and the like
     tables/users/<agent>-seed<n>            per-user results, written last: the unit is finished
@@ -213,18 +214,20 @@ def do_unit(
     path = run.agent_path(unit.stem)
     traffic = CountedTraffic(world, candidate_source, comparison, unit.seed)
     begin = perf_counter()
-    if path.exists():
-        agent = agent_class.load(path)
+    if path.exists() and run.has_table(f"spent/{unit.stem}"):
+        with blamed_on(unit.name, agent_class, "load"):
+            agent = agent_class.load(path)
     else:
         report(f"{unit.name}: fitting")
-        agent = agent_class(slate_size=comparison.serving.slate_size, seed=unit.seed)
+        with blamed_on(unit.name, agent_class, "__init__, which must take slate_size and seed"):
+            agent = agent_class(slate_size=comparison.serving.slate_size, seed=unit.seed)
         lessons = Training(
             make_env=traffic.make_env,
             requests=requests,
             seed=unit.seed,
             report=lambda spent: report(f"{unit.name}: training, {min(spent, requests):,} of {requests:,} requests"),
         )
-        with blamed_on(unit.name, agent, "fit"):
+        with blamed_on(unit.name, agent_class, "fit"):
             agent.fit(world.policy_log, lessons)
         curve = getattr(agent, "learning_curve_", None)
         if curve is not None and len(curve):
@@ -239,9 +242,11 @@ def do_unit(
                     }
                 ),
             )
-        with blamed_on(unit.name, agent, "save"):
+        with blamed_on(unit.name, agent_class, "save"):
             agent.save(path)
-    fit_seconds = perf_counter() - begin
+        spent = pl.DataFrame({"training_requests": [traffic.requests], "fit_seconds": [perf_counter() - begin]})
+        run.write_table(f"spent/{unit.stem}", spent)
+    spent = run.table(f"spent/{unit.stem}")
     parts = []
     for name, policy, role in policies(unit.name, agent):
         report(f"{name}: serving")
@@ -249,8 +254,7 @@ def do_unit(
         if comparison.record_events:
             served.events.write(run.events_path(unit.stem if name == unit.name else f"{unit.stem}-initial"))
         parts.append(served)
-    spent = pl.lit(traffic.requests, pl.Int64).alias("training_requests"), pl.lit(fit_seconds).alias("fit_seconds")
-    run.write_table(f"exposure/{unit.stem}", pl.concat([part.agents for part in parts]).with_columns(*spent))
+    run.write_table(f"exposure/{unit.stem}", pl.concat([part.agents for part in parts]).join(spent, how="cross"))
     run.write_table(f"interest/{unit.stem}", pl.concat([part.interest for part in parts]))
     run.write_table(f"users/{unit.stem}", pl.concat([part.users for part in parts]))
 

@@ -11,9 +11,23 @@ from pathlib import Path
 import pytest
 
 import simulate
+from evaluation.options import CompareOptions, parsed_options
 
 ROOT = Path(simulate.__file__).parent
-SMALL = ["--dataset", "synthetic", "--fast", "--users", "12", "--days", "4", "--requests", "512", "--jobs", "1"]
+SMALL = [
+    "--dataset",
+    "synthetic",
+    "--fast",
+    "--users",
+    "12",
+    "--days",
+    "4",
+    "--requests",
+    "512",
+    "--jobs",
+    "1",
+    "--no-references",
+]
 HEURISTICS = ["--agents", "random,popular,mf", "--update-seeds", "0"]
 
 
@@ -91,7 +105,17 @@ def test_options_come_from_a_file_and_the_command_line_wins(tmp_path: Path) -> N
     (tmp_path / "options.toml").write_text(
         'dataset = "synthetic"\nfast = true\nusers = 5\ndays = 3\nupdate-seeds = 0\n'
     )
-    arguments = ["--config", str(tmp_path / "options.toml"), "--agents", "random", "--users", "7", "--jobs", "1"]
+    arguments = [
+        "--config",
+        str(tmp_path / "options.toml"),
+        "--agents",
+        "random",
+        "--users",
+        "7",
+        "--jobs",
+        "1",
+        "--no-references",
+    ]
     assert simulate.main([*arguments, "--out", str(tmp_path / "run")]) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert (config["users"], config["days"], config["dataset"]) == (7, 3, "synthetic")
@@ -101,7 +125,8 @@ def test_options_come_from_a_file_and_the_command_line_wins(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_keeps_finished_agents_and_resumes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_an_interrupted_run_keeps_finished_agents_and_resumes(jobs: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     slow = tmp_path / "slow.py"
     slow.write_text(
@@ -110,14 +135,16 @@ def test_an_interrupted_run_keeps_finished_agents_and_resumes(tmp_path: Path) ->
         "    def fit(self, log, training=None):\n"
         "        time.sleep(0 if os.environ.get('QUICK') else 600)\n        return super().fit(log, training)\n"
     )
-    arguments = [*SMALL, "--agents", f"random,popular,{slow}:Slow", "--update-seeds", "0"]
+    arguments = [*SMALL, "--agents", f"random,popular,{slow}:Slow", "--update-seeds", "0", "--jobs", jobs]
     command = [sys.executable, "simulate.py", *arguments]
-    process = subprocess.Popen([*command, "--out", str(out)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--out", str(out)], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     finished = out / "tables" / "users" / "popular-seed0.parquet"
     deadline = time.monotonic() + 180
     while not finished.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole group is told
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130 and "--resume" in told and "Traceback" not in told
     before = finished.stat().st_mtime_ns
@@ -135,7 +162,11 @@ def test_an_interrupted_run_keeps_finished_agents_and_resumes(tmp_path: Path) ->
         (["--agents", "nowhere.py:Agent", *SMALL], "nowhere.py"),
         (["--agents", "", *SMALL], "--agents"),
         (["--days", "0", *SMALL[:3], *HEURISTICS], "days"),
-        (["--training-seeds", "0", *SMALL, *HEURISTICS], "seeds"),
+        (["--training-seeds", "0"], "--training-seeds"),
+        (["--jobs", "0"], "--jobs"),
+        (["--update-seeds", "-1"], "--update-seeds"),
+        (["updates", "--episodes", "0"], "--episodes"),
+        (["--fast", "fit"], "comes first"),
         (["--config", "nowhere.toml"], "nowhere.toml"),
         (["--resume", "nowhere", *SMALL, *HEURISTICS], "nowhere"),
         (["plot", "nowhere"], "nowhere"),
@@ -158,6 +189,65 @@ def test_an_unknown_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_option_in_a_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "options.json").write_text('{"userz": 3}')
     assert "userz" in _refused(capsys, "--config", str(tmp_path / "options.json"))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[1]", "list"),
+        ('{"agents": ["mf", "ppo"]}', "agents"),
+        ("{", "neither TOML"),
+        ('{"days": 0}', "days"),
+        ('{"fast": "no"}', "fast"),
+    ],
+)
+def test_a_file_of_options_that_are_none_is_refused(
+    content: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "options.json").write_text(content)
+    assert told in _refused(capsys, "--config", str(tmp_path / "options.json"))
+
+
+@pytest.mark.parametrize("content", ['{"seed": "x"}', '{"users": 1.5}'])
+def test_a_value_of_the_wrong_type_in_a_file_is_refused(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "options.json").write_text(content)
+    with pytest.raises(SystemExit) as ended:
+        simulate.main(["--config", str(tmp_path / "options.json")])
+    assert ended.value.code == 2 and "--" + content[2:].partition('"')[0] in capsys.readouterr().err
+
+
+def test_references_join_a_short_list_of_agents() -> None:
+    options = parsed_options(CompareOptions, ["--agents", "mmr,random"], "compare")
+    assert options.specs() == ["mmr", "random", "mf", "constant", "oracle_lookahead"]
+    assert parsed_options(CompareOptions, ["--agents", "mmr", "--no-references"], "compare").specs() == ["mmr"]
+
+
+def test_an_agent_that_takes_no_arguments_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bare.py").write_text(
+        "from agents.heuristics import Popular\n\nclass Bare(Popular):\n    name = 'bare'\n    def __init__(self):\n        pass\n"
+    )
+    arguments = [*SMALL, "--agents", f"{tmp_path}/bare.py:Bare", "--update-seeds", "0", "--out", str(tmp_path / "run")]
+    told = _refused(capsys, *arguments)
+    assert "bare" in told and "slate_size" in told
+
+
+def test_an_agent_may_not_change_what_it_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cheat.py").write_text(
+        "import numpy as np\nfrom agents import Agent\n\nclass Cheat(Agent):\n    name = 'cheat'\n"
+        "    def act(self, observation):\n        observation.candidates.items[:] = 0\n"
+    )
+    arguments = [
+        *SMALL,
+        "--agents",
+        f"{tmp_path}/cheat.py:Cheat",
+        "--update-seeds",
+        "0",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert "cheat" in _refused(capsys, *arguments)
 
 
 def test_an_unwritable_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

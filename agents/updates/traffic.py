@@ -262,7 +262,7 @@ class Traffic:
         self._history[who, 0] = items
         self._history_clock[who, 1:] = self._history_clock[who, :-1]
         self._history_clock[who, 0] = visitors.clock[clickers] / SECONDS_PER_DAY
-        if not self.world.policy_log.has_repeats:
+        if self.world.excludes_seen:
             self._seen[who, items >> 3] |= np.uint8(1) << (items & 7).astype(np.uint8)
         visitors.clock += REQUEST_SECONDS
         visitors.request += 1

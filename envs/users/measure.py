@@ -10,6 +10,7 @@ from envs.logs.schema import InteractionLog
 from envs.users.baselines import popularity_likelihood, static_likelihood
 from envs.users.fit import FitConfig, fit_interest_model, fit_key, fit_or_load
 from envs.users.likelihood import EventLikelihood, split_events
+from envs.users.progress import fit_progress
 from envs.users.threads import single_torch_thread
 
 DEFAULT_CONFIG = FitConfig()
@@ -47,12 +48,12 @@ def likelihood_reports(
         LogError: if the log has no consumed event.
     """
     reports: dict[str, dict[str, Any]] = {"evolving": _figures(fit_or_load(log, config, progress).fit_report)}
-    reports |= _kept(log, config, "baselines", lambda: _baselines(log, config, None))
+    reports |= _kept(log, config, "baselines", lambda: _baselines(log, config, None, progress))
     if shuffled:
 
         def fit_shuffled() -> dict[str, dict[str, Any]]:
             model = fit_interest_model(log, config, progress, shuffle_seed=SHUFFLE_SEED)
-            return {"evolving": _figures(model.fit_report)} | _baselines(log, config, SHUFFLE_SEED)
+            return {"evolving": _figures(model.fit_report)} | _baselines(log, config, SHUFFLE_SEED, progress)
 
         of_shuffled = _kept(log, config, "shuffled", fit_shuffled)
         reports |= {f"{name}{SHUFFLED}": report for name, report in of_shuffled.items()}
@@ -63,15 +64,19 @@ def _figures(report: dict[str, Any]) -> dict[str, Any]:
     return {name: report[name] for name in _FIGURES}
 
 
-def _baselines(log: InteractionLog, config: FitConfig, shuffle_seed: int | None) -> dict[str, dict[str, Any]]:
+def _baselines(
+    log: InteractionLog, config: FitConfig, shuffle_seed: int | None, progress: bool
+) -> dict[str, dict[str, Any]]:
     split = split_events(log, config.max_events, shuffle_seed)
     reports = {}
-    for name, measure in (("static", static_likelihood), ("popularity", popularity_likelihood)):
-        begin = time.perf_counter()
-        with single_torch_thread():
-            likelihood: EventLikelihood = measure(split)
-        seconds = time.perf_counter() - begin
-        reports[name] = likelihood.report() | {"fit_seconds": seconds, "shuffled": shuffle_seed is not None}
+    with fit_progress("Fitting baselines", 2, progress) as tick:
+        for name, measure in (("static", static_likelihood), ("popularity", popularity_likelihood)):
+            begin = time.perf_counter()
+            with single_torch_thread():
+                likelihood: EventLikelihood = measure(split)
+            seconds = time.perf_counter() - begin
+            reports[name] = likelihood.report() | {"fit_seconds": seconds, "shuffled": shuffle_seed is not None}
+            tick()
     return reports
 
 

@@ -17,8 +17,9 @@ import envs  # noqa: F401  registers the ids
 from envs.candidate_source import RecallRequest, SampledCandidates, is_excluded
 from envs.errors import ConfigurationError
 from envs.event_log import EventLog
+from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.slate_env import SlateEnv, SlateVectorEnv
-from envs.world import World
+from envs.world import World, WorldConfig, build_world
 
 
 def _run(env: SlateVectorEnv, steps: int, seed: int = 0) -> list[dict]:
@@ -116,6 +117,18 @@ def test_a_consumed_item_is_not_offered_again(world: World) -> None:
             assert observation["history"][user][0] == info["clicked_item"][user]
             clicks += 1
     assert clicks > 50
+
+
+def test_seen_items_may_be_offered_again_by_option() -> None:
+    log, model = generate_log(SyntheticConfig(), seed=0)
+    offered = {}
+    for exclude in (True, False, None):
+        world = build_world(log, model, WorldConfig(exclude_seen=exclude))
+        env = SlateVectorEnv(64, world=world, num_candidates=200)
+        observation, _ = env.reset(seed=0)
+        seen = [set(row[row >= 0]) for row in observation["history"]]
+        offered[exclude] = sum(len(seen[row] & set(items)) for row, items in enumerate(observation["candidate_items"]))
+    assert offered[True] == offered[None] == 0 and offered[False] > 100
 
 
 def test_unborn_items_are_never_candidates_and_new_ones_are(world: World) -> None:

@@ -1,0 +1,275 @@
+"""Options of the script, one class for each subcommand, and how they are read from the command line and from files."""
+
+import json
+import os
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from agents.loading import agent_names
+from envs.errors import ConfigurationError
+from envs.measures import RewardWeights
+from envs.world import WorldConfig
+from evaluation.comparison import ComparisonConfig, ServingConfig
+from evaluation.training import TrainingConfig
+
+NOT_PART_OF_A_RUN = ("out", "resume", "config", "jobs")
+"""Options that say where and how a run is made, not what it computes."""
+
+
+REFERENCES = ("random", "mf", "constant", "oracle_lookahead")
+"""Agents that a comparison is measured by: the ends of the normalised reward, and the baselines of paired differences."""
+
+
+def _sized(default: str) -> Any:
+    """Help for an option whose default depends on --fast."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {default} with --fast)")
+
+
+def _at_least(low: int, **options: int | None) -> None:
+    for name, value in options.items():
+        if value is not None and value < low:
+            raise ConfigurationError(f"--{name.replace('_', '-')} is {value}; it must be at least {low}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Options that every subcommand but `plot` has."""
+
+    dataset: str = "ml-100k"
+    """'ml-100k' (fetched once and cached), 'synthetic', or a folder with ratings.csv and movies.csv, or with u.data."""
+    skip_bad_rows: bool = False
+    """Leave corrupt rows out and count them, instead of stopping at the first."""
+    seed: int = 0
+    """Seed of everything random."""
+    fast: bool = False
+    """Every stage, but small: a look at how it works, not at who wins."""
+    out: Path | None = None
+    """Folder of the run; by default results/<subcommand>-<date>-<time>."""
+    config: Path | None = None
+    """TOML or JSON file with options (also the config.json of an earlier run); the command line has precedence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldOptions(DataOptions):
+    """How the world is made in which users live."""
+
+    days: int = 30
+    """Horizon of a life in days (at most 10 with --fast)."""
+    held_back_share: float = 0.2
+    """Share of the catalogue that is withheld from policies and born during the run."""
+    popular_click_rate: float = 0.2
+    """Click rate of popular slates on day 0; sets how willing users are to consume nothing (assumed)."""
+    fresh_days: float = 14.0
+    """Items younger than this count as fresh."""
+    exclude_seen: Annotated[
+        bool | None, tyro.conf.arg(help_behavior_hint="(default: as the log: True where it has no repeats)")
+    ] = None
+    """Whether items that a user has consumed are left out of its candidates."""
+
+    def __post_init__(self) -> None:
+        self.world()
+
+    def world(self) -> WorldConfig:
+        """The part of the options that makes the world."""
+        return WorldConfig(
+            days=min(self.days, 10) if self.fast else self.days,
+            held_back_share=self.held_back_share,
+            popular_click_rate=self.popular_click_rate,
+            fresh_days=self.fresh_days,
+            exclude_seen=self.exclude_seen,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(WorldOptions):
+    """Compares agents on the same simulated users: fit, recall, training, comparison, model updates, plots."""
+
+    agents: str = ",".join(agent_names())
+    """Names, or file.py:Class for an agent of your own, separated by commas."""
+    references: bool = True
+    """Add those of random, mf, constant and oracle_lookahead that are missing: what every comparison is measured by."""
+    users: Annotated[int | None, _sized("400, or 16")] = None
+    """Evaluation users, at most; none of them is met in training."""
+    requests: Annotated[int | None, _sized("40000, or 2048")] = None
+    """Simulated requests that each agent that trains may spend."""
+    training_seeds: int = 1
+    """Number of times that each agent is trained, with seeds counted up from --seed."""
+    diversity_weight: float = RewardWeights.diversity
+    """Worth of the diversity of a consumed item, in clicks."""
+    freshness_weight: float = RewardWeights.freshness
+    """Worth of a consumed item being fresh, in clicks."""
+    update_seeds: Annotated[int | None, _sized("3, or 1")] = None
+    """Seeds of the model-update rules; 0 leaves them out."""
+    jobs: int = 2 if (os.cpu_count() or 1) > 1 else 1
+    """Agents and seeds trained side by side, as Ray tasks."""
+    resume: Path | None = None
+    """Folder of an interrupted run to go on with; give the other options as before."""
+
+    def sized(self) -> "CompareOptions":
+        """The options with sizes filled in."""
+        small = self.fast
+        return replace(
+            self,
+            users=self.users if self.users is not None else (16 if small else 400),
+            requests=self.requests if self.requests is not None else (2_048 if small else 40_000),
+            update_seeds=self.update_seeds if self.update_seeds is not None else (1 if small else 3),
+        )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(1, jobs=self.jobs, training_seeds=self.training_seeds, requests=self.requests)
+        _at_least(2, users=self.users)
+        _at_least(0, update_seeds=self.update_seeds)
+
+    def specs(self) -> list[str]:
+        """The agents to compare, references added."""
+        specs = [spec.strip() for spec in self.agents.split(",") if spec.strip()]
+        return specs + [name for name in REFERENCES if self.references and specs and name not in specs]
+
+    def comparison(self) -> ComparisonConfig:
+        """The part of the options that says whom the agents serve."""
+        weights = RewardWeights(diversity=self.diversity_weight, freshness=self.freshness_weight)
+        return ComparisonConfig(users=self.users, seed=self.seed, serving=ServingConfig(reward_weights=weights))
+
+    def training(self) -> TrainingConfig:
+        """The part of the options that says what the agents learn from."""
+        seeds = tuple(range(self.seed, self.seed + self.training_seeds))
+        return TrainingConfig(requests=self.requests or 0, seeds=seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(DataOptions):
+    """Fits the user model and its baselines, as logged and shuffled inside visits, and prints what was found.
+
+    Example: python simulate.py fit --dataset path/to/ml-latest-small
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateOptions(WorldOptions):
+    """Compares rules of updating the models with a DQN that learns when to update.
+
+    Example: python simulate.py updates --episodes 40 --update-seeds 8
+    """
+
+    update_seeds: Annotated[int | None, _sized("5, or 2")] = None
+    """Seeds that each policy is judged on; none of them is met in training."""
+    episodes: Annotated[int | None, _sized("80, or 4")] = None
+    """Episodes of `days` days that the DQN learns from."""
+    jobs: int = 2 if (os.cpu_count() or 1) > 1 else 1
+    """Episodes judged side by side, as Ray tasks."""
+    resume: Path | None = None
+    """Folder of an interrupted run to go on with; give the other options as before."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(1, jobs=self.jobs, update_seeds=self.update_seeds, episodes=self.episodes)
+
+    def sized(self) -> "UpdateOptions":
+        """The options with sizes filled in."""
+        return replace(
+            self,
+            update_seeds=self.update_seeds if self.update_seeds is not None else (2 if self.fast else 5),
+            episodes=self.episodes if self.episodes is not None else (4 if self.fast else 80),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotOptions:
+    """Draws saved runs again, one alone or several side by side.
+
+    Example: python simulate.py plot results/compare-a results/compare-b --out results/both
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs."""
+    out: Path | None = None
+    """Folder for the plots; by default the plots folder of a single run, or results/plots for several."""
+
+
+Options = TypeVar("Options")
+
+
+def chosen_command(arguments: Sequence[str], commands: Sequence[str]) -> tuple[str, list[str]]:
+    """(subcommand, the arguments behind it); compare where none is named.
+
+    Raises:
+        ConfigurationError: if the first argument is no subcommand, or one stands behind an option.
+    """
+    if arguments and arguments[0] in commands:
+        return arguments[0], list(arguments[1:])
+    if arguments and not arguments[0].startswith("-"):
+        raise ConfigurationError(f"there is no subcommand '{arguments[0]}'; known are {', '.join(commands)}.")
+    for before, argument in pairwise(arguments):
+        if argument in commands and before in FLAGS:
+            raise ConfigurationError(f"'{argument}' comes first: simulate.py {argument} {before} ...")
+    return "compare", list(arguments)
+
+
+FLAGS = ("--fast", "--no-fast", "--skip-bad-rows", "--no-skip-bad-rows")
+
+
+def parsed_options(kind: type[Options], arguments: Sequence[str], name: str, description: str | None = None) -> Options:
+    """The options of subcommand `name`; those in the file that --config names stand before those of the command line.
+
+    Raises:
+        ConfigurationError: if the file cannot be read, or has an option that is unknown or no number, word or truth value.
+        SystemExit: with code 2, if an option on the command line is unknown or its value of the wrong type.
+    """
+    return tyro.cli(
+        kind,
+        args=[*_file_arguments(arguments, kind), *arguments],
+        prog=f"simulate.py {name}",
+        description=description or kind.__doc__,
+    )
+
+
+def _file_arguments(arguments: Sequence[str], kind: type) -> list[str]:
+    """The options of the file that `--config` names, as arguments."""
+    path = next(
+        (
+            argument.partition("=")[2] if "=" in argument else following
+            for argument, following in zip(arguments, [*arguments[1:], ""], strict=True)
+            if argument.partition("=")[0] == "--config"
+        ),
+        None,
+    )
+    if not path:
+        return []
+    try:
+        text = Path(path).read_text()
+        content = tomllib.loads(text) if path.endswith(".toml") else json.loads(text)
+    except OSError as error:
+        raise ConfigurationError(f"--config '{path}' cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise ConfigurationError(f"--config '{path}' is neither TOML (.toml) nor JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"--config '{path}' holds a {type(content).__name__}, not options by name.")
+    content = content.get("config", content)
+    known = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
+    given: list[str] = []
+    for option, value in content.items():
+        name = option.replace("-", "_")
+        flag = name.replace("_", "-")
+        if name not in known:
+            raise ConfigurationError(
+                f"--config '{path}' has an unknown option '{option}'; known are {', '.join(sorted(known))}."
+            )
+        if known[name] is bool and isinstance(value, bool):
+            given.append(f"--{flag}" if value else f"--no-{flag}")
+        elif known[name] is bool and value is not None:
+            raise ConfigurationError(f"--config '{path}': option '{option}' is {value!r}; give true or false.")
+        elif isinstance(value, str | int | float):
+            given += [f"--{flag}", str(value)]
+        elif value is not None:
+            raise ConfigurationError(
+                f"--config '{path}': option '{option}' is {value!r}; give a number, word or truth value."
+            )
+    return given
