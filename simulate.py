@@ -36,7 +36,7 @@ from envs.logs.schema import InteractionLog
 from envs.users.fit import FitConfig, fit_or_load
 from envs.users.measure import likelihood_reports
 from envs.world import World, build_world
-from evaluation.comparison import split_users
+from evaluation.comparison import EVALUATION_SEED_OFFSET, split_users
 from evaluation.figures import save_figures
 from evaluation.options import (
     NOT_PART_OF_A_RUN,
@@ -195,7 +195,8 @@ def judge_updates(
 
     Policies that the run folder has already are not judged again.
     """
-    seeds = range(options.seed, options.seed + options.update_seeds)
+    first = options.seed + EVALUATION_SEED_OFFSET
+    seeds = range(first, first + options.update_seeds)
     _, users = split_users(world, options.seed)
     jobs = 1 if options.fast else options.jobs
     missing = [name for name in policies if not run.has_table(f"updates/{name}")]
