@@ -173,14 +173,16 @@ def updates_table(summary: pl.DataFrame, untrained: Collection[str] = ()) -> Tab
         summary: as `agents.updates.study.summarise_updates` makes it.
         untrained: learnt policies that are not above `never`, their policy before training.
     """
-    table = Table(title="Model updates: means of a day, ± 95 % intervals over seeds", title_justify="left")
-    table.caption = (
-        "Engagement: items consumed per visit. Reward: engagement minus cost. Minus never: paired on seeds. Refits and updates "
-        "per episode." + (" UNTRAINED: not above never, its policy before training." if untrained else "")
-    )
+    table = Table(title=f"Model updates: means of a day, ± 95 % intervals over {summary['seeds'].max()} seeds")
+    table.title_justify = "left"
+    told = "Engagement: items consumed per visit. Reward: engagement minus cost. Minus never: reward, paired on seeds. "
+    told += "Refits and updates per episode."
+    if untrained:
+        told += " UNTRAINED: not above never, its policy before training."
+    table.caption = told
     table.caption_justify = "left"
     table.add_column("policy", no_wrap=True)
-    for heading in ("reward", "engagement", "cost", "reward minus never", "full refits", "updates", "seeds"):
+    for heading in ("reward", "engagement", "cost", "minus never", "refits", "updates"):
         table.add_column(heading, justify="right")
     table.add_column("")
     rewards = summary.filter(pl.col("metric") == "reward").sort("value", descending=True, maintain_order=True)
@@ -195,7 +197,6 @@ def updates_table(summary: pl.DataFrame, untrained: Collection[str] = ()) -> Tab
             *[_with_margin(rows[metric], 4) for metric in ("reward", "engagement", "cost")],
             _with_margin(paired, 4, sign=True),
             *[f"{rows[metric]['value']:.1f}" for metric in ("refits", "updates")],
-            str(reward["seeds"]),
             "UNTRAINED" if policy in untrained else "",
         )
     return table
