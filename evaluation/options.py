@@ -236,7 +236,7 @@ def _file_arguments(arguments: Sequence[str], kind: type) -> list[str]:
     path = next(
         (
             argument.partition("=")[2] if "=" in argument else following
-            for argument, following in zip(arguments, [*arguments[1:], ""], strict=True)
+            for argument, following in pairwise([*arguments, ""])
             if argument.partition("=")[0] == "--config"
         ),
         None,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import simulate
-from evaluation.options import CompareOptions, parsed_options
+from evaluation.options import CompareOptions, chosen_command, parsed_options
 
 ROOT = Path(simulate.__file__).parent
 SMALL = [
@@ -216,6 +216,11 @@ def test_a_value_of_the_wrong_type_in_a_file_is_refused(
     with pytest.raises(SystemExit) as ended:
         simulate.main(["--config", str(tmp_path / "options.json")])
     assert ended.value.code == 2 and "--" + content[2:].partition('"')[0] in capsys.readouterr().err
+
+
+def test_no_option_is_needed() -> None:
+    assert parsed_options(CompareOptions, [], "compare") == CompareOptions()
+    assert chosen_command([], ["compare", "fit"]) == ("compare", [])
 
 
 def test_references_join_a_short_list_of_agents() -> None:
