@@ -173,7 +173,9 @@ def updates_table(summary: pl.DataFrame, untrained: Collection[str] = ()) -> Tab
         summary: as `agents.updates.study.summarise_updates` makes it.
         untrained: learnt policies that are not above `never`, their policy before training.
     """
-    table = Table(title=f"Model updates: means of a day, ± 95 % intervals over {summary.row(0, named=True)['seeds']} seeds")
+    table = Table(
+        title=f"Model updates: means of a day, ± 95 % intervals over {summary.row(0, named=True)['seeds']} seeds"
+    )
     table.title_justify = "left"
     told = "Engagement: items consumed per visit. Reward: engagement minus cost. Minus never: reward, paired on seeds. "
     told += "Refits and updates per episode."
