@@ -124,6 +124,24 @@ class BatchedDQNConfig(DQNConfig):
         super().__init__(algo_class=BatchedDQN)
 
 
+def dqn_config(options: DQNOptions) -> BatchedDQNConfig:
+    """RLlib's configuration of double DQN without distributional values."""
+    config = BatchedDQNConfig().training(
+        lr=options.learning_rate,
+        gamma=options.gamma,
+        n_step=options.n_step,
+        double_q=True,
+        num_atoms=1,
+        target_network_update_freq=options.target_every,
+        tau=1.0,
+        grad_clip=10,
+        grad_clip_by="global_norm",
+        td_error_loss_fn="huber",
+    )
+    # an iteration is one `training_step`: RLlib would repeat it until so many requests or seconds are spent
+    return config.reporting(min_sample_timesteps_per_iteration=0, min_time_s_per_iteration=0)
+
+
 class DQNAgent(ReinforcedAgent):
     """Chooses presets of re-ranking weights by the values that DQN learns."""
 
@@ -144,20 +162,7 @@ class DQNAgent(ReinforcedAgent):
     def train(self, make_env: Callable[[int], SlateActionWrapper], training: Training) -> Trained:
         """Trains by RLlib in this process."""
         options: DQNOptions = self.options
-        config = BatchedDQNConfig().training(
-            lr=options.learning_rate,
-            gamma=options.gamma,
-            n_step=options.n_step,
-            double_q=True,
-            num_atoms=1,
-            target_network_update_freq=options.target_every,
-            tau=1.0,
-            grad_clip=10,
-            grad_clip_by="global_norm",
-            td_error_loss_fn="huber",
-        )
-        # an iteration is one `training_step`: RLlib would repeat it until so many requests or seconds are spent
-        config = config.reporting(min_sample_timesteps_per_iteration=0, min_time_s_per_iteration=0)
+        config = dqn_config(options)
         with local_algorithm(
             config,
             make_env=lambda: make_env(min(options.num_envs, training.requests)),

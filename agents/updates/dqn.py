@@ -75,7 +75,7 @@ class UpdateDQN:
         number of simulated days so far."""
         # RLlib takes seconds to import, and serving does not need it
         from agents.rl.batched_env_runner import EpsilonGreedyEnvRunner
-        from agents.rl.dqn import BatchedDQNConfig, DQNOptions
+        from agents.rl.dqn import DQNOptions, dqn_config
         from agents.rl.modules import DuelingModule
         from agents.rl.networks import arrays_of
         from agents.rl.rllib import local_algorithm
@@ -89,28 +89,17 @@ class UpdateDQN:
             num_envs=num_envs,
             buffer=limit + num_envs * (options.episodes + 1),
             minibatch=options.minibatch,
+            learning_rate=options.learning_rate,
+            target_every=options.target_every,
             gradient_steps=options.gradient_steps,
             warm_up_share=0.1,
             gamma=options.gamma,
             n_step=options.n_step,
             iteration=num_envs * config.days,
         )
-        algorithm_config = BatchedDQNConfig().training(
-            lr=options.learning_rate,
-            gamma=options.gamma,
-            n_step=options.n_step,
-            double_q=True,
-            num_atoms=1,
-            target_network_update_freq=options.target_every,
-            tau=1.0,
-            grad_clip=10,
-            grad_clip_by="global_norm",
-            td_error_loss_fn="huber",
-        )
-        algorithm_config = algorithm_config.reporting(min_sample_timesteps_per_iteration=0, min_time_s_per_iteration=0)
         try:
             with local_algorithm(
-                algorithm_config,
+                dqn_config(sampling),
                 make_env=lambda: envs,
                 env_runner=EpsilonGreedyEnvRunner,
                 module=DuelingModule,
