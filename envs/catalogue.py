@@ -23,6 +23,10 @@ class Catalogue:
     """[I, G] membership; each row sums to 1, or to 0 for an item without category."""
     birth: NDArray[np.int64]
     """[I] seconds since 1970 at which the item came into being."""
+    retired: NDArray[np.int64] | None = None
+    """[I] seconds since 1970 from which on the item is no longer offered; None where no item is ever retired."""
+    duration_seconds: NDArray[np.float32] | None = None
+    """[I] length of the item, NaN where unknown; None where items have none."""
 
     def __len__(self) -> int:
         return len(self.item_ids)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from envs.catalogue import SECONDS_PER_DAY
 from envs.randomness import Purpose, draw_gumbel, draw_normal, draw_uniform
-from envs.users.protocol import UserModel, UserModelState, position_logits
+from envs.users.protocol import Trait, UserModel, UserModelState, age_effect, position_logits
 
 REQUEST_SECONDS = 60.0
 """Time between two requests of a visit (assumed: a log of consumption does not tell when slates were asked for)."""
@@ -112,7 +112,7 @@ def utilities(
     shown = np.maximum(items, 0)
     scored = np.matmul(model.item_vectors[shown], preference[:, :, None])[:, :, 0]
     scored += model.item_bias[shown]
-    scored += model.age_effect(age_days)
+    scored += age_effect(model.age_values, age_days)
     scored[items < 0] = -np.inf
     return scored
 
@@ -155,7 +155,7 @@ def respond(
     clickers = np.flatnonzero(clicks)
     if len(clickers):
         star_noise = draw_normal(seed, Purpose.RATING, state.user[clickers], state.request[clickers], item[clickers])
-        rating[clickers] = model.rate(state.log_user[clickers], item[clickers], utility[clickers], star_noise)
+        rating[clickers] = model.rate(state.interest, clickers, item[clickers], utility[clickers], star_noise)
     worth = np.log1p(np.exp(placed - np.float32(outside)).sum(axis=1))
     return Response(slot, item, utility, worth.astype(np.float32), rating)
 
@@ -183,7 +183,7 @@ def advance(
         visits.leave_intercept + visits.leave_log_place * np.log1p(state.consumed_in_visit),
         visits.leave_miss + visits.impatience * (state.misses - 1),
     )
-    logit = logit + visits.leave_satisfaction * surplus
+    logit = logit + visits.leave_satisfaction * surplus + state.interest.traits[:, Trait.LEAVE]
     leaves = draw_uniform(seed, Purpose.LEAVE, state.user, state.request) < _sigmoid(logit)
     state.consumed_in_visit = state.consumed_in_visit + clicked
     churned = np.zeros(len(state), bool)
@@ -198,6 +198,7 @@ def advance(
         days = np.exp(
             visits.gap_log_mean
             + visits.gap_satisfaction * gain
+            + state.interest.traits[back, Trait.GAP]
             + visits.gap_log_sd * draw_normal(seed, Purpose.GAP, who, which)
         ).astype(np.float32)
         walk = draw_normal(

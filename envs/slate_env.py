@@ -21,7 +21,7 @@ from envs.event_log import EventLog
 from envs.logs.schema import InteractionLog
 from envs.measures import RewardWeights, consumed_diversity
 from envs.observation import FIRST_CATEGORY, Candidates, Observation, observation_space
-from envs.users.protocol import UserModel
+from envs.users.protocol import UserModel, age_effect
 from envs.world import World, build_world, default_world
 
 ObservationArrays = dict[str, NDArray[Any]]
@@ -390,7 +390,7 @@ class HiddenState:
         preference = model.preference(state.interest, state.hour, weekday, state.consumed_in_visit + 1)
         shown = np.maximum(items, 0)
         taste = np.matmul(preference.reshape(*consumed.shape, -1), model.item_vectors[shown].transpose(0, 2, 1))
-        taste += (model.item_bias[shown] + model.age_effect(env._age_days(items)))[:, None, :]
+        taste += (model.item_bias[shown] + age_effect(model.age_values, env._age_days(items)))[:, None, :]
         return np.where(items[:, None, :] >= 0, taste, -np.inf)
 
     def interest(self) -> NDArray[np.float32]:

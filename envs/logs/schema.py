@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from envs.catalogue import Catalogue
 from envs.errors import LogError
 
+COLUMNS = ("user", "item", "timestamp", "clicked", "rating", "request", "position", "watch_seconds", "random_exposure")
+"""Columns of a log, one value a row; the last two may be missing."""
 VISIT_GAP_SECONDS = 3_600
 """A pause of more than an hour between two events of a user begins a new visit."""
 
@@ -54,6 +56,10 @@ class InteractionLog:
     """[R] number that rows of one slate share, -1 where the log has no exposures."""
     position: NDArray[np.int16]
     """[R] slot in the slate, 0 at the top, -1 where unknown."""
+    watch_seconds: NDArray[np.float32] | None = None
+    """[R] seconds that the item was watched, NaN where unknown; None where the log tells of none."""
+    random_exposure: NDArray[np.bool_] | None = None
+    """[R] whether the item was shown at random, not by a recommender; None where the log does not tell."""
     has_repeats: bool = False
     """Whether a user may consume an item more than once."""
     skipped_rows: int = 0
@@ -61,8 +67,8 @@ class InteractionLog:
 
     def __post_init__(self) -> None:
         rows = len(self.user)
-        for name in ("item", "timestamp", "clicked", "rating", "request", "position"):
-            if len(getattr(self, name)) != rows:
+        for name in COLUMNS[1:]:
+            if getattr(self, name) is not None and len(getattr(self, name)) != rows:
                 raise LogError(f"log '{self.name}': column '{name}' has {len(getattr(self, name))} rows, not {rows}.")
         for name, count in (("user", len(self.users)), ("item", len(self.catalogue))):
             column = getattr(self, name)
@@ -116,8 +122,8 @@ class InteractionLog:
 
     def where(self, rows: NDArray[np.bool_]) -> "InteractionLog":
         """The log of the rows for which `rows` [R] is True; users and catalogue stay whole, so indices stay valid."""
-        columns = ("user", "item", "timestamp", "clicked", "rating", "request", "position")
-        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+        known = [name for name in COLUMNS if getattr(self, name) is not None]
+        return replace(self, **{name: getattr(self, name)[rows] for name in known})
 
     def consumed(self) -> "InteractionLog":
         """The log of clicked rows only."""
@@ -141,6 +147,8 @@ class InteractionLog:
         rating: NDArray[np.float32] | None = None,
         request: NDArray[np.int64] | None = None,
         position: NDArray[np.int16] | None = None,
+        watch_seconds: NDArray[np.float32] | None = None,
+        random_exposure: NDArray[np.bool_] | None = None,
         skipped_rows: int = 0,
     ) -> "InteractionLog":
         """Sorts rows of any order by user and time (ties in the given order) and fills in missing columns."""
@@ -159,6 +167,8 @@ class InteractionLog:
             rating=(np.full(rows, np.nan, np.float32) if rating is None else rating)[order].astype(np.float32),
             request=(np.full(rows, -1, np.int64) if request is None else request)[order],
             position=(np.full(rows, -1, np.int16) if position is None else position)[order],
+            watch_seconds=None if watch_seconds is None else watch_seconds[order].astype(np.float32),
+            random_exposure=None if random_exposure is None else random_exposure[order],
             has_repeats=len(np.unique(pair)) < len(pair),
             skipped_rows=skipped_rows,
         )

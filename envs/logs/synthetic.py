@@ -19,8 +19,8 @@ from envs.engine import Response, UserState, advance, respond, utilities
 from envs.errors import ConfigurationError
 from envs.logs.schema import InteractionLog, Users
 from envs.randomness import Purpose, draw_bits, draw_normal, draw_uniform
-from envs.users.interest import AGE_KNOTS, NUM_CONTEXTS, InterestModel, InterestParams
-from envs.users.protocol import UserModel, VisitParams, position_logits
+from envs.users.interest import NUM_CONTEXTS, InterestModel, InterestParams
+from envs.users.protocol import AGE_KNOTS, Trait, UserModel, VisitParams, position_logits
 
 START = 1_577_836_800
 """First second of generated logs: 1 January 2020, a Wednesday."""
@@ -219,6 +219,8 @@ def _draw_truth(config: SyntheticConfig, seed: int) -> tuple[Users, Catalogue, I
     mixture = _normal(seed, _Stream.MIXTURE, num_users, config.num_tastes) ** 4
     mixture /= mixture.sum(axis=1, keepdims=True)
     own = 0.5 / np.sqrt(width) * _normal(seed, _Stream.USER, num_users, width)
+    traits = np.zeros((num_users, len(Trait)), np.float32)
+    traits[:, Trait.RATING] = 3.2 + 0.3 * _normal(seed, _Stream.RATING_USER, num_users)
     model = InterestModel(
         params=InterestParams(
             short_decay=0.7,
@@ -239,15 +241,15 @@ def _draw_truth(config: SyntheticConfig, seed: int) -> tuple[Users, Catalogue, I
         user_embedding=(mixture @ tastes + own).astype(np.float32),
         context_weights=np.float32(0.2) * _normal(seed, _Stream.CONTEXT, NUM_CONTEXTS, config.num_categories),
         age_values=np.linspace(0.8, -0.4, len(AGE_KNOTS)).astype(np.float32),
-        rating_user=(3.2 + 0.3 * _normal(seed, _Stream.RATING_USER, num_users)).astype(np.float32),
+        user_traits=traits,
         rating_item=(0.3 * _normal(seed, _Stream.RATING_ITEM, num_items)).astype(np.float32),
         rating_grid=RATING_GRID,
     )
-    traits = mixture[:, 1:] + 0.1 * _normal(seed, _Stream.FEATURE, num_users, config.num_tastes - 1)
+    features = mixture[:, 1:] + 0.1 * _normal(seed, _Stream.FEATURE, num_users, config.num_tastes - 1)
     users = Users(
         user_ids=np.char.add("user", np.arange(num_users).astype(np.str_)),
         feature_names=tuple(f"trait_{number}" for number in range(1, config.num_tastes)),
-        features=traits.astype(np.float32),
+        features=features.astype(np.float32),
     )
     catalogue = Catalogue(
         item_ids=np.char.add("item", np.arange(num_items).astype(np.str_)),
@@ -310,7 +312,7 @@ def _newcomers(
     return UserState(
         user=users,
         log_user=users,
-        interest=model.start(users),
+        interest=model.start(model.user_parameters[users]),
         clock=arrival,
         satisfaction=np.full(len(users), baseline, np.float32),
         **counters,
@@ -407,7 +409,7 @@ def _known_table(model: InterestModel, outside: float) -> list[dict[str, Any]]:
         ("item_bias", "b", model.item_bias),
         ("context_weights", "ω", model.context_weights),
         ("age_values", "φ", model.age_values),
-        ("rating_user", "", model.rating_user),
+        ("rating_user", "", model.user_traits[:, Trait.RATING]),
         ("rating_item", "", model.rating_item),
     )
     rows += [

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.catalogue import SECONDS_PER_DAY
-from envs.users.interest import AGE_KNOTS
 from envs.users.likelihood import EventSplit
+from envs.users.protocol import AGE_KNOTS
 from envs.users.threads import in_two_threads
 from envs.users.training import Batch, Scalars, decay_weights, make_batch, user_batches
 
@@ -82,7 +82,7 @@ class Calibration:
 
 
 def age_basis(age_days: NDArray[np.floating]) -> NDArray[np.float32]:
-    """[..., knots] weights of the knots, so that `basis @ age_values` is `InterestModel.age_effect`."""
+    """[..., knots] weights of the knots, so that `basis @ age_values` is `envs.users.protocol.age_effect`."""
     days = np.maximum(age_days, 0).astype(np.float32)
     scaled = np.minimum(np.log1p(days) * np.float32(1 / AGE_KNOTS[1]), np.float32(len(AGE_KNOTS) - 1))
     basis = np.zeros((*scaled.shape, len(AGE_KNOTS)), np.float32)

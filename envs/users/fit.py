@@ -27,7 +27,7 @@ from envs.users.calibration import (
     age_precision,
     calibrate,
 )
-from envs.users.interest import AGE_KNOTS, NUM_CONTEXTS, InterestModel, InterestParams, context_rows
+from envs.users.interest import NUM_CONTEXTS, InterestModel, InterestParams, context_rows
 from envs.users.likelihood import (
     MAX_EVENTS,
     EventSplit,
@@ -38,12 +38,13 @@ from envs.users.likelihood import (
 )
 from envs.users.parameter_table import Row, array_rows, interest_rows, rating_rows, scaled_params, visit_rows
 from envs.users.progress import fit_progress
+from envs.users.protocol import AGE_KNOTS, Trait, age_effect
 from envs.users.rating_fit import RatingFit, fit_ratings
 from envs.users.threads import single_torch_thread
 from envs.users.training import Scalars, catalogue_loss, make_batch, preferences, user_batches
 from envs.users.visit_fit import VisitFit, fit_visits
 
-FIT_VERSION = 1
+FIT_VERSION = 2
 """Part of the name of cached fits; raised when the same configuration gives another model."""
 _AGE_ANCHORS = 12
 _STEPS = 32
@@ -299,6 +300,8 @@ def _assemble(
     age_values = calibration.age_values.astype(np.float32)
 
     def model(params: InterestParams, ratings: RatingFit | None, rows: list[Row]) -> InterestModel:
+        traits = np.zeros((split.num_users, len(Trait)), np.float32)
+        traits[:, Trait.RATING] = 0 if ratings is None else ratings.user
         return InterestModel(
             params=params,
             visits=visits.params,
@@ -308,7 +311,7 @@ def _assemble(
             user_embedding=(arrays.start.numpy() * (calibration.free["start_scale"] / scale)).astype(np.float32),
             context_weights=arrays.omega.numpy(),
             age_values=age_values,
-            rating_user=np.zeros(split.num_users, np.float32) if ratings is None else ratings.user,
+            user_traits=traits,
             rating_item=np.zeros(split.num_items, np.float32) if ratings is None else ratings.item,
             rating_grid=np.zeros(0, np.float32) if ratings is None else ratings.grid,
             table=rows,
@@ -318,7 +321,7 @@ def _assemble(
     preference = replay_preferences(bare, split)
     age = (split.timestamp - log.catalogue.birth[split.item]) / SECONDS_PER_DAY
     utility = (preference * bare.item_vectors[split.item]).sum(axis=1)
-    utility += bare.item_bias[split.item] + bare.age_effect(age.astype(np.float32))
+    utility += bare.item_bias[split.item] + age_effect(bare.age_values, age.astype(np.float32))
     rating = log.consumed().rating[split.row]
     ratings = fit_ratings(rating, split.user, split.item, utility, split.part, split.num_users, split.num_items)
     params = InterestParams(**(asdict(params) | {"rating_slope": ratings.slope, "rating_sd": ratings.sd}))

@@ -18,10 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.artefacts import load_arrays, save_arrays
-from envs.users.protocol import VisitParams
+from envs.users.protocol import Trait, VisitParams
 
-AGE_KNOTS = np.arange(8) * 1.5
-"""Knots of the age effect on the scale log(1 + age in days): 0, 3.5, 19, 89, 402, 1,807, 8,102 and 36,315 days."""
 HOURS_PER_BUCKET = 4
 PLACE_EDGES = np.array([1, 4, 16])
 """Buckets of the place in the visit: first item, items 2 to 4, 5 to 16, later."""
@@ -35,7 +33,7 @@ _ARRAYS = (
     "user_embedding",
     "context_weights",
     "age_values",
-    "rating_user",
+    "user_traits",
     "rating_item",
     "rating_grid",
 )
@@ -95,16 +93,19 @@ class InterestState:
     """s [N, d]."""
     satiation: NDArray[np.float32]
     """f [N, G]."""
+    traits: NDArray[np.float32]
+    """[N, len(Trait)]."""
 
     def take(self, rows: NDArray[np.int64]) -> "InterestState":
         """A copy of the users at `rows`."""
-        return InterestState(self.long_term[rows], self.short_term[rows], self.satiation[rows])
+        return InterestState(self.long_term[rows], self.short_term[rows], self.satiation[rows], self.traits[rows])
 
     def put(self, rows: NDArray[np.int64], values: "InterestState") -> None:
         """Overwrites the users at `rows`."""
         self.long_term[rows] = values.long_term
         self.short_term[rows] = values.short_term
         self.satiation[rows] = values.satiation
+        self.traits[rows] = values.traits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +126,8 @@ class InterestModel:
     """omega [NUM_CONTEXTS, G] in logits."""
     age_values: NDArray[np.float32]
     """phi at `AGE_KNOTS`, in logits."""
-    rating_user: NDArray[np.float32]
-    """[U] a user's mean rating, in stars, at utility 0 of an average item."""
+    user_traits: NDArray[np.float32]
+    """[U, len(Trait)] of log users; see `Trait`."""
     rating_item: NDArray[np.float32]
     """[I] an item's deviation, in stars."""
     rating_grid: NDArray[np.float32]
@@ -145,20 +146,18 @@ class InterestModel:
     def walk_width(self) -> int:
         return self.item_embedding.shape[1]
 
-    def age_effect(self, age_days: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Linear interpolation between equally spaced knots on the scale log(1 + days)."""
-        scaled = np.log1p(np.maximum(age_days, 0)) * np.float32(1 / AGE_KNOTS[1])
-        left = np.minimum(scaled.astype(np.int32), len(AGE_KNOTS) - 2)
-        part = np.minimum(scaled - left, 1.0).astype(np.float32)
-        slope = np.diff(self.age_values)
-        return self.age_values[left] + part * slope[left]
+    @cached_property
+    def user_parameters(self) -> NDArray[np.float32]:
+        """[U, d + len(Trait)]: long-term interest before the first event, then traits."""
+        return np.concatenate([self.user_embedding, self.user_traits], axis=1)
 
-    def start(self, log_users: NDArray[np.int64]) -> InterestState:
-        count = len(log_users)
+    def start(self, parameters: NDArray[np.float32]) -> InterestState:
+        count, width = len(parameters), self.item_embedding.shape[1]
         return InterestState(
-            self.user_embedding[log_users].copy(),
-            np.zeros((count, self.item_embedding.shape[1]), np.float32),
-            np.zeros((count, self.categories.shape[1]), np.float32),
+            long_term=parameters[:, :width].copy(),
+            short_term=np.zeros((count, width), np.float32),
+            satiation=np.zeros((count, self.categories.shape[1]), np.float32),
+            traits=parameters[:, width:].copy(),
         )
 
     def preference(
@@ -195,18 +194,25 @@ class InterestModel:
             state.long_term[rows] += np.float32(self.params.walk_sd) * np.sqrt(days) * walk
 
     def expected_rating(
-        self, log_users: NDArray[np.int64], items: NDArray[np.int32], utility: NDArray[np.float32]
+        self,
+        state: InterestState,
+        rows: NDArray[np.int64],
+        items: NDArray[np.int32],
+        utility: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        return self.rating_user[log_users] + self.rating_item[items] + np.float32(self.params.rating_slope) * utility
+        return (
+            state.traits[rows, Trait.RATING] + self.rating_item[items] + np.float32(self.params.rating_slope) * utility
+        )
 
     def rate(
         self,
-        log_users: NDArray[np.int64],
+        state: InterestState,
+        rows: NDArray[np.int64],
         items: NDArray[np.int32],
         utility: NDArray[np.float32],
         noise: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        mean = self.expected_rating(log_users, items, utility)
+        mean = self.expected_rating(state, rows, items, utility)
         if not len(self.rating_grid):
             return np.full(len(mean), np.nan, np.float32)
         middles = (self.rating_grid[1:] + self.rating_grid[:-1]) / 2

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from envs.catalogue import SECONDS_PER_DAY
 from envs.errors import LogError
 from envs.logs.schema import InteractionLog
-from envs.users.protocol import UserModel
+from envs.users.protocol import UserModel, age_effect
 
 MAX_EVENTS = 300
 """Events of a user that count; later ones are left aside."""
@@ -171,7 +171,7 @@ def replay_preferences(model: UserModel, split: EventSplit) -> NDArray[np.float3
     """[E, D] preference of each event's user just before the event, by the simulator's own replay."""
     preferences = np.empty((len(split), model.item_vectors.shape[1]), np.float32)
     lengths = np.diff(split.starts)
-    state = model.start(np.arange(split.num_users))
+    state = model.start(model.user_parameters)
     hour, weekday = split.hour, split.weekday
     for place in range(int(lengths.max())):
         users = np.flatnonzero(lengths > place)
@@ -203,7 +203,7 @@ def user_model_likelihood(
         age = (split.timestamp[events, None] - birth[None]).astype(np.float32) / np.float32(SECONDS_PER_DAY)
         utility = preferences[events] @ model.item_vectors.T
         utility += model.item_bias
-        utility += model.age_effect(age)
+        utility += age_effect(model.age_values, age)
         return utility
 
     return next_item_likelihood(utilities, split, part)

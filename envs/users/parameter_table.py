@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from envs.users.calibration import Calibration
-from envs.users.interest import AGE_KNOTS, InterestModel, InterestParams
-from envs.users.protocol import VisitParams, position_logits
+from envs.users.interest import InterestModel, InterestParams
+from envs.users.protocol import AGE_KNOTS, VisitParams, position_logits
 from envs.users.rating_fit import RatingFit
 from envs.users.visit_fit import VisitFit
 

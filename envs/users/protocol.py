@@ -4,12 +4,27 @@ A user model never meets a policy. Its state is a dataclass of arrays over N use
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.logs.schema import InteractionLog
+
+AGE_KNOTS = np.arange(8) * 1.5
+"""Knots of the age effect on the scale log(1 + age in days): 0, 3.5, 19, 89, 402, 1,807, 8,102 and 36,315 days."""
+
+
+class Trait(IntEnum):
+    """Columns of a user's traits: how it differs from others in what is not interest."""
+
+    LEAVE = 0
+    """Added to the logit of leaving a visit."""
+    GAP = 1
+    """Added to the mean of log(days until the next visit)."""
+    RATING = 2
+    """Mean rating at utility 0 of an average item, in the log's unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +59,9 @@ class VisitParams:
 class UserModelState(Protocol):
     """Arrays over N users; `take` and `put` move rows between batches."""
 
+    traits: NDArray[np.float32]
+    """[N, len(Trait)] fixed for life."""
+
     def take(self, rows: NDArray[np.int64]) -> Self: ...
 
     def put(self, rows: NDArray[np.int64], values: Self) -> None: ...
@@ -53,6 +71,8 @@ class UserModel(Protocol):
     """Utility is linear in an item vector, so that the engine scores slates, candidates and catalogues in one product:
 
     utility(user, item) = preference(state, context)[user] . item_vectors[item] + item_bias[item] + age_effect(age)
+
+    A user is a row of parameters: those of the log's users are in `user_parameters`, others may be drawn that resemble them.
 
     A model takes only the states that its own `start` made, so its methods may name a narrower type than `Any`.
     """
@@ -70,12 +90,18 @@ class UserModel(Protocol):
     @property
     def visits(self) -> VisitParams: ...
 
-    def age_effect(self, age_days: NDArray[np.float32]) -> NDArray[np.float32]:
-        """φ: effect of an item's age in logits, same shape as `age_days`."""
+    @property
+    def age_values(self) -> NDArray[np.float32]:
+        """φ at `AGE_KNOTS`, in logits; linear between them (`age_effect`)."""
         ...
 
-    def start(self, log_users: NDArray[np.int64]) -> UserModelState:
-        """State of log users [N] before their first event."""
+    @property
+    def user_parameters(self) -> NDArray[np.float32]:
+        """[U, P] all that is the log users' own; the last len(Trait) columns are their traits."""
+        ...
+
+    def start(self, parameters: NDArray[np.float32]) -> UserModelState:
+        """State of users with `parameters` [N, P] before their first event."""
         ...
 
     def preference(
@@ -110,19 +136,21 @@ class UserModel(Protocol):
         ...
 
     def expected_rating(
-        self, log_users: NDArray[np.int64], items: NDArray[np.int32], utility: NDArray[np.float32]
+        self, state: Any, rows: NDArray[np.int64], items: NDArray[np.int32], utility: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """[N] mean rating in the log's unit of items consumed at `utility` [N] (before noise and rounding)."""
+        """[M] mean rating in the log's unit of `items` [M] that users `rows` [M] consume at `utility` [M] (before noise and
+        rounding)."""
         ...
 
     def rate(
         self,
-        log_users: NDArray[np.int64],
+        state: Any,
+        rows: NDArray[np.int64],
         items: NDArray[np.int32],
         utility: NDArray[np.float32],
         noise: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        """[N] rating drawn with standard normal `noise` [N], on the log's own grid."""
+        """[M] rating drawn with standard normal `noise` [M], on the log's own grid."""
         ...
 
 
@@ -130,7 +158,7 @@ def replay(model: UserModel, log: InteractionLog) -> UserModelState:
     """State of every log user after all consumed rows of `log`, events in order, pauses between visits included."""
     events = log.consumed()
     lengths = np.diff(events.user_starts)
-    state = model.start(np.arange(len(log.users)))
+    state = model.start(model.user_parameters)
     visit, days = events.visit, np.diff(events.timestamp, prepend=0) / 86_400
     for place in range(int(lengths.max(initial=0))):
         users = np.flatnonzero(lengths > place)
@@ -141,6 +169,15 @@ def replay(model: UserModel, log: InteractionLog) -> UserModelState:
                 model.pause(state, users[begins], days[rows[begins]].astype(np.float32), None)
         model.consume(state, users, events.item[rows])
     return state
+
+
+def age_effect(age_values: NDArray[np.float32], age_days: NDArray[np.float32]) -> NDArray[np.float32]:
+    """φ in logits at `age_days` (any shape), from its values at `AGE_KNOTS`: linear on the scale log(1 + days)."""
+    scaled = np.log1p(np.maximum(age_days, 0)) * np.float32(1 / AGE_KNOTS[1])
+    left = np.minimum(scaled.astype(np.int32), len(AGE_KNOTS) - 2)
+    part = np.minimum(scaled - left, 1.0).astype(np.float32)
+    slope = np.diff(age_values)
+    return age_values[left] + part * slope[left]
 
 
 def position_logits(slate_size: int) -> NDArray[np.float32]:

@@ -65,6 +65,8 @@ def test_the_public_catalogue_carries_nothing_fitted(world):
         "category_names",
         "categories",
         "birth",
+        "retired",
+        "duration_seconds",
     }
     assert ((catalogue.categories >= 0) & (catalogue.categories <= 1)).all()
     sums = catalogue.categories.sum(axis=1)

@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 
 from envs.catalogue import Catalogue
 from envs.logs.schema import InteractionLog, Users
-from envs.users.interest import AGE_KNOTS, NUM_CONTEXTS, InterestModel, InterestParams
-from envs.users.protocol import VisitParams
+from envs.users.interest import NUM_CONTEXTS, InterestModel, InterestParams
+from envs.users.protocol import AGE_KNOTS, Trait, VisitParams, age_effect
 
 DAY = 86_400
 EPOCH = 10_000 * DAY
@@ -39,7 +39,7 @@ def make_model(
         user_embedding=normal(0.5, users, size),
         context_weights=normal(0.2 * strength, NUM_CONTEXTS, groups),
         age_values=normal(0.3 * strength, len(AGE_KNOTS)),
-        rating_user=3 + normal(0.3, users),
+        user_traits=np.column_stack([np.zeros((users, Trait.RATING), np.float32), 3 + normal(0.3, users)]),
         rating_item=normal(0.3, items),
         rating_grid=np.arange(1, 6, dtype=np.float32),
     )
@@ -70,7 +70,7 @@ def draw_log(model: InterestModel, events: int, seed: int = 0, visit_share: floa
     rng = np.random.default_rng(seed)
     users, items = len(model.user_embedding), len(model.item_embedding)
     birth = EPOCH - rng.integers(0, 2000, items) * DAY
-    state, clock = model.start(np.arange(users)), np.full(users, EPOCH)
+    state, clock = model.start(model.user_parameters), np.full(users, EPOCH)
     place = np.zeros(users, np.int64)
     had = np.zeros((users, items), bool)
     rows, before = [], clock
@@ -84,11 +84,11 @@ def draw_log(model: InterestModel, events: int, seed: int = 0, visit_share: floa
         before = clock.copy()
         hour, weekday = (clock % DAY / 3600).astype(np.float32), (clock // DAY + 3) % 7
         utility = model.preference(state, hour, weekday, place) @ model.item_vectors.T + model.item_bias
-        utility += model.age_effect(((clock[:, None] - birth) / DAY).astype(np.float32))
+        utility += age_effect(model.age_values, ((clock[:, None] - birth) / DAY).astype(np.float32))
         utility[had] = -np.inf
         item = np.argmax(utility + rng.gumbel(size=utility.shape), axis=1).astype(np.int32)
         chosen = utility[np.arange(users), item]
-        rating = model.rate(np.arange(users), item, chosen, rng.normal(size=users).astype(np.float32))
+        rating = model.rate(state, np.arange(users), item, chosen, rng.normal(size=users).astype(np.float32))
         rows.append((np.arange(users), item, clock.copy(), rating))
         had[np.arange(users), item] = True
         model.consume(state, np.arange(users), item)

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
 from envs.engine import advance, respond, utilities
-from envs.users.protocol import VisitParams, position_logits
+from envs.users.protocol import VisitParams, age_effect, position_logits
 from envs.world import World
 
 
@@ -30,7 +30,9 @@ def test_utilities_equal_the_formula_written_out(world: World) -> None:
     for n in range(6):
         for k in range(5):
             i = slates[n, k]
-            expected[n, k] = preference[n] @ model.item_vectors[i] + model.item_bias[i] + model.age_effect(ages[n, k])
+            expected[n, k] = (
+                preference[n] @ model.item_vectors[i] + model.item_bias[i] + age_effect(model.age_values, ages[n, k])
+            )
     assert_allclose(utilities(model, preference, slates, ages), expected, rtol=1e-4, atol=1e-5)
     slates[2, 3] = -1
     assert utilities(model, preference, slates, ages)[2, 3] == -np.inf

@@ -21,6 +21,7 @@ from envs.users.likelihood import (
     user_model_likelihood,
 )
 from envs.users.measure import likelihood_reports
+from envs.users.protocol import age_effect
 from envs.users.training import Scalars, catalogue_loss, make_batch, preferences, user_batches
 
 QUICK = FitConfig(embedding_size=4, epochs=4)
@@ -78,7 +79,7 @@ def test_likelihood_is_that_of_a_plain_loop(model, log):
     likelihood = user_model_likelihood(model, log.catalogue.birth, split)
     masked, unmasked = [], []
     for user in range(len(log.users)):
-        state = model.start(np.array([user]))
+        state = model.start(model.user_parameters[[user]])
         rows = np.flatnonzero(log.user == user)
         for place, row in enumerate(rows):
             clock = log.timestamp[row]
@@ -88,7 +89,9 @@ def test_likelihood_is_that_of_a_plain_loop(model, log):
             hour, weekday = np.array([clock % DAY / 3600], np.float32), np.array([(clock // DAY + 3) % 7])
             preference = model.preference(state, hour, weekday, log.place_in_visit[[row]])[0]
             age = ((clock - log.catalogue.birth) / DAY).astype(np.float32)
-            utility = (model.item_vectors @ preference + model.item_bias + model.age_effect(age)).astype(np.float64)
+            utility = (model.item_vectors @ preference + model.item_bias + age_effect(model.age_values, age)).astype(
+                np.float64
+            )
             if place >= 8 * len(rows) // 10:
                 unmasked.append(np.log(np.exp(utility).sum()) - utility[log.item[row]])
                 left = np.setdiff1d(np.arange(len(utility)), log.item[rows[:place]])
@@ -217,7 +220,7 @@ def test_batches_hold_every_user_with_events_once():
 
 def test_age_basis_gives_the_age_effect(model):
     days = np.array([-3, 0, 0.5, 17, 400, 9_000, 1e6], np.float32)
-    assert_allclose(age_basis(days) @ model.age_values, model.age_effect(days), atol=1e-5)
+    assert_allclose(age_basis(days) @ model.age_values, age_effect(model.age_values, days), atol=1e-5)
 
 
 # --- the fit
@@ -349,7 +352,7 @@ def test_tiny_logs_are_fitted_without_a_crash(lengths):
     )
     model = fit_interest_model(log, QUICK, progress=False)
     assert all(np.isfinite(value) for value in (*asdict(model.params).values(), *asdict(model.visits).values()))
-    for array in (model.item_vectors, model.item_bias, model.user_embedding, model.age_values, model.rating_user):
+    for array in (model.item_vectors, model.item_bias, model.user_embedding, model.age_values, model.user_traits):
         assert np.isfinite(array).all()
     assert not len(model.rating_grid)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from envs.errors import ArtefactError
-from envs.users.interest import AGE_KNOTS, InterestModel, context_rows
-from envs.users.protocol import replay
+from envs.users.interest import InterestModel, context_rows
+from envs.users.protocol import AGE_KNOTS, age_effect, replay
 
 
 @given(days=st.lists(st.floats(-50, 80_000), min_size=1, max_size=20))
@@ -18,12 +18,12 @@ def test_age_effect_is_linear_interpolation_on_the_log_scale(days):
     model = make_model()
     days = np.array(days, np.float32)
     expected = np.interp(np.log1p(np.maximum(days, 0).astype(np.float64)), AGE_KNOTS, model.age_values)
-    assert_allclose(model.age_effect(days), expected, atol=1e-5)
+    assert_allclose(age_effect(model.age_values, days), expected, atol=1e-5)
 
 
 def test_consumption_moves_interests_as_documented():
     model = make_model(short_decay=0.6, long_rate=0.1, satiation_decay=0.5)
-    state = model.start(np.array([2, 4]))
+    state = model.start(model.user_parameters[[2, 4]])
     model.consume(state, np.array([1]), np.array([7], np.int32))
     model.consume(state, np.array([1]), np.array([9], np.int32))
     v, m = model.item_embedding, model.categories
@@ -36,7 +36,7 @@ def test_consumption_moves_interests_as_documented():
 
 def test_a_pause_of_a_half_life_halves_interest_and_only_a_walk_moves_the_long_term():
     model = make_model(short_half_life_days=2.0, satiation_half_life_days=0.5, walk_sd=0.3)
-    state = model.start(np.arange(2))
+    state = model.start(model.user_parameters[:2])
     model.consume(state, np.arange(2), np.array([3, 5], np.int32))
     before = state.take(np.arange(2))
     model.pause(state, np.array([0]), np.array([2.0], np.float32), None)
@@ -50,7 +50,7 @@ def test_a_pause_of_a_half_life_halves_interest_and_only_a_walk_moves_the_long_t
 
 def test_utility_is_the_sum_of_its_terms():
     model = make_model(short_weight=1.7, long_weight=2.5, satiation_gain=0.4)
-    state = model.start(np.arange(3))
+    state = model.start(model.user_parameters[:3])
     model.consume(state, np.arange(3), np.array([1, 2, 3], np.int32))
     hour, weekday, place = np.array([1.0, 13.0, 23.9], np.float32), np.array([0, 5, 6]), np.array([0, 3, 20])
     utility = model.preference(state, hour, weekday, place) @ model.item_vectors.T
@@ -69,14 +69,15 @@ def test_every_context_row_is_within_omega():
 
 def test_ratings_lie_on_the_grid_and_rise_with_utility():
     model = make_model(rating_slope=0.5, rating_sd=0.5)
+    state = model.start(model.user_parameters[:1])
     users, items, noise = np.zeros(500, np.int64), np.zeros(500, np.int32), np.random.default_rng(0).normal(size=500)
-    low = model.rate(users, items, np.full(500, -2, np.float32), noise.astype(np.float32))
-    high = model.rate(users, items, np.full(500, 2, np.float32), noise.astype(np.float32))
+    low = model.rate(state, users, items, np.full(500, -2, np.float32), noise.astype(np.float32))
+    high = model.rate(state, users, items, np.full(500, 2, np.float32), noise.astype(np.float32))
     assert set(np.concatenate([low, high])) <= set(model.rating_grid)
     assert (high >= low).all()
     assert (high > low).any()
     bare = replace(model, rating_grid=np.zeros(0, np.float32))
-    assert np.isnan(bare.rate(users, items, np.zeros(500, np.float32), noise.astype(np.float32))).all()
+    assert np.isnan(bare.rate(state, users, items, np.zeros(500, np.float32), noise.astype(np.float32))).all()
 
 
 def test_a_saved_model_comes_back_to_the_bit(tmp_path):
@@ -116,7 +117,7 @@ def test_replay_of_a_log_is_one_consumption_after_another():
     log = draw_log(model, events=12, visit_share=0.3)
     state = replay(model, log)
     for user in range(5):
-        alone = model.start(np.array([user]))
+        alone = model.start(model.user_parameters[[user]])
         rows = np.flatnonzero(log.user == user)
         for before, row in zip([None, *rows[:-1]], rows, strict=True):
             if before is not None and log.visit[row] != log.visit[before]:
