@@ -46,7 +46,7 @@ def static_likelihood(
 
     A user's utilities never move, so in the fit all its events share one softmax over the whole catalogue (nothing masked).
     """
-    users, items, bias = _fit_static(split, config)
+    users, items, bias = fit_static(split, config)
     return next_item_likelihood(_static_utilities(split, users, items, bias), split, part)
 
 
@@ -59,9 +59,10 @@ def _static_utilities(
     return utilities
 
 
-def _fit_static(
+def fit_static(
     split: EventSplit, config: StaticConfig
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """([U, d] users, [I, d] items, [I] bias) of static matrix factorisation; see `static_likelihood`."""
     torch.manual_seed(config.seed)
     counts = torch.zeros(split.num_users, split.num_items)
     fit = split.part == Part.FIT
