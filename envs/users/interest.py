@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.artefacts import load_arrays, save_arrays
-from envs.users.protocol import Trait, VisitParams
+from envs.users.protocol import ChoiceParams, Trait, VisitParams
 
 HOURS_PER_BUCKET = 4
 PLACE_EDGES = np.array([1, 4, 16])
@@ -132,6 +132,7 @@ class InterestModel:
     """[I] an item's deviation, in stars."""
     rating_grid: NDArray[np.float32]
     """Ratings that the log knows, ascending; empty where it has none."""
+    choice: ChoiceParams = field(default_factory=ChoiceParams)
     table: list[dict[str, Any]] = field(default_factory=list)
     """One row for each parameter: name, symbol, value, low, high, source ('fitted' or 'assumed'), note."""
     fit_report: dict[str, Any] = field(default_factory=dict)
@@ -228,6 +229,7 @@ class InterestModel:
             {
                 "params": asdict(self.params),
                 "visits": asdict(self.visits),
+                "choice": asdict(self.choice),
                 "table": self.table,
                 "fit_report": self.fit_report,
             },
@@ -244,6 +246,7 @@ class InterestModel:
         return cls(
             params=InterestParams(**configuration["params"]),
             visits=VisitParams(**configuration["visits"]),
+            choice=ChoiceParams(**configuration["choice"]),
             table=configuration["table"],
             fit_report=configuration["fit_report"],
             **arrays,

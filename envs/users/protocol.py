@@ -56,6 +56,16 @@ class VisitParams:
     value, log(1 + sum exp(utility - outside)) (Train 2009, eq. 3.9)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChoiceParams:
+    """What a choice holds besides the items' utilities. Fitted where a log has exposures."""
+
+    outside: float | None = None
+    """Logit of choosing nothing; None where the log cannot tell it, so that each run sets it."""
+    position_slope: float = 1.0
+    """Factor on the discount of DCG, by which lower slots are chosen less (`position_logits`)."""
+
+
 class UserModelState(Protocol):
     """Arrays over N users; `take` and `put` move rows between batches."""
 
@@ -89,6 +99,9 @@ class UserModel(Protocol):
 
     @property
     def visits(self) -> VisitParams: ...
+
+    @property
+    def choice(self) -> ChoiceParams: ...
 
     @property
     def age_values(self) -> NDArray[np.float32]:
@@ -180,9 +193,10 @@ def age_effect(age_values: NDArray[np.float32], age_days: NDArray[np.float32]) -
     return age_values[left] + part * slope[left]
 
 
-def position_logits(slate_size: int) -> NDArray[np.float32]:
-    """[K] logits by which lower slots are chosen less: log(1 / log2(2 + slot)), the discount of DCG (assumed).
+def position_logits(slate_size: int, slope: float = 1.0) -> NDArray[np.float32]:
+    """[K] logits by which lower slots are chosen less: slope * log(1 / log2(2 + slot)); at slope 1 the discount of DCG, which
+    is assumed where a log cannot tell (`ChoiceParams.position_slope`).
 
     Source: Järvelin and Kekäläinen (2002), Cumulated gain-based evaluation of IR techniques.
     """
-    return -np.log(np.log2(2.0 + np.arange(slate_size))).astype(np.float32)
+    return (-slope * np.log(np.log2(2.0 + np.arange(slate_size)))).astype(np.float32)
