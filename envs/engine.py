@@ -191,15 +191,14 @@ def advance(
     if len(leavers):
         who, which, gain = state.user[leavers], state.visit[leavers], surplus[leavers]
         stays_away = draw_uniform(seed, Purpose.RETURN, who, which) >= _sigmoid(
-            visits.return_intercept + visits.return_satisfaction * gain
+            visits.return_intercept + visits.return_satisfaction * gain + state.interest.traits[leavers, Trait.RETURN]
         )
         churned[leavers] = stays_away
         back, who, which, gain = leavers[~stays_away], who[~stays_away], which[~stays_away], gain[~stays_away]
         days = np.exp(
-            visits.gap_log_mean
+            visits.log_gap(draw_uniform(seed, Purpose.GAP_KIND, who, which), draw_normal(seed, Purpose.GAP, who, which))
             + visits.gap_satisfaction * gain
             + state.interest.traits[back, Trait.GAP]
-            + visits.gap_log_sd * draw_normal(seed, Purpose.GAP, who, which)
         ).astype(np.float32)
         walk = draw_normal(
             seed, Purpose.INTEREST_WALK, who[:, None], which[:, None], np.arange(model.walk_width)[None, :]

@@ -29,6 +29,8 @@ class Purpose(IntEnum):
     GENERATOR = 11
     TRAFFIC = 12
     SPLIT = 13
+    GAP_KIND = 14
+    TRAIT = 15
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

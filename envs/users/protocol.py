@@ -24,7 +24,9 @@ class Trait(IntEnum):
     GAP = 1
     """Added to the mean of log(days until the next visit)."""
     RATING = 2
-    """Mean rating at utility 0 of an average item, in the log's unit."""
+    """Mean engagement (rating or log of watch time) at utility 0 of an average item; in the unit of the model's head."""
+    RETURN = 3
+    """Added to the logit of ever coming back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +47,41 @@ class VisitParams:
     """Logit of ever coming back after a visit (fitted, mixture-cure likelihood with censoring at the log's end)."""
     return_satisfaction: float = 0.5
     """Change of that logit per nat of satisfaction above its baseline (assumed)."""
+    first_leave_intercept: float = 0.0
+    """Added to `leave_intercept` in the first visit of a user's life, which lies before every run (fitted)."""
+    first_leave_log_place: float = 0.0
+    """Added to `leave_log_place` there (fitted)."""
     gap_log_mean: float = 1.0
     """Mean of log(days until the next visit), of those who come back (fitted)."""
     gap_log_sd: float = 1.5
     """Standard deviation of log(days until the next visit) (fitted)."""
+    wide_gap_share: float = 0.0
+    """Share of gaps that come from a second normal in log days (fitted): habits are regular, exceptions are not."""
+    wide_gap_shift: float = 0.0
+    """Mean of log days of the second against the first (fitted)."""
+    wide_gap_log_sd: float = 1.5
+    """Standard deviation of the second (fitted)."""
     gap_satisfaction: float = -0.2
     """Change of that mean per nat of satisfaction above its baseline (assumed)."""
     satisfaction_decay: float = 0.8
     """Share of satisfaction kept per request (assumed). Satisfaction is an exponential average of the slate's inclusive
     value, log(1 + sum exp(utility - outside)) (Train 2009, eq. 3.9)."""
+
+    def leave_logit(
+        self, consumed_before: NDArray[np.integer], first_visit: NDArray[np.bool_] | bool = False
+    ) -> NDArray[np.float64]:
+        """[N] logit of leaving after an item, with `consumed_before` [N] items before it in this visit; the user's trait LEAVE
+        and the effect of satisfaction come on top."""
+        first = np.asarray(first_visit, np.float64)
+        slope = self.leave_log_place + self.first_leave_log_place * first
+        return self.leave_intercept + self.first_leave_intercept * first + slope * np.log1p(consumed_before)
+
+    def log_gap(self, uniform: NDArray[np.floating], normal: NDArray[np.floating]) -> NDArray[np.float64]:
+        """[N] log(days until the next visit) of users who come back, from uniform [N] and standard normal [N] draws; the
+        user's trait GAP and the effect of satisfaction come on top."""
+        wide = uniform < self.wide_gap_share
+        sd = np.where(wide, self.wide_gap_log_sd, self.gap_log_sd)
+        return self.gap_log_mean + np.where(wide, self.wide_gap_shift, 0.0) + sd * normal
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ def make_model(
         user_embedding=normal(0.5, users, size),
         context_weights=normal(0.2 * strength, NUM_CONTEXTS, groups),
         age_values=normal(0.3 * strength, len(AGE_KNOTS)),
-        user_traits=np.column_stack([np.zeros((users, Trait.RATING), np.float32), 3 + normal(0.3, users)]),
+        user_traits=np.eye(len(Trait), dtype=np.float32)[Trait.RATING] * (3 + normal(0.3, users, 1)),
         rating_item=normal(0.3, items),
         rating_grid=np.arange(1, 6, dtype=np.float32),
     )
