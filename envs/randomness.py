@@ -31,6 +31,12 @@ class Purpose(IntEnum):
     SPLIT = 13
     GAP_KIND = 14
     TRAIT = 15
+    POPULATION = 16
+    BURN_IN = 17
+    ARRIVAL = 18
+    NEW_ITEM = 19
+    RETIREMENT = 20
+    MODIFIER = 21
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
