@@ -24,7 +24,8 @@ class Catalogue:
     birth: NDArray[np.int64]
     """[I] seconds since 1970 at which the item came into being."""
     retired: NDArray[np.int64] | None = None
-    """[I] seconds since 1970 from which on the item is no longer offered; None where no item is ever retired."""
+    """[I] seconds since 1970 from which on the item is no longer offered, the largest integer for one that stays; None where
+    no item is ever retired."""
     duration_seconds: NDArray[np.float32] | None = None
     """[I] length of the item, NaN where unknown; None where items have none."""
 
@@ -44,3 +45,19 @@ class Catalogue:
     def with_birth(self, birth: NDArray[np.int64]) -> "Catalogue":
         """The same items with other birth times."""
         return replace(self, birth=birth)
+
+    def with_offspring(self, parents: NDArray[np.int64]) -> "Catalogue":
+        """The items and, behind them, one new item for each of `parents` [B], with its categories, birth, retirement and
+        length."""
+        together = np.concatenate([np.arange(len(self)), parents])
+        names = np.char.add("new-", np.arange(1, len(parents) + 1).astype(np.str_))
+        titles = np.char.add("New item ", np.arange(1, len(parents) + 1).astype(np.str_))
+        return replace(
+            self,
+            item_ids=np.concatenate([self.item_ids, names]),
+            titles=np.concatenate([self.titles, titles]),
+            categories=self.categories[together],
+            birth=self.birth[together],
+            retired=None if self.retired is None else self.retired[together],
+            duration_seconds=None if self.duration_seconds is None else self.duration_seconds[together],
+        )

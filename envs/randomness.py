@@ -11,6 +11,7 @@ from enum import IntEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import pdtr, pdtrik
 
 
 class Purpose(IntEnum):
@@ -79,3 +80,12 @@ def draw_normal(seed: int, purpose: Purpose, *keys: ArrayLike) -> NDArray[np.flo
     first = ((bits >> np.uint64(41)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)
     second = (bits & np.uint64(0x7FFFFF)).astype(np.float32) * np.float32(2.0**-23)
     return np.sqrt(np.float32(-2.0) * np.log(first)) * np.cos(np.float32(2.0 * np.pi) * second)
+
+
+def draw_poisson(seed: int, purpose: Purpose, mean: float, *keys: ArrayLike) -> NDArray[np.int64]:
+    """Poisson draws of the given mean, by the inverse of the distribution function."""
+    uniform = draw_uniform(seed, purpose, *keys).astype(np.float64)
+    count = np.maximum(np.ceil(pdtrik(uniform, mean)), 0)
+    fewer = np.maximum(count - 1, 0)
+    # the inverse is rounded, so the number below may be the right one
+    return np.where(pdtr(fewer, mean) >= uniform, fewer, count).astype(np.int64)

@@ -9,7 +9,7 @@ and on consumption of an item with embedding v and categories m
     s <- lambda s + (1 - lambda) v,    p <- p + eta (v - p),    f <- gamma f + m.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.artefacts import load_arrays, save_arrays
+from envs.users.new_items import resembling
 from envs.users.protocol import ChoiceParams, Trait, VisitParams
 
 HOURS_PER_BUCKET = 4
@@ -219,6 +220,23 @@ class InterestModel:
         middles = (self.rating_grid[1:] + self.rating_grid[:-1]) / 2
         drawn = np.searchsorted(middles, mean + np.float32(self.params.rating_sd) * noise)
         return self.rating_grid[drawn]
+
+    @property
+    def item_noise_width(self) -> int:
+        return self.item_embedding.shape[1] + 2
+
+    def with_items(self, parents: NDArray[np.int64], noise: NDArray[np.float32]) -> "InterestModel":
+        """New items share their parent's categories; embedding, bias and rating are drawn from around the parent's."""
+        fitted = np.column_stack([self.item_embedding, self.item_bias, self.rating_item])
+        drawn = resembling(fitted, self.categories, parents, noise)
+        together = np.concatenate([fitted, drawn]).astype(np.float32)
+        return replace(
+            self,
+            item_embedding=np.ascontiguousarray(together[:, :-2]),
+            item_bias=together[:, -2].copy(),
+            rating_item=together[:, -1].copy(),
+            categories=np.concatenate([self.categories, self.categories[parents]]),
+        )
 
     def save(self, path: Path) -> None:
         """Writes the model, whole or not at all."""

@@ -5,7 +5,7 @@ A user model never meets a policy. Its state is a dataclass of arrays over N use
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,6 +192,21 @@ class UserModel(Protocol):
         noise: NDArray[np.float32],
     ) -> NDArray[np.float32]:
         """[M] rating drawn with standard normal `noise` [M], on the log's own grid."""
+        ...
+
+
+@runtime_checkable
+class ExtendableUserModel(Protocol):
+    """A user model that can take items which no log has seen; needed only where a run draws new items."""
+
+    @property
+    def item_noise_width(self) -> int:
+        """Number of draws that `with_items` takes for each item."""
+        ...
+
+    def with_items(self, parents: NDArray[np.int64], noise: NDArray[np.float32]) -> Self:
+        """The model of I + B items: behind its own, B that lie around their `parents` [B] as items of the same categories lie
+        around each other (`envs.users.new_items`); `noise` [B, item_noise_width] standard normal."""
         ...
 
 
