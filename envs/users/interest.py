@@ -238,29 +238,15 @@ class InterestModel:
             categories=np.concatenate([self.categories, self.categories[parents]]),
         )
 
-    def save(self, path: Path) -> None:
-        """Writes the model, whole or not at all."""
-        save_arrays(
-            path,
-            "InterestModel",
-            {name: getattr(self, name) for name in _ARRAYS},
-            {
-                "params": asdict(self.params),
-                "visits": asdict(self.visits),
-                "choice": asdict(self.choice),
-                "table": self.table,
-                "fit_report": self.fit_report,
-            },
-        )
+    def stored(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """(arrays, configuration) from which `restored` makes the model again."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        params = {name: asdict(getattr(self, name)) for name in ("params", "visits", "choice")}
+        return arrays, params | {"table": self.table, "fit_report": self.fit_report}
 
     @classmethod
-    def load(cls, path: Path) -> "InterestModel":
-        """Reads what `save` wrote.
-
-        Raises:
-            ArtefactError: if the file is damaged or holds something else.
-        """
-        arrays, configuration = load_arrays(path, "InterestModel")
+    def restored(cls, arrays: dict[str, NDArray[Any]], configuration: dict[str, Any]) -> "InterestModel":
+        """The model from what `stored` gave."""
         return cls(
             params=InterestParams(**configuration["params"]),
             visits=VisitParams(**configuration["visits"]),
@@ -269,3 +255,16 @@ class InterestModel:
             fit_report=configuration["fit_report"],
             **arrays,
         )
+
+    def save(self, path: Path) -> None:
+        """Writes the model, whole or not at all."""
+        save_arrays(path, "InterestModel", *self.stored())
+
+    @classmethod
+    def load(cls, path: Path) -> "InterestModel":
+        """Reads what `save` wrote.
+
+        Raises:
+            ArtefactError: if the file is damaged or holds something else.
+        """
+        return cls.restored(*load_arrays(path, "InterestModel"))
