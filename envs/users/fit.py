@@ -44,7 +44,7 @@ from envs.users.threads import single_torch_thread
 from envs.users.training import Scalars, catalogue_loss, make_batch, preferences, user_batches
 from envs.users.visit_fit import VisitFit, fit_visits
 
-FIT_VERSION = 2
+FIT_VERSION = 3
 """Part of the name of cached fits; raised when the same configuration gives another model."""
 _AGE_ANCHORS = 12
 _STEPS = 32
@@ -141,7 +141,7 @@ def fit_interest_model(
         low, high, held_out = _calibration_events(split, config.seed)
         prior = age_precision(config.age_slope_sd, config.age_bend_sd)
         calibration = calibrate(split, arrays, log.catalogue.birth, free, age_values, prior, low, high, tick)
-        visits = fit_visits(log)
+        visits = fit_visits(log, config.seed)
         model = _assemble(log, split, arrays, calibration, visits, held_out)
         test = user_model_likelihood(model, log.catalogue.birth, split)
     model.fit_report.update(
@@ -300,7 +300,7 @@ def _assemble(
     age_values = calibration.age_values.astype(np.float32)
 
     def model(params: InterestParams, ratings: RatingFit | None, rows: list[Row]) -> InterestModel:
-        traits = np.zeros((split.num_users, len(Trait)), np.float32)
+        traits = visits.traits.copy()
         traits[:, Trait.RATING] = 0 if ratings is None else ratings.user
         return InterestModel(
             params=params,

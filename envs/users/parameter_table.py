@@ -1,5 +1,6 @@
 """The table of parameters: each *fitted*, with an interval of 95 %, or *assumed*, with the reason for its value."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -111,17 +112,30 @@ def array_rows(model: InterestModel, calibration: Calibration) -> list[Row]:
 
 def visit_rows(fit: VisitFit) -> list[Row]:
     """Rows of leaving and returning, and of what a log without exposures cannot tell."""
-    leave = "logit, maximum likelihood over all consumed events; sandwich clustered by user"
-    back = f"mixture cure, censored at the log's end, {fit.num_visits} visits; sandwich clustered by user"
+    leave = (
+        "logit with a random intercept per user, maximum marginal likelihood over consumed events; sandwich over users"
+    )
+    back = f"mixture cure with random effects of users, censored at the log's end, {fit.num_visits} visits; sandwich over users"
+    spread = "standard deviation over users, normal; a user's trait is a draw from its posterior"
+    none = "one normal describes the gaps as well (BIC)"
     notes = {
         "leave_intercept": ("h_0", leave),
-        "leave_log_place": ("h_1", f"{leave}; per log(1 + items consumed before in the visit)"),
+        "leave_log_place": ("h_1", f"per log(1 + items consumed before in the visit); {leave}"),
+        "first_leave_intercept": ("h_5", f"added to h_0 in a user's first visit, before any run; {leave}"),
+        "first_leave_log_place": ("h_6", f"added to h_1 there; {leave}"),
+        "leave_spread": ("τ_h", f"logits of leaving; {spread}"),
         "return_intercept": ("r_0", f"logit of ever coming back; {back}"),
+        "return_spread": ("τ_r", f"logits of coming back; {spread}"),
         "gap_log_mean": ("g_0", f"mean of log(days away); {back}"),
-        "gap_log_sd": ("g_1", f"standard deviation of log(days away); {back}"),
+        "gap_log_sd": ("g_1", f"standard deviation of log(days away) within a user; {back}"),
+        "wide_gap_share": ("g_3", f"share of gaps of the second kind; {back}"),
+        "wide_gap_shift": ("g_4", f"mean of log(days away) of the second kind against the first; {back}"),
+        "wide_gap_log_sd": ("g_5", f"standard deviation of log(days away) of the second kind; {back}"),
+        "gap_spread": ("τ_g", f"log days; {spread}"),
     }
+    values = asdict(fit.params) | fit.spread
     rows = [
-        row(name, symbol, getattr(fit.params, name), fit.intervals[name], note)
+        row(name, symbol, values[name], fit.intervals.get(name), note if name in fit.intervals else none)
         for name, (symbol, note) in notes.items()
     ]
     assumed = {

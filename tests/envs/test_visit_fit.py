@@ -1,9 +1,11 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from fitted_logs import DAY, EPOCH, make_catalogue, make_users
 
 from envs.logs.schema import InteractionLog
-from envs.users.protocol import VisitParams
+from envs.users.protocol import Trait, VisitParams
 from envs.users.rating_fit import expected_on_grid, fit_ratings
 from envs.users.visit_fit import fit_visits
 
@@ -16,23 +18,29 @@ TRUTH = {
 }
 
 
-def draw_visits(users: int, days: float, seed: int) -> InteractionLog:
-    """Visits of users who come at random within the first half of `days`, by the formulas of `VisitParams`."""
+def draw_visits(users: int, days: float, seed: int, **changed: float) -> InteractionLog:
+    """Visits of users who come at random within the first half of `days`, by the formulas of `VisitParams`, with normal
+    deviations of users of standard deviations `leave_spread`, `return_spread`, `gap_spread`."""
     rng = np.random.default_rng(seed)
+    spread = {name: changed.pop(name, 0.0) for name in ("leave_spread", "return_spread", "gap_spread")}
+    visits = VisitParams(**(TRUTH | changed))
     rows = []
     for user in range(users):
         clock = rng.uniform(0, days / 2)
+        of_leave, of_return, of_gap = (sd * rng.normal() for sd in spread.values())
+        first = True
         while clock < days:
             place = 0
             while True:
                 rows.append((user, clock + place / 1440))
-                leave = TRUTH["leave_intercept"] + TRUTH["leave_log_place"] * np.log1p(place)
+                leave = visits.leave_logit(np.array(place), first) + of_leave
                 if rng.random() < 1 / (1 + np.exp(-leave)):
                     break
                 place += 1
-            if rng.random() > 1 / (1 + np.exp(-TRUTH["return_intercept"])):
+            if rng.random() > 1 / (1 + np.exp(-visits.return_intercept - of_return)):
                 break
-            clock += place / 1440 + max(np.exp(TRUTH["gap_log_mean"] + TRUTH["gap_log_sd"] * rng.normal()), 0.05)
+            clock += place / 1440 + max(np.exp(visits.log_gap(rng.random(), rng.normal()) + of_gap), 0.05)
+            first = False
     user, clock = np.array(rows).T
     seen = clock < days
     return InteractionLog.from_rows(
@@ -54,13 +62,67 @@ def test_visits_drawn_from_known_parameters_give_them_back():
         assert half < 0.25, name
         assert low <= getattr(fit.params, name) <= high
     assert fit.params.leave_miss == VisitParams().leave_miss
+    assert fit.params.wide_gap_share == 0, "one kind of gap made the log"
 
 
 def test_a_short_log_does_not_pass_for_users_lost():
     # Half of the gaps reach past the end of so short a log; without censoring the share that comes back would seem smaller.
-    fit = fit_visits(draw_visits(1500, days=6, seed=1))
+    fit = fit_visits(draw_visits(900, days=6, seed=1))
     low, high = fit.intervals["return_intercept"]
     assert low < TRUTH["return_intercept"] < high
+
+
+VARIED = {
+    "first_leave_intercept": -1.0,
+    "first_leave_log_place": 0.3,
+    "wide_gap_share": 0.4,
+    "wide_gap_shift": -1.0,
+    "wide_gap_log_sd": 1.2,
+    "gap_log_mean": 2.0,
+    "gap_log_sd": 0.3,
+    "leave_spread": 0.6,
+    "return_spread": 1.5,
+    "gap_spread": 0.8,
+}
+
+
+@pytest.fixture(scope="module")
+def varied():
+    log = draw_visits(900, days=300, seed=2, **VARIED)
+    return log, fit_visits(log)
+
+
+def test_spread_of_users_first_visits_and_two_kinds_of_gaps_come_back(varied):
+    _, fit = varied
+    values = asdict(fit.params) | fit.spread
+    for name, value in (TRUTH | VARIED).items():
+        low, high = fit.intervals[name]
+        middle, half = (low + high) / 2, (high - low) / 2
+        assert abs(middle - value) < 1.6 * half, name
+        assert low <= values[name] <= high
+        assert half < 0.6, name
+
+
+def test_traits_differ_between_users_as_much_as_the_fitted_spread_says(varied):
+    _, fit = varied
+    for trait, name in ((Trait.LEAVE, "leave_spread"), (Trait.RETURN, "return_spread"), (Trait.GAP, "gap_spread")):
+        assert fit.traits[:, trait].std() == pytest.approx(fit.spread[name], rel=0.12)
+        assert abs(fit.traits[:, trait].mean()) < 0.15 * fit.spread[name]
+    assert not fit.traits[:, Trait.RATING].any()
+
+
+def test_traits_follow_what_users_did(varied):
+    log, fit = varied
+    begins = log.place_in_visit == 0
+    visits = np.bincount(log.user[begins], minlength=900)
+    later = np.flatnonzero(begins & (log.visit > 0))
+    gaps = np.log(log.timestamp[later] - log.timestamp[later - 1])
+    of_user = np.bincount(log.user[later], gaps, minlength=900) / np.maximum(visits - 1, 1)
+    lengths = np.log(np.bincount(log.user, minlength=900) / visits)
+    often = visits >= 5
+    assert np.corrcoef(fit.traits[often, Trait.LEAVE], lengths[often])[0, 1] < -0.5
+    assert np.corrcoef(fit.traits[often, Trait.GAP], of_user[often])[0, 1] > 0.5
+    assert np.corrcoef(fit.traits[:, Trait.RETURN], np.log(visits))[0, 1] > 0.5
 
 
 def head(count=4000, slope=0.4, seed=0):
