@@ -78,7 +78,8 @@ class InteractionLog:
                     f"log '{self.name}': row {row} has {name} {column[row]}, but {name}s are numbered 0 to {count - 1}."
                 )
         if rows:
-            order = (np.diff(self.user) > 0) | ((np.diff(self.user) == 0) & (np.diff(self.timestamp) >= 0))
+            later = self.timestamp[1:] >= self.timestamp[:-1]
+            order = (self.user[1:] > self.user[:-1]) | ((self.user[1:] == self.user[:-1]) & later)
             if not order.all():
                 raise LogError(
                     f"log '{self.name}': row {int(np.argmin(order)) + 1} is out of order; sort by user, time."
@@ -153,22 +154,52 @@ class InteractionLog:
     ) -> "InteractionLog":
         """Sorts rows of any order by user and time (ties in the given order) and fills in missing columns."""
         rows = len(user)
-        order = np.lexsort((np.arange(rows), timestamp, user))
+        order = _order(user, timestamp)
+
+        def ordered(column: NDArray, kind: type) -> NDArray:
+            return np.array(column if order is None else column[order], kind)
+
         clicked = np.ones(rows, bool) if clicked is None else clicked
-        pair = user[clicked].astype(np.int64) * len(catalogue) + item[clicked]
         return cls(
             name=name,
             users=users,
             catalogue=catalogue,
-            user=user[order].astype(np.int32),
-            item=item[order].astype(np.int32),
-            timestamp=timestamp[order].astype(np.int64),
-            clicked=clicked[order],
-            rating=(np.full(rows, np.nan, np.float32) if rating is None else rating)[order].astype(np.float32),
-            request=(np.full(rows, -1, np.int64) if request is None else request)[order],
-            position=(np.full(rows, -1, np.int16) if position is None else position)[order],
-            watch_seconds=None if watch_seconds is None else watch_seconds[order].astype(np.float32),
-            random_exposure=None if random_exposure is None else random_exposure[order],
-            has_repeats=len(np.unique(pair)) < len(pair),
+            user=ordered(user, np.int32),
+            item=ordered(item, np.int32),
+            timestamp=ordered(timestamp, np.int64),
+            clicked=ordered(clicked, np.bool_),
+            rating=np.full(rows, np.nan, np.float32) if rating is None else ordered(rating, np.float32),
+            request=np.full(rows, -1, np.int64) if request is None else ordered(request, np.int64),
+            position=np.full(rows, -1, np.int16) if position is None else ordered(position, np.int16),
+            watch_seconds=None if watch_seconds is None else ordered(watch_seconds, np.float32),
+            random_exposure=None if random_exposure is None else ordered(random_exposure, np.bool_),
+            has_repeats=_has_repeats(user, item, clicked, len(catalogue)),
             skipped_rows=skipped_rows,
         )
+
+
+def _order(user: NDArray[np.int32], timestamp: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """[R] the rows by user, time and given place; None where they stand so already."""
+    if not len(user):
+        return None
+    first = int(timestamp.min())
+    span = int(timestamp.max()) - first + 1
+    if int(user.max()) + 1 > np.iinfo(np.int64).max // span:
+        return np.lexsort((timestamp, user))
+    # one key of both: its stable sort makes use of rows that come user by user, and needs no memory for the places
+    key = user.astype(np.int64)
+    key *= span
+    key += timestamp
+    key -= first
+    return None if (key[1:] >= key[:-1]).all() else np.argsort(key, kind="stable")
+
+
+def _has_repeats(user: NDArray[np.int32], item: NDArray[np.int32], clicked: NDArray[np.bool_], num_items: int) -> bool:
+    """Whether a user consumed an item more than once."""
+    pair = user.astype(np.int64)
+    pair *= num_items
+    pair += item
+    if not clicked.all():
+        pair = pair[clicked]
+    pair.sort()
+    return bool((pair[1:] == pair[:-1]).any())

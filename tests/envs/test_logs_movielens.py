@@ -170,8 +170,11 @@ LINE_3 = "7,2,3.5,1000000200\n"
     [
         ("7,2,3.5,84743496x\n", "line 3: column 'timestamp' is '84743496x', which is not a number."),
         ("7,2,3.5,12.5\n", "line 3: column 'timestamp' is '12.5', which is not a whole number."),
-        ("7,2,3.5,-5\n", "line 3: column 'timestamp' is '-5', which is outside 0 to"),
-        ("7,2,3.5,1000000200000\n", "line 3: column 'timestamp' is '1000000200000', which is outside"),
+        ("7,2,3.5,-5\n", "line 3: column 'timestamp' is '-5', which is in the year 1970 when read as seconds"),
+        (
+            "7,2,3.5,1000000200000\n",
+            "line 3: column 'timestamp' is '1000000200000', which is in milliseconds, not in seconds.",
+        ),
         ("7,2,5.5,1000000200\n", "line 3: column 'rating' is '5.5', which is outside 0.5 to 5."),
         ("7,2,0,1000000200\n", "line 3: column 'rating' is '0', which is outside 0.5 to 5."),
         ("7,2,nan,1000000200\n", "line 3: column 'rating' is 'nan', which is outside 0.5 to 5."),
@@ -257,15 +260,18 @@ def test_a_folder_that_is_not_there_is_refused_with_what_is_accepted(tmp_path):
 
 def test_a_folder_without_a_log_or_with_half_of_one_is_refused(tmp_path):
     with pytest.raises(
-        LogError, match=r"holds no log that driftrec can read; it looks for ratings.csv, movies.csv; or u"
+        LogError, match=r"holds no log that driftrec can read; it looks for ratings.csv, movies.csv; or ratings.dat"
     ):
         load_log(str(tmp_path))
     write_latest(tmp_path)
     (tmp_path / "movies.csv").unlink()
     with pytest.raises(LogError, match=r"has ratings.csv but no movies.csv"):
         load_log(str(tmp_path))
-    with pytest.raises(LogError, match="neither a folder nor a zip archive"):
+    with pytest.raises(LogError, match=r"'.*ratings.csv' is a table: tell what its columns are with --columns"):
         load_log(str(tmp_path / "ratings.csv"))
+    (tmp_path / "ratings.sav").write_text("x")
+    with pytest.raises(LogError, match="neither a folder nor a zip archive"):
+        load_log(str(tmp_path / "ratings.sav"))
 
 
 @pytest.mark.parametrize(
