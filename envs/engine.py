@@ -5,18 +5,19 @@
 """
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from envs import kernels
 from envs.catalogue import SECONDS_PER_DAY
-from envs.randomness import Purpose, draw_gumbel, draw_normal, draw_uniform
-from envs.users.protocol import Trait, UserModel, UserModelState, age_effect, position_logits
+from envs.compiled import over_rows
+from envs.randomness import Purpose, stream
+from envs.users.protocol import UserModel, UserModelState, VisitParams, age_bends, age_effect, position_logits
 
-REQUEST_SECONDS = 60.0
-"""Time between two requests of a visit (assumed: a log of consumption does not tell when slates were asked for)."""
-OUTSIDE_KEY = -1
-"""Stands for the outside option where an item is part of a draw's key."""
+REQUEST_SECONDS = kernels.REQUEST_SECONDS
+"""Time between two requests of a visit."""
 
 
 @dataclass
@@ -126,7 +127,7 @@ def respond(
     outside: float,
     seed: int,
 ) -> Response:
-    """Draws which item of its slate each user consumes: a multinomial logit in Gumbel-max form, with an outside option.
+    """Draws which item of its slate each user consumes: a multinomial logit with an outside option.
 
     Args:
         model: the user model.
@@ -140,24 +141,36 @@ def respond(
     The taste noise is keyed by (seed, user, request, item), so it does not depend on the slot or on what else is shown.
     Source: Train (2009), Discrete Choice Methods with Simulation, eq. 3.6 and 3.9.
     """
-    scored = utilities(model, preference, items, age_days)
-    placed = scored + position_logits(items.shape[1])
-    rows = np.arange(len(items))
-    noise = draw_gumbel(seed, Purpose.CHOICE, state.user[:, None], state.request[:, None], items)
-    outside_noise = draw_gumbel(seed, Purpose.CHOICE, state.user, state.request, OUTSIDE_KEY)
-    noisy = placed + noise
-    slot = np.argmax(noisy, axis=1)
-    slot = np.where(noisy[rows, slot] > outside + outside_noise, slot, -1)
-    clicks = slot >= 0
-    item = np.where(clicks, items[rows, slot], -1).astype(np.int32)
-    utility = np.where(clicks, scored[rows, slot], 0).astype(np.float32)
-    rating = np.full(len(items), np.nan, np.float32)
-    clickers = np.flatnonzero(clicks)
+    count = len(items)
+    slot, item = np.empty(count, np.int64), np.empty(count, np.int32)
+    utility, worth, rating_noise = np.empty((3, count), np.float32)
+    over_rows(
+        kernels.choose,
+        count,
+        np.ascontiguousarray(preference, np.float32),
+        model.item_vectors,
+        model.item_bias,
+        age_bends(model.age_values),
+        np.ascontiguousarray(items, np.int32),
+        np.ascontiguousarray(age_days, np.float32),
+        position_logits(items.shape[1], model.choice.position_slope),
+        outside,
+        stream(seed, Purpose.CHOICE),
+        stream(seed, Purpose.RATING),
+        state.user,
+        state.request,
+        slot,
+        item,
+        utility,
+        worth,
+        rating_noise,
+    )
+    rating = np.full(count, np.nan, np.float32)
+    clickers = np.flatnonzero(slot >= 0)
     if len(clickers):
-        star_noise = draw_normal(seed, Purpose.RATING, state.user[clickers], state.request[clickers], item[clickers])
-        rating[clickers] = model.rate(state.interest, clickers, item[clickers], utility[clickers], star_noise)
-    worth = np.log1p(np.exp(placed - np.float32(outside)).sum(axis=1))
-    return Response(slot, item, utility, worth.astype(np.float32), rating)
+        noise = rating_noise[clickers]
+        rating[clickers] = model.rate(state.interest, clickers, item[clickers], utility[clickers], noise)
+    return Response(slot, item, utility, worth, rating)
 
 
 def advance(
@@ -168,52 +181,46 @@ def advance(
     Whoever leaves the visit is moved to the begin of the next one: its clock stands there and its interests have decayed
     and wandered over the gap. Whoever churns stays where it is.
     """
-    visits = model.visits
     clickers = np.flatnonzero(response.item >= 0)
     if len(clickers):
         model.consume(state.interest, clickers, response.item[clickers])
-    clicked = response.item >= 0
-    state.misses = np.where(clicked, 0, state.misses + 1)
-    keep = np.float32(visits.satisfaction_decay)
-    state.satisfaction = keep * state.satisfaction + (1 - keep) * response.inclusive_value
-    surplus = state.satisfaction - np.float32(baseline_satisfaction)
-
-    logit = np.where(
-        clicked,
-        visits.leave_intercept + visits.leave_log_place * np.log1p(state.consumed_in_visit),
-        visits.leave_miss + visits.impatience * (state.misses - 1),
+    count = len(state)
+    leaves, churned, days_away = np.empty(count, bool), np.empty(count, bool), np.empty(count, np.float32)
+    over_rows(
+        kernels.depart,
+        count,
+        _visit_numbers(model.visits, baseline_satisfaction),
+        stream(seed, Purpose.LEAVE),
+        stream(seed, Purpose.RETURN),
+        stream(seed, Purpose.GAP),
+        stream(seed, Purpose.GAP_KIND),
+        state.user,
+        response.item,
+        response.inclusive_value,
+        state.interest.traits,
+        state.clock,
+        state.visit,
+        state.request,
+        state.requests_in_visit,
+        state.consumed_in_visit,
+        state.misses,
+        state.satisfaction,
+        leaves,
+        churned,
+        days_away,
     )
-    logit = logit + visits.leave_satisfaction * surplus + state.interest.traits[:, Trait.LEAVE]
-    leaves = draw_uniform(seed, Purpose.LEAVE, state.user, state.request) < _sigmoid(logit)
-    state.consumed_in_visit = state.consumed_in_visit + clicked
-    churned = np.zeros(len(state), bool)
-    leavers = np.flatnonzero(leaves)
-    if len(leavers):
-        who, which, gain = state.user[leavers], state.visit[leavers], surplus[leavers]
-        stays_away = draw_uniform(seed, Purpose.RETURN, who, which) >= _sigmoid(
-            visits.return_intercept + visits.return_satisfaction * gain + state.interest.traits[leavers, Trait.RETURN]
+    back = np.flatnonzero(leaves & ~churned)
+    if len(back):
+        walk = np.empty((len(back), model.walk_width), np.float32)
+        ended_visit = state.visit[back] - 1
+        over_rows(
+            kernels.draw_walk, len(back), stream(seed, Purpose.INTEREST_WALK), state.user[back], ended_visit, walk
         )
-        churned[leavers] = stays_away
-        back, who, which, gain = leavers[~stays_away], who[~stays_away], which[~stays_away], gain[~stays_away]
-        days = np.exp(
-            visits.log_gap(draw_uniform(seed, Purpose.GAP_KIND, who, which), draw_normal(seed, Purpose.GAP, who, which))
-            + visits.gap_satisfaction * gain
-            + state.interest.traits[back, Trait.GAP]
-        ).astype(np.float32)
-        walk = draw_normal(
-            seed, Purpose.INTEREST_WALK, who[:, None], which[:, None], np.arange(model.walk_width)[None, :]
-        )
-        model.pause(state.interest, back, days, walk)
-        state.clock[back] += days.astype(np.float64) * SECONDS_PER_DAY
-        state.visit[back] += 1
-        for counter in (state.requests_in_visit, state.consumed_in_visit, state.misses):
-            counter[back] = 0
-    staying = ~leaves
-    state.clock[staying] += REQUEST_SECONDS
-    state.requests_in_visit[staying] += 1
-    state.request = state.request + 1
+        model.pause(state.interest, back, days_away[back], walk)
     return Departure(leaves, churned)
 
 
-def _sigmoid(logit: NDArray[np.floating]) -> NDArray[np.floating]:
-    return 1 / (1 + np.exp(-logit))
+@lru_cache(maxsize=16)
+def _visit_numbers(visits: VisitParams, baseline_satisfaction: float) -> kernels.VisitNumbers:
+    fitted = [float(getattr(visits, name)) for name in kernels.VisitNumbers._fields[:-1]]
+    return kernels.VisitNumbers._make([*fitted, float(baseline_satisfaction)])

@@ -8,6 +8,7 @@ SplitMix64 (Steele, Lea and Flood 2014).
 """
 
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,6 +50,12 @@ def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     bits = (bits ^ (bits >> np.uint64(30))) * _FIRST
     bits = (bits ^ (bits >> np.uint64(27))) * _SECOND
     return bits ^ (bits >> np.uint64(31))
+
+
+@lru_cache(maxsize=1024)
+def stream(seed: int, purpose: Purpose) -> np.uint64:
+    """The bits of (seed, purpose) alone, from which kernels go on with the keys of a draw."""
+    return draw_bits(seed, purpose)[0]
 
 
 def draw_bits(seed: int, purpose: Purpose, *keys: ArrayLike) -> NDArray[np.uint64]:

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs import kernels
 from envs.artefacts import load_arrays, save_arrays
+from envs.compiled import VECTOR_LANES, over_rows
 from envs.users.new_items import resembling
 from envs.users.protocol import ChoiceParams, Trait, VisitParams
 
@@ -139,10 +141,17 @@ class InterestModel:
     fit_report: dict[str, Any] = field(default_factory=dict)
     """Log-likelihoods and the like of the fit that made the model."""
 
+    def __post_init__(self) -> None:
+        # the engine's kernels take arrays of one type only
+        for name in _ARRAYS:
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), np.float32))
+
     @cached_property
     def item_vectors(self) -> NDArray[np.float32]:
-        """[I, d + G]: embedding, then categories."""
-        return np.ascontiguousarray(np.concatenate([self.item_embedding, self.categories], axis=1), np.float32)
+        """[I, D]: embedding, categories, and zeros up to a multiple of the vector lanes."""
+        width = self.item_embedding.shape[1] + self.categories.shape[1]
+        zeros = np.zeros((len(self.item_embedding), -width % VECTOR_LANES))
+        return np.concatenate([self.item_embedding, self.categories, zeros], axis=1, dtype=np.float32)
 
     @property
     def walk_width(self) -> int:
@@ -169,18 +178,43 @@ class InterestModel:
         weekday: NDArray[np.int64],
         place_in_visit: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        interest = np.float32(self.params.long_weight) * state.long_term
-        interest += np.float32(self.params.short_weight) * state.short_term
-        taste = self.context_weights[context_rows(hour, weekday, place_in_visit)].sum(axis=1)
-        taste -= np.float32(self.params.satiation_gain) * state.satiation
-        return np.concatenate([interest, taste], axis=1)
+        params, count = self.params, len(hour)
+        preference = np.empty((count, self.item_vectors.shape[1]), np.float32)
+        over_rows(
+            kernels.prefer,
+            count,
+            params.long_weight,
+            params.short_weight,
+            params.satiation_gain,
+            state.long_term,
+            state.short_term,
+            state.satiation,
+            self.context_weights,
+            HOURS_PER_BUCKET,
+            PLACE_EDGES,
+            np.ascontiguousarray(hour, np.float32),
+            np.ascontiguousarray(weekday, np.int64),
+            np.ascontiguousarray(place_in_visit, np.int64),
+            preference,
+        )
+        return preference
 
     def consume(self, state: InterestState, rows: NDArray[np.int64], items: NDArray[np.int32]) -> None:
-        embedding = self.item_embedding[items]
-        keep, rate = np.float32(self.params.short_decay), np.float32(self.params.long_rate)
-        state.short_term[rows] = keep * state.short_term[rows] + (1 - keep) * embedding
-        state.long_term[rows] += rate * (embedding - state.long_term[rows])
-        state.satiation[rows] = np.float32(self.params.satiation_decay) * state.satiation[rows] + self.categories[items]
+        params = self.params
+        over_rows(
+            kernels.consume,
+            len(rows),
+            params.short_decay,
+            params.long_rate,
+            params.satiation_decay,
+            np.ascontiguousarray(rows, np.int64),
+            np.ascontiguousarray(items, np.int32),
+            self.item_embedding,
+            self.categories,
+            state.long_term,
+            state.short_term,
+            state.satiation,
+        )
 
     def pause(
         self,
@@ -189,11 +223,20 @@ class InterestModel:
         days: NDArray[np.float32],
         walk: NDArray[np.float32] | None,
     ) -> None:
-        days = days[:, None].astype(np.float32)
-        state.short_term[rows] *= np.exp2(-days / np.float32(self.params.short_half_life_days))
-        state.satiation[rows] *= np.exp2(-days / np.float32(self.params.satiation_half_life_days))
-        if walk is not None:
-            state.long_term[rows] += np.float32(self.params.walk_sd) * np.sqrt(days) * walk
+        params = self.params
+        over_rows(
+            kernels.pause,
+            len(rows),
+            params.short_half_life_days,
+            params.satiation_half_life_days,
+            params.walk_sd,
+            np.ascontiguousarray(rows, np.int64),
+            np.ascontiguousarray(days, np.float32),
+            np.zeros((len(rows), 0), np.float32) if walk is None else np.ascontiguousarray(walk, np.float32),
+            state.long_term,
+            state.short_term,
+            state.satiation,
+        )
 
     def expected_rating(
         self,

@@ -236,6 +236,12 @@ def age_effect(age_values: NDArray[np.float32], age_days: NDArray[np.float32]) -
     return age_values[left] + part * slope[left]
 
 
+def age_bends(age_values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[len(AGE_KNOTS)] the age effect as φ(0) and the change of its slope at each knot but the last, per width of a knot."""
+    slope = np.diff(age_values)
+    return np.concatenate([age_values[:1], slope[:1], np.diff(slope)]).astype(np.float32)
+
+
 def position_logits(slate_size: int, slope: float = 1.0) -> NDArray[np.float32]:
     """[K] logits by which lower slots are chosen less: slope * log(1 / log2(2 + slot)); at slope 1 the discount of DCG, which
     is assumed where a log cannot tell (`ChoiceParams.position_slope`).

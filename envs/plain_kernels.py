@@ -1,0 +1,165 @@
+"""What the kernels of `envs.kernels` and `envs.request_kernels` compute, in plain numpy: for tests, and to be read first.
+
+Each takes the arguments of its kernel without the row bounds, and changes the same arrays.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.catalogue import SECONDS_PER_DAY
+from envs.kernels import LOGIT_BOUND, OUTSIDE_KEY, REQUEST_SECONDS, VisitNumbers
+from envs.randomness import Purpose, draw_normal, draw_uniform
+from envs.users.interest import context_rows
+from envs.users.protocol import Trait, age_effect
+
+
+def choose(
+    preference: NDArray[np.float32],
+    item_vectors: NDArray[np.float32],
+    item_bias: NDArray[np.float32],
+    age_values: NDArray[np.float32],
+    items: NDArray[np.int32],
+    age_days: NDArray[np.float32],
+    position: NDArray[np.float32],
+    outside: float,
+    seed: int,
+    user: NDArray[np.int64],
+    request: NDArray[np.int64],
+    slot: NDArray[np.int64],
+    item: NDArray[np.int32],
+    utility: NDArray[np.float32],
+    worth: NDArray[np.float32],
+    rating_noise: NDArray[np.float32],
+) -> None:
+    """A multinomial logit over the slots and the outside option, in Gumbel-max form."""
+    rows, shown = np.arange(len(items)), np.maximum(items, 0)
+    scored = np.matmul(item_vectors[shown], preference[:, :, None])[:, :, 0] + item_bias[shown]
+    scored += age_effect(age_values, age_days)
+    above = np.clip(scored + position - np.float32(outside), -LOGIT_BOUND, LOGIT_BOUND)
+    above[items < 0] = -np.inf
+    exponential = -np.log(draw_uniform(seed, Purpose.CHOICE, user[:, None], request[:, None], items))
+    noisy = above - np.log(exponential)
+    noisy_outside = -np.log(-np.log(draw_uniform(seed, Purpose.CHOICE, user, request, OUTSIDE_KEY)))
+    best = np.argmax(noisy, axis=1)
+    clicks = noisy[rows, best] > noisy_outside
+    slot[:] = np.where(clicks, best, -1)
+    item[:] = np.where(clicks, items[rows, best], -1)
+    utility[:] = np.where(clicks, scored[rows, best], 0)
+    worth[:] = np.log1p(np.exp(above).sum(axis=1))
+    rating_noise[:] = np.where(clicks, draw_normal(seed, Purpose.RATING, user, request, item), 0)
+
+
+def depart(
+    visits: VisitNumbers,
+    seed: int,
+    user: NDArray[np.int64],
+    item: NDArray[np.int32],
+    worth: NDArray[np.float32],
+    traits: NDArray[np.float32],
+    clock: NDArray[np.float64],
+    visit: NDArray[np.int64],
+    request: NDArray[np.int64],
+    requests_in_visit: NDArray[np.int64],
+    consumed_in_visit: NDArray[np.int64],
+    misses: NDArray[np.int64],
+    satisfaction: NDArray[np.float32],
+    leaves: NDArray[np.bool_],
+    churned: NDArray[np.bool_],
+    days_away: NDArray[np.float32],
+) -> None:
+    """Moves counters and clocks after a response, and draws who leaves, who is lost, and for how many days the others go."""
+    clicked = item >= 0
+    misses[:] = np.where(clicked, 0, misses + 1)
+    satisfaction[:] = visits.satisfaction_decay * satisfaction + (1 - visits.satisfaction_decay) * worth
+    above = satisfaction - visits.baseline_satisfaction
+    logit = np.where(
+        clicked,
+        visits.leave_intercept + visits.leave_log_place * np.log1p(consumed_in_visit),
+        visits.leave_miss + visits.impatience * (misses - 1),
+    )
+    logit = logit + visits.leave_satisfaction * above + traits[:, Trait.LEAVE]
+    leaves[:] = draw_uniform(seed, Purpose.LEAVE, user, request) < _sigmoid(logit)
+    consumed_in_visit += clicked
+    request += 1
+
+    returns = visits.return_intercept + visits.return_satisfaction * above + traits[:, Trait.RETURN]
+    churned[:] = leaves & (draw_uniform(seed, Purpose.RETURN, user, visit) >= _sigmoid(returns))
+    back, staying = leaves & ~churned, ~leaves
+    wide = draw_uniform(seed, Purpose.GAP_KIND, user, visit) < visits.wide_gap_share
+    sd = np.where(wide, visits.wide_gap_log_sd, visits.gap_log_sd)
+    log_days = visits.gap_log_mean + np.where(wide, visits.wide_gap_shift, 0) + visits.gap_satisfaction * above
+    log_days = log_days + traits[:, Trait.GAP] + sd * draw_normal(seed, Purpose.GAP, user, visit)
+    days_away[:] = np.where(back, np.exp(log_days), 0)
+    clock[staying] += REQUEST_SECONDS
+    requests_in_visit[staying] += 1
+    clock[back] += days_away[back].astype(np.float64) * SECONDS_PER_DAY
+    visit[back] += 1
+    for counter in (requests_in_visit, consumed_in_visit, misses):
+        counter[back] = 0
+
+
+def draw_walk(seed: int, user: NDArray[np.int64], visit: NDArray[np.int64], walk: NDArray[np.float32]) -> None:
+    """Standard normal draws [N, d] keyed by (user, visit, coordinate)."""
+    coordinates = np.arange(walk.shape[1])[None, :]
+    walk[:] = draw_normal(seed, Purpose.INTEREST_WALK, user[:, None], visit[:, None], coordinates)
+
+
+def prefer(
+    long_weight: float,
+    short_weight: float,
+    satiation_gain: float,
+    long_term: NDArray[np.float32],
+    short_term: NDArray[np.float32],
+    satiation: NDArray[np.float32],
+    context_weights: NDArray[np.float32],
+    hour: NDArray[np.float32],
+    weekday: NDArray[np.int64],
+    place_in_visit: NDArray[np.int64],
+    preference: NDArray[np.float32],
+) -> None:
+    """preference = (kappa p + alpha s, omega_c - beta f), filled up with zeros."""
+    interest = long_weight * long_term + short_weight * short_term
+    taste = context_weights[context_rows(hour, weekday, place_in_visit)].sum(axis=1) - satiation_gain * satiation
+    preference[:] = 0
+    preference[:, : interest.shape[1] + taste.shape[1]] = np.concatenate([interest, taste], axis=1)
+
+
+def consume(
+    short_decay: float,
+    long_rate: float,
+    satiation_decay: float,
+    rows: NDArray[np.int64],
+    items: NDArray[np.int32],
+    item_embedding: NDArray[np.float32],
+    categories: NDArray[np.float32],
+    long_term: NDArray[np.float32],
+    short_term: NDArray[np.float32],
+    satiation: NDArray[np.float32],
+) -> None:
+    """s <- lambda s + (1 - lambda) v, p <- p + eta (v - p), f <- gamma f + m for the users `rows`."""
+    embedding = item_embedding[items]
+    short_term[rows] = short_decay * short_term[rows] + (1 - short_decay) * embedding
+    long_term[rows] += long_rate * (embedding - long_term[rows])
+    satiation[rows] = satiation_decay * satiation[rows] + categories[items]
+
+
+def pause(
+    short_half_life: float,
+    satiation_half_life: float,
+    walk_sd: float,
+    rows: NDArray[np.int64],
+    days: NDArray[np.float32],
+    walk: NDArray[np.float32],
+    long_term: NDArray[np.float32],
+    short_term: NDArray[np.float32],
+    satiation: NDArray[np.float32],
+) -> None:
+    """s <- s 2^(-t/h_s), f <- f 2^(-t/h_f), p <- p + sigma_p sqrt(t) walk for the users `rows` after t `days`."""
+    short_term[rows] *= np.exp2(-days[:, None] / short_half_life)
+    satiation[rows] *= np.exp2(-days[:, None] / satiation_half_life)
+    if walk.shape[1]:
+        long_term[rows] += walk_sd * np.sqrt(days[:, None]) * walk
+
+
+def _sigmoid(logit: NDArray[np.floating]) -> NDArray[np.floating]:
+    return 1 / (1 + np.exp(-logit))
