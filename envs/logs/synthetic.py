@@ -353,7 +353,7 @@ def _live(
         slates = shelf.slates(drawn[place[row], request % REQUESTS_AT_ONCE], consumed[row], state.clock)
         ages = shelf.ages(slates, state.clock)
         response = respond(model, state, _preference(model, state), slates, ages, outside, shelf.seed)
-        yield _Requests(state.user, state.request, START + state.clock.astype(np.int64), slates, response)
+        yield _Requests(state.user, state.request.copy(), START + state.clock.astype(np.int64), slates, response)
         clicks = response.item >= 0
         consumed[state.user[clicks] - first_user, response.item[clicks]] = True
         departure = advance(model, state, response, baseline, shelf.seed)
