@@ -1,11 +1,15 @@
 """What the environment asks of a recall stage (`recall/` fulfils it), and the plain source it uses when handed none."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from envs import request_kernels
+from envs.catalogue_calendar import ItemCalendar
+from envs.compiled import over_rows
 from envs.randomness import Purpose, draw_bits
 
 
@@ -33,6 +37,37 @@ class CandidateSource(Protocol):
     def candidates(self, request: RecallRequest, count: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Returns (items [N, count], scores [N, count]), best first, -1 and 0 where there are fewer; no item twice."""
         ...
+
+
+class CatalogueListener(ABC):
+    """Base of candidate sources that hear of births and retirements.
+
+    The users of an environment live at clocks of their own, and several environments may share a source. So an event says what
+    has changed since the source last heard, for anybody who is served now: an item is born when the first of them has
+    reached its birth, and retired when the last of them has passed its retirement. What must not be offered to a single user
+    stands in its request all the same (`RecallRequest.excluded`); the events are for indices and the like.
+    """
+
+    offered: NDArray[np.bool_] | None = None
+    """[I] what was on offer when the source last heard; None before."""
+
+    def hear(self, offered: NDArray[np.bool_]) -> None:
+        """Takes in what is on offer now, [I]."""
+        before = np.zeros(len(offered), bool) if self.offered is None else self.offered
+        if self.offered is None or (before != offered).any():
+            self.offered = offered
+            born, retired = np.flatnonzero(offered & ~before), np.flatnonzero(before & ~offered)
+            self.items_changed(born.astype(np.int32), retired.astype(np.int32))
+
+    @abstractmethod
+    def items_changed(self, born: NDArray[np.int32], retired: NDArray[np.int32]) -> None:
+        """Items that are on offer from now on, and items that are no longer; the first call names all that is on offer."""
+
+
+def tell_changes(source: CandidateSource, calendar: ItemCalendar, clock: NDArray[np.float64]) -> None:
+    """Tells `source`, if it listens, of births and retirements up to the clocks [N] of the users it serves."""
+    if isinstance(source, CatalogueListener):
+        source.hear(calendar.open_to_some(clock))
 
 
 def is_excluded(excluded: NDArray[np.uint8], items: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -66,15 +101,17 @@ class SampledCandidates:
         start = (bits & np.uint64(0xFFFFFFFF)).astype(np.int64) % self.prime
         stride = 1 + (bits >> np.uint64(32)).astype(np.int64) % (self.prime - 1)
         length = min(self.prime, int(np.ceil(count * self.OVERDRAW)))
-        steps = np.arange(length, dtype=np.int64)
-        items = self.shuffled[(start[:, None] + stride[:, None] * steps) % self.prime]
-        free = ~is_excluded(request.excluded, items)
-        # a kept item moves to the left by the number of excluded ones before it
-        place = np.cumsum(free, axis=1) - 1
-        kept = free & (place < count)
-        chosen = np.full((len(items), count), -1, np.int32)
-        rows = np.broadcast_to(np.arange(len(items))[:, None], items.shape)
-        chosen[rows[kept], place[kept]] = items[kept]
+        chosen = np.empty((len(request), count), np.int32)
+        over_rows(
+            request_kernels.sample_candidates,
+            len(request),
+            self.shuffled,
+            start,
+            stride,
+            length,
+            np.ascontiguousarray(request.excluded),
+            chosen,
+        )
         return chosen, np.zeros(chosen.shape, np.float32)
 
 

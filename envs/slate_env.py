@@ -13,8 +13,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.candidate_source import CandidateSource, RecallRequest, SampledCandidates, is_excluded
+from envs import request_kernels
+from envs.buffers import Buffers
+from envs.candidate_source import CandidateSource, RecallRequest, SampledCandidates, tell_changes
 from envs.catalogue import SECONDS_PER_DAY
+from envs.compiled import over_rows
 from envs.engine import Response, UserState, advance, respond, utilities
 from envs.errors import ConfigurationError
 from envs.event_log import EventLog
@@ -36,8 +39,8 @@ class SlateVectorEnv(VectorEnv):
         log: an interaction log; without `user_model` the parametric model is fitted to it (cached).
         user_model: the hidden model of how users respond.
         candidate_source: the recall stage; by default candidates are drawn from the catalogue.
-        users: [M] log users to simulate, by default all; slot after slot takes the next of them, in order, and after the last
-            the first again for another life.
+        users: [M] users to simulate, by default `world.simulated_users`; slot after slot takes the next of them, in order, and
+            after the last the first again for another life. A user who arrives during the run begins at its arrival.
         slate_size: K, slots of a slate.
         num_candidates: C, candidates of a request.
         history_size: H, last consumed items that are observed.
@@ -84,7 +87,7 @@ class SlateVectorEnv(VectorEnv):
         self.render_mode = render_mode
         self.slate_size, self.num_candidates, self.history_size = slate_size, num_candidates, history_size
         self.candidate_source = candidate_source or SampledCandidates(len(catalogue))
-        self.users = np.arange(self.world.num_users) if users is None else np.asarray(users, np.int64)
+        self.users = self.world.simulated_users if users is None else np.asarray(users, np.int64)
         if not len(self.users) or self.users.min() < 0 or self.users.max() >= self.world.num_users:
             raise ConfigurationError(
                 f"users must be indices from 0 to {self.world.num_users - 1}, at least one of them."
@@ -108,15 +111,14 @@ class SlateVectorEnv(VectorEnv):
         )
         self.single_action_space = gymnasium.spaces.MultiDiscrete(np.full(slate_size, num_candidates))
         self._make_batch_spaces()
-        self._item_features = np.zeros((len(catalogue) + 1, FIRST_CATEGORY + catalogue.num_categories), np.float32)
-        self._item_features[:-1, FIRST_CATEGORY:] = catalogue.categories
-        self._start_history = self.world.history(history_size)
+        self._buffers = Buffers()
         self._lives_begun = 0
         self._propensity: NDArray[np.float32] | None = None
         self._ended: NDArray[np.bool_] | None = None
         self._state: UserState
         self._history: NDArray[np.int32]
-        self._history_clock: NDArray[np.float64]
+        self._history_clock: NDArray[np.float32]
+        """[N, H] days since the run's start at which the items of the history were consumed."""
         self._seen: NDArray[np.uint8]
         self._observation: Observation
         self._preference: NDArray[np.float32]
@@ -133,9 +135,8 @@ class SlateVectorEnv(VectorEnv):
             self._lives_begun = 0
         if mask is None or self._ended is None:
             self._state = self._next_lives(self.num_envs)
-            self._history = self._start_history[0][self._state.log_user]
-            self._history_clock = self._start_history[1][self._state.log_user].astype(np.float64)
-            self._seen = self.world.seen[self._state.log_user]
+            self._history, self._history_clock = self.world.history(self.history_size, self._state.log_user)
+            self._seen = self.world.seen(self._state.log_user)
             self._ended = np.zeros(self.num_envs, bool)
         else:
             self._begin_lives(np.flatnonzero(mask))
@@ -161,14 +162,13 @@ class SlateVectorEnv(VectorEnv):
                 f"the action must hold indices into the candidates, 0 to {self.num_candidates - 1}."
             )
         phantom = self._ended.copy()
-        slates = self._shown_items(actions)
+        slates, age = self._shown_items(actions)
         state = self._state
         departed_at = state.clock.copy()
-        age = self._age_days(slates)
         response = respond(self.world.user_model, state, self._preference, slates, age, self.world.outside, self.seed)
         info = self._measure(slates, response, phantom)
         before = state.take(np.flatnonzero(phantom)) if phantom.any() else None
-        identity = (state.visit.copy(), state.request) if self.event_log is not None else None
+        identity = (state.visit.copy(), state.request.copy()) if self.event_log is not None else None
         departure = advance(self.world.user_model, state, response, self.world.baseline_satisfaction, self.seed)
         if before is not None:
             state.put(np.flatnonzero(phantom), before)
@@ -235,7 +235,7 @@ class SlateVectorEnv(VectorEnv):
         self._state = self._state.take(kept)
         self._history, self._history_clock = self._history[kept], self._history_clock[kept]
         self._seen, self._ended = self._seen[kept], self._ended[kept]
-        self._preference = self._preference[kept]
+        self._preference, self._num_candidates = self._preference[kept], self._num_candidates[kept]
         self._observation = self._observation.take(kept)
         self.num_envs = len(kept)
         if self.num_envs:
@@ -258,17 +258,26 @@ class SlateVectorEnv(VectorEnv):
         assert self._ended is not None
         fresh = self._next_lives(len(slots))
         self._state.put(slots, fresh)
-        self._history[slots] = self._start_history[0][fresh.log_user]
-        self._history_clock[slots] = self._start_history[1][fresh.log_user]
-        self._seen[slots] = self.world.seen[fresh.log_user]
+        self._history[slots], self._history_clock[slots] = self.world.history(self.history_size, fresh.log_user)
+        self._seen[slots] = self.world.seen(fresh.log_user)
         self._ended[slots] = False
 
-    def _shown_items(self, actions: NDArray[np.int64]) -> NDArray[np.int32]:
-        items = np.take_along_axis(self._observation.candidates.items, actions, axis=1)
-        shown = np.take_along_axis(self._observation.candidates.mask, actions, axis=1) == 1
-        earlier = np.tril(np.ones((self.slate_size, self.slate_size), bool), -1)
-        repeated = ((actions[:, :, None] == actions[:, None, :]) & earlier).any(axis=2)
-        return np.where(shown & ~repeated, items, -1).astype(np.int32)
+    def _shown_items(self, actions: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """(items [N, K] of the slates, their ages in days [N, K])."""
+        candidates = self._observation.candidates
+        slates, age_days = np.empty(actions.shape, np.int32), np.empty(actions.shape, np.float32)
+        over_rows(
+            request_kernels.show,
+            self.num_envs,
+            np.ascontiguousarray(actions, np.int64),
+            candidates.items,
+            candidates.mask,
+            self._state.clock,
+            self.world.birth_clock,
+            slates,
+            age_days,
+        )
+        return slates, age_days
 
     def _age_days(self, items: NDArray[np.int32]) -> NDArray[np.float32]:
         birth = self.world.birth_clock[np.maximum(items, 0)]
@@ -279,9 +288,12 @@ class SlateVectorEnv(VectorEnv):
         clicked = (response.item >= 0) & ~phantom
         item = np.where(clicked, response.item, -1).astype(np.int32)
         age = self._age_days(item[:, None])[:, 0]
+        diversity, rows = np.zeros(self.num_envs, np.float32), np.flatnonzero(clicked)
+        directions = self.world.policy_log.catalogue.directions
+        diversity[rows] = consumed_diversity(directions, item[rows], self._history[rows])
         return {
             "engagement": clicked.astype(np.float32),
-            "diversity": consumed_diversity(self.world.policy_log.catalogue.directions, item, self._history),
+            "diversity": diversity,
             "freshness": (clicked & (age < self.world.config.fresh_days)).astype(np.float32),
             "clicked_item": item,
             "clicked_slot": np.where(clicked, response.slot, -1),
@@ -295,13 +307,17 @@ class SlateVectorEnv(VectorEnv):
 
     def _remember(self, rows: NDArray[np.int64], items: NDArray[np.int32], clock: NDArray[np.float64]) -> None:
         """Adds what users `rows` consumed to what is observed of them."""
-        consumed = items[rows]
-        self._history[rows, 1:] = self._history[rows, :-1]
-        self._history[rows, 0] = consumed
-        self._history_clock[rows, 1:] = self._history_clock[rows, :-1]
-        self._history_clock[rows, 0] = clock[rows] / SECONDS_PER_DAY
-        if self.world.excludes_seen:
-            self._seen[rows, consumed >> 3] |= np.uint8(1) << (consumed & 7).astype(np.uint8)
+        over_rows(
+            request_kernels.remember,
+            len(rows),
+            rows,
+            items,
+            clock,
+            self.world.excludes_seen,
+            self._history,
+            self._history_clock,
+            self._seen,
+        )
 
     def _record(
         self,
@@ -334,29 +350,54 @@ class SlateVectorEnv(VectorEnv):
     def _observe(self) -> None:
         """Asks recall for the candidates of all users in one call, and makes the next observation."""
         state, world = self._state, self.world
-        births, unborn = world.unborn
-        excluded = self._seen | unborn[np.searchsorted(births, state.clock, side="right")]
+        excluded = self._seen | world.calendar.closed(state.clock)
+        tell_changes(self.candidate_source, world.calendar, state.clock)
         request = RecallRequest(state.log_user, self._history, excluded, np.stack([state.user, state.request], axis=1))
         items, scores = self.candidate_source.candidates(request, self.num_candidates)
-        mask = ~is_excluded(excluded, items)
-        # one gather of whole rows; masked candidates take the last row, which is empty
-        features = self._item_features[np.where(mask, items, world.num_items)]
-        features[:, :, 0] = np.where(mask, scores, 0)
-        features[:, :, 1] = np.where(mask, self._age_days(items), 0)
-        weekday = (world.reference_weekday + state.day) % 7
-        since = np.where(self._history >= 0, state.clock[:, None] / SECONDS_PER_DAY - self._history_clock, 0)
+        shape = (self.num_envs, self.num_candidates)
+        width = FIRST_CATEGORY + world.policy_log.catalogue.num_categories
+        mask = self._buffers.empty("mask", shape, np.int8)
+        features = self._buffers.empty("features", (*shape, width), np.float32)
+        history = self._buffers.empty("history", self._history.shape, np.int32)
+        history_days = self._buffers.empty("history_days", self._history.shape, np.float32)
+        items = np.ascontiguousarray(items, np.int32)
+        self._num_candidates = np.empty(self.num_envs, np.int64)
+        over_rows(
+            request_kernels.describe_candidates,
+            self.num_envs,
+            items,
+            np.ascontiguousarray(scores, np.float32),
+            excluded,
+            state.clock,
+            world.birth_clock,
+            world.policy_log.catalogue.categories,
+            mask,
+            features,
+            self._num_candidates,
+        )
+        over_rows(
+            request_kernels.tell_history,
+            self.num_envs,
+            self._history,
+            self._history_clock,
+            state.clock,
+            history,
+            history_days,
+        )
+        hour, day = state.hour, state.day
+        context = [hour, (world.reference_weekday + day) % 7, state.requests_in_visit, day]
         self._observation = Observation(
             user=state.log_user.copy(),
             user_features=world.user_features[state.log_user],
-            history=self._history.copy(),
-            history_days=np.maximum(since, 0).astype(np.float32),
-            context=np.stack([state.hour, weekday, state.requests_in_visit, state.day], axis=1).astype(np.float32),
-            candidates=Candidates(items, mask.astype(np.int8), features),
+            history=history,
+            history_days=history_days,
+            context=np.stack(context, axis=1, dtype=np.float32, casting="unsafe"),
+            candidates=Candidates(items, mask, features),
         )
-        self._preference = world.user_model.preference(state.interest, state.hour, weekday, state.consumed_in_visit)
+        self._preference = world.preference(state)
 
     def _info(self, active: NDArray[np.bool_]) -> dict[str, Any]:
-        return {"active": active, "num_candidates": self._observation.candidates.mask.sum(axis=1)}
+        return {"active": active, "num_candidates": self._num_candidates}
 
 
 class HiddenState:
@@ -386,8 +427,8 @@ class HiddenState:
         model, rows = env.world.user_model, np.repeat(np.arange(len(consumed)), consumed.shape[1])
         state = env._state.take(rows)
         model.consume(state.interest, np.arange(len(rows)), consumed.reshape(-1))
-        weekday = (env.world.reference_weekday + state.day) % 7
-        preference = model.preference(state.interest, state.hour, weekday, state.consumed_in_visit + 1)
+        state.consumed_in_visit += 1
+        preference = env.world.preference(state)
         shown = np.maximum(items, 0)
         taste = np.matmul(preference.reshape(*consumed.shape, -1), model.item_vectors[shown].transpose(0, 2, 1))
         taste += (model.item_bias[shown] + age_effect(model.age_values, env._age_days(items)))[:, None, :]

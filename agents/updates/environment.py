@@ -90,7 +90,8 @@ class ModelUpdateEnv(gymnasium.Env[NDArray[np.float32], int]):
         self.render_mode = render_mode
         self.world = world or default_world()
         self.config = config or UpdateConfig()
-        self.users = np.arange(self.world.num_users) if users is None else np.asarray(users, np.int64)
+        self.users = self.world.present_users if users is None else np.asarray(users, np.int64)
+        self.users = self.users[self.users < self.world.first_arriving]  # its traffic is a fixed crowd's
         if not len(self.users) or self.users.min() < 0 or self.users.max() >= self.world.num_users:
             raise ConfigurationError(
                 f"users must be indices from 0 to {self.world.num_users - 1}, at least one of them."

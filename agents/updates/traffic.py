@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from agents.rerankers import rerank
 from agents.updates.models import ServedModels
-from envs.candidate_source import RecallRequest, is_excluded
+from envs.candidate_source import RecallRequest, is_excluded, tell_changes
 from envs.catalogue import SECONDS_PER_DAY
 from envs.engine import REQUEST_SECONDS, Response, UserState, respond
 from envs.errors import ConfigurationError
@@ -110,9 +110,9 @@ class Traffic:
         self.world, self.pipeline, self.requests_per_visit, self.seed = world, pipeline, requests_per_visit, seed
         self._state = world.start_state(users, np.zeros_like(users))
         self._state.clock -= AWAY_DAYS * SECONDS_PER_DAY
-        items, clocks = world.history(pipeline.history_size)
-        self._history, self._history_clock = items[users], clocks[users].astype(np.float64) - AWAY_DAYS
-        self._seen = world.seen[users]
+        self._history, clocks = world.history(pipeline.history_size, users)
+        self._history_clock = clocks.astype(np.float64) - AWAY_DAYS
+        self._seen = world.seen(users)
 
     def serve(self, day: int, num_visits: int, models: ServedModels) -> Day:
         """Lets `num_visits` users visit on `day` and serves them with `models`."""
@@ -164,9 +164,9 @@ class Traffic:
     ) -> Observation:
         """The requests as the pipeline sees them; the last `explore_slots` candidates are young items, the others recalled."""
         world, config = self.world, self.pipeline
-        births, unborn = world.unborn
         history = self._history[rows]
-        excluded = self._seen[rows] | unborn[np.searchsorted(births, visitors.clock, side="right")]
+        excluded = self._seen[rows] | world.calendar.closed(visitors.clock)
+        tell_changes(models.recall, world.calendar, visitors.clock)
         key = np.stack([visitors.user, visitors.request], axis=1)
         request = RecallRequest(visitors.log_user, history, excluded, key)
         recalled, scores = models.recall.candidates(request, config.num_candidates - config.explore_slots)
@@ -244,10 +244,8 @@ class Traffic:
 
     def _respond(self, visitors: UserState, slates: NDArray[np.int32]) -> Response:
         world = self.world
-        preference = world.user_model.preference(
-            visitors.interest, visitors.hour, self._weekday(visitors), visitors.consumed_in_visit
-        )
         ages = self._age_days(visitors, slates)
+        preference = world.preference(visitors)
         return respond(world.user_model, visitors, preference, slates, ages, world.outside, self.seed)
 
     def _move_on(self, rows: NDArray[np.int64], visitors: UserState, response: Response) -> None:

@@ -14,7 +14,7 @@ def test_withheld_items_leave_no_trace_in_what_policies_see(world: World) -> Non
     share = world.born_in_run.mean()
     assert 0.1 < share < 0.3
     assert not world.born_in_run[log.item].any()
-    assert not np.unpackbits(world.seen, axis=1, bitorder="little", count=world.num_items)[:, world.born_in_run].any()
+    assert not np.unpackbits(world.seen(np.arange(world.num_users)), axis=1, bitorder="little", count=world.num_items)[:, world.born_in_run].any()
     history, _ = world.history(50)
     assert not world.born_in_run[history[history >= 0]].any()
     assert (log.catalogue.birth[world.born_in_run] >= world.reference_time).all()
@@ -50,7 +50,7 @@ def test_popular_slates_get_the_stated_click_rate() -> None:
     for rate in (0.1, 0.4):
         world = build_world(log, model, WorldConfig(popular_click_rate=rate, held_back_share=0.0))
         counts, chances = world.policy_log.item_counts(), []
-        seen = np.unpackbits(world.seen, axis=1, bitorder="little", count=world.num_items) == 1
+        seen = np.unpackbits(world.seen(np.arange(world.num_users)), axis=1, bitorder="little", count=world.num_items) == 1
         for user in range(world.num_users):
             allowed = np.flatnonzero(~seen[user] & (world.birth_clock <= 0))
             slate = allowed[np.argsort(-counts[allowed], kind="stable")[:10]].astype(np.int32)[None]

@@ -1,0 +1,202 @@
+"""Burn-in: the history that a drawn user brings, consumed from the whole catalogue as the user model says.
+
+Visits and gaps come first, since they hang on the user's traits and not on the items: a leave hazard after each item, gaps as
+fitted, the log's own pace inside visits. The last item of a history is consumed at the second of day 0 at which the user's
+run begins, as it is with the log's users. Then item by item: a multinomial logit over all items that are open on that day
+and, where the log has no repeats, that the user has not had.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+from threadpoolctl import ThreadpoolController
+
+from envs.catalogue import SECONDS_PER_DAY
+from envs.catalogue_calendar import ItemCalendar
+from envs.logs.schema import VISIT_GAP_SECONDS
+from envs.randomness import Purpose, draw_normal, draw_uniform
+from envs.users.population import DrawnUsers, Population
+from envs.users.protocol import Trait, UserModel, UserModelState, age_effect
+
+BLOCK_ROWS = 192
+"""Users whose utilities are one matrix product: always as many, padded, because its bits change with its shape."""
+_LEAVE, _SPACING, _GAP_KIND, _GAP, _CHOICE, _RATING = range(6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """The world before the run, as far as histories depend on it."""
+
+    calendar: ItemCalendar
+    """Of I items."""
+    available: NDArray[np.bool_]
+    """[I] whether an item may be in a history at all; those that the run withholds may not."""
+    first_weekday: int
+    """Weekday of day 0, Monday 0."""
+    earliest: float
+    """Clock of the log's first row, negative; no history goes back further."""
+    repeats: bool
+    """Whether a user may consume an item more than once."""
+    longest: int | None = None
+    """Items of a history at most, the last ones of what the user would have; None for no limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BurnIn:
+    """Histories of N drawn users, and where these lead."""
+
+    users: DrawnUsers
+    state: UserModelState
+    """Of the user model, after the history; hidden."""
+    items: NDArray[np.int32]
+    """[N, L] in order of time; -1 beyond a user's length, and where nothing was left to consume."""
+    clock: NDArray[np.float64]
+    """[N, L] whole seconds since the run's start, up to the user's start second on day 0."""
+    rating: NDArray[np.float32]
+    """[N, L] as the user model rates, NaN where it does not."""
+
+    def last(self, size: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """(items [N, size], clocks [N, size]) last consumed, newest first; -1 and 0 where there are fewer."""
+        order = np.argsort(self.items[:, ::-1] < 0, axis=1, kind="stable")[:, :size]
+        items = np.full((len(self.items), size), -1, np.int32)
+        clock = np.zeros((len(self.items), size))
+        items[:, : order.shape[1]] = np.take_along_axis(self.items[:, ::-1], order, axis=1)
+        clock[:, : order.shape[1]] = np.take_along_axis(self.clock[:, ::-1], order, axis=1)
+        return items, np.where(items >= 0, clock, 0)
+
+
+def burn_in(model: UserModel, population: Population, numbers: NDArray[np.int64], seed: int, past: Past) -> BurnIn:
+    """Draws users `numbers` [N] and lets them consume their histories; a user is the same to the bit in whatever batch.
+
+    Costs about a catalogue's utilities for each item of a history; memory for N * (longest history), and for
+    `BLOCK_ROWS` * (items of the catalogue).
+    """
+    users = population.draw(numbers, seed)
+    lengths = users.length if past.longest is None else np.minimum(users.length, past.longest)
+    longest = int(lengths.max(initial=0))
+    clock, begins = _timeline(model, population, users, lengths, seed, past)
+    items = np.full((len(users), longest), -1, np.int32)
+    rating = np.full((len(users), longest), np.nan, np.float32)
+    state = model.start(users.parameters)
+    shelf = _Shelf(model, past)
+    order = np.argsort(lengths, kind="stable")
+    with _CONTROLLER.limit(limits=1):
+        for start in range(0, len(order), BLOCK_ROWS):
+            rows = order[start : start + BLOCK_ROWS]
+            part = state.take(rows)
+            items[rows], rating[rows] = _consume(
+                model, shelf, part, users.number[rows], lengths[rows], clock[rows], begins[rows], seed, past
+            )
+            state.put(rows, part)
+    return BurnIn(users=users, state=state, items=items, clock=clock, rating=rating)
+
+
+_CONTROLLER = ThreadpoolController()
+
+
+def _timeline(
+    model: UserModel, population: Population, users: DrawnUsers, lengths: NDArray[np.int64], seed: int, past: Past
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(clock [N, L] of each item, whether a visit begins with it [N, L])."""
+    visits, traits = model.visits, users.parameters[:, -len(Trait) :]
+    longest = int(lengths.max(initial=0))
+    seconds = np.zeros((len(users), longest))
+    in_visit = np.zeros(len(users), np.int64)
+    first = np.ones(len(users), bool)
+    number = users.number
+    quantiles = np.linspace(0, 1, len(population.spacings))
+    for place in range(1, longest):
+        logit = visits.leave_logit(in_visit, first) + traits[:, Trait.LEAVE]
+        leaves = draw_uniform(seed, Purpose.BURN_IN, number, place, _LEAVE) < expit(logit)
+        log_days = visits.log_gap(
+            draw_uniform(seed, Purpose.BURN_IN, number, place, _GAP_KIND),
+            draw_normal(seed, Purpose.BURN_IN, number, place, _GAP),
+        )
+        gap = np.exp(log_days + traits[:, Trait.GAP]) * SECONDS_PER_DAY
+        pace = np.interp(draw_uniform(seed, Purpose.BURN_IN, number, place, _SPACING), quantiles, population.spacings)
+        seconds[:, place] = np.where(leaves, np.maximum(gap, VISIT_GAP_SECONDS + 1), pace)
+        in_visit = np.where(leaves, 0, in_visit + 1)
+        first &= ~leaves
+    elapsed = np.floor(np.cumsum(seconds, axis=1))
+    end = np.take_along_axis(elapsed, np.maximum(lengths - 1, 0)[:, None], axis=1) if longest else elapsed
+    clock = np.maximum(elapsed - end + users.start_second[:, None], past.earliest)
+    begins = np.diff(clock, axis=1, prepend=clock[:, :1]) > VISIT_GAP_SECONDS
+    return clock, begins
+
+
+class _Shelf:
+    """Logits that items have on a day for everybody: bias and age effect, -inf for what is not open at its midnight."""
+
+    def __init__(self, model: UserModel, past: Past) -> None:
+        self._model, self._past = model, past
+        self._days: dict[int, NDArray[np.float32]] = {}
+
+    def logits(self, days: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[M, I] for `days` [M]."""
+        for day in np.unique(days):
+            if day not in self._days:
+                self._days[int(day)] = self._of(int(day))
+        return np.stack([self._days[int(day)] for day in days])
+
+    def _of(self, day: int) -> NDArray[np.float32]:
+        calendar, clock = self._past.calendar, float(day * SECONDS_PER_DAY)
+        age = np.maximum(clock - calendar.birth_clock, 0) / SECONDS_PER_DAY
+        logits = self._model.item_bias + age_effect(self._model.age_values, age.astype(np.float32))
+        return np.where(calendar.is_open(clock) & self._past.available, logits, -np.inf).astype(np.float32)
+
+
+def _consume(
+    model: UserModel,
+    shelf: _Shelf,
+    state: Any,
+    number: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    clock: NDArray[np.float64],
+    begins: NDArray[np.bool_],
+    seed: int,
+    past: Past,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """(items [N, L], ratings [N, L]) of at most `BLOCK_ROWS` users, whose `state` is moved along in place."""
+    items = np.full(clock.shape, -1, np.int32)
+    rating = np.full(clock.shape, np.nan, np.float32)
+    vectors = np.ascontiguousarray(model.item_vectors.T)
+    had = np.zeros((len(number), vectors.shape[1]), bool)
+    in_visit = np.zeros(len(number), np.int64)
+    preference = np.zeros((BLOCK_ROWS, len(vectors)), np.float32)
+    day = np.floor(clock / SECONDS_PER_DAY).astype(np.int64)
+    hour = ((clock % SECONDS_PER_DAY) / 3600).astype(np.float32)
+    for place in range(int(lengths.max(initial=0))):
+        starting = np.flatnonzero(begins[:, place] & (lengths > place))
+        if len(starting):
+            gap = (clock[starting, place] - clock[starting, place - 1]) / SECONDS_PER_DAY
+            model.pause(state, starting, gap.astype(np.float32), None)
+            in_visit[starting] = 0
+        weekday = (past.first_weekday + day[:, place]) % 7
+        preference[: len(number)] = model.preference(state, hour[:, place], weekday, in_visit)
+        rows = np.flatnonzero(lengths > place)
+        utility = (preference @ vectors)[rows] + shelf.logits(day[rows, place])
+        utility[had[rows]] = -np.inf
+        chosen = _choice(utility, draw_uniform(seed, Purpose.BURN_IN, number[rows], place, _CHOICE))
+        rows, utility, chosen = rows[chosen >= 0], utility[chosen >= 0], chosen[chosen >= 0]
+        if not len(rows):
+            continue
+        noise = draw_normal(seed, Purpose.BURN_IN, number[rows], place, _RATING)
+        rating[rows, place] = model.rate(state, rows, chosen, utility[np.arange(len(rows)), chosen], noise)
+        items[rows, place] = chosen
+        had[rows, chosen] = not past.repeats
+        model.consume(state, rows, chosen)
+        in_visit[rows] += 1
+    return items, rating
+
+
+def _choice(utility: NDArray[np.float32], uniform: NDArray[np.float32]) -> NDArray[np.int32]:
+    """[M] item chosen by a multinomial logit over `utility` [M, I], -1 where all are -inf."""
+    best = utility.max(axis=1, keepdims=True)
+    weight = np.exp(utility - np.where(np.isfinite(best), best, 0))
+    below = np.cumsum(weight, axis=1)
+    level = np.minimum(uniform * below[:, -1], np.nextafter(below[:, -1], np.float32(0)))
+    chosen = (below <= level[:, None]).sum(axis=1).astype(np.int32)
+    return np.where(below[:, -1] > 0, chosen, -1).astype(np.int32)
