@@ -140,12 +140,11 @@ class _Visits:
         bucket = np.floor(_BUCKETS_PER_OCTAVE * np.log2(1 + self.place[rows])).astype(np.int64)
         who = np.searchsorted(users, self.user[rows])
         group, of = np.unique((who * 2 + self.first[rows]) * 256 + bucket, return_inverse=True)
-        count, left = np.bincount(of, minlength=len(group)), np.bincount(of, self.left[rows], minlength=len(group))
-        log_place = torch.from_numpy(
-            np.bincount(of, np.log1p(self.place[rows]), minlength=len(group)) / np.maximum(count, 1)
-        )
+        events = np.bincount(of, minlength=len(group)).astype(np.float64)
+        place = np.bincount(of, np.log1p(self.place[rows]), minlength=len(group)) / events
+        count, log_place = torch.from_numpy(events)[:, None], torch.from_numpy(place)
+        left = torch.from_numpy(np.bincount(of, self.left[rows], minlength=len(group)))[:, None]
         first = torch.from_numpy((group // 256 % 2).astype(np.float64))
-        left, count = torch.from_numpy(left)[:, None], torch.from_numpy(count.astype(np.float64))[:, None]
         who_of_group = torch.from_numpy(group // 512)
 
         def likelihood(theta: Tensor) -> Tensor:
