@@ -70,13 +70,14 @@ def random_loop(world: World) -> Callable[[], object]:
 
 
 def distinct_slots(rng: np.random.Generator, users: int, candidates: int, slots: int) -> NDArray[np.int64]:
-    """[users, slots] distinct candidates drawn uniformly (Fisher and Yates's shuffle, cut off after `slots`)."""
-    order = np.tile(np.arange(candidates), (users, 1))
-    rows = np.arange(users)
+    """[users, slots] distinct candidates, each set of them equally likely (Floyd's algorithm, Bentley and Floyd 1987)."""
+    chosen = np.empty((users, slots), np.int64)
     for slot in range(slots):
-        other = rng.integers(slot, candidates, users)
-        order[rows, slot], order[rows, other] = order[rows, other], order[rows, slot]
-    return order[:, :slots]
+        last = candidates - slots + slot
+        drawn = rng.integers(0, last + 1, users)
+        taken = (chosen[:, :slot] == drawn[:, None]).any(axis=1)
+        chosen[:, slot] = np.where(taken, last, drawn)
+    return chosen
 
 
 def served_request(world: World) -> Callable[[], object]:

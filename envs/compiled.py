@@ -25,7 +25,7 @@ Float = Annotated[float | np.float32, types.float32]
 Bits = Annotated[np.uint64, types.uint64]
 Int = Annotated[int, types.int64]
 Bytes2 = Annotated[NDArray[np.uint8], types.Array(types.uint8, 2, "C", readonly=True)]
-Bits1 = Annotated[NDArray[np.uint64], types.Array(types.uint64, 1, "C", readonly=True)]
+Flags2 = Annotated[NDArray[np.int8], types.Array(types.int8, 2, "C", readonly=True)]
 Longs1 = Annotated[NDArray[np.int64], types.Array(types.int64, 1, "C", readonly=True)]
 Longs2 = Annotated[NDArray[np.int64], types.Array(types.int64, 2, "C", readonly=True)]
 Ints1 = Annotated[NDArray[np.int32], types.Array(types.int32, 1, "C", readonly=True)]
@@ -34,6 +34,7 @@ Floats1 = Annotated[NDArray[np.float32], types.Array(types.float32, 1, "C", read
 Floats2 = Annotated[NDArray[np.float32], types.Array(types.float32, 2, "C", readonly=True)]
 Doubles1 = Annotated[NDArray[np.float64], types.Array(types.float64, 1, "C", readonly=True)]
 # arrays that a kernel changes
+Bytes2Out = Annotated[NDArray[np.uint8], types.Array(types.uint8, 2, "C")]
 Flags1Out = Annotated[NDArray[np.bool_], types.Array(types.boolean, 1, "C")]
 Flags2Out = Annotated[NDArray[np.int8], types.Array(types.int8, 2, "C")]
 Longs1Out = Annotated[NDArray[np.int64], types.Array(types.int64, 1, "C")]
@@ -57,11 +58,13 @@ class Kernel:
         hints.pop("return")
         self._signature = types.void(*(hint.__metadata__[0] for hint in hints.values()))
         self._dispatcher = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+        self._is_compiled = False
 
     def __call__(self, *arguments: Any) -> None:
-        if not self._dispatcher.signatures:
+        if not self._is_compiled:
             self._dispatcher.compile(self._signature)
             self._dispatcher.disable_compile()
+            self._is_compiled = True
         self._dispatcher(*arguments)
 
 

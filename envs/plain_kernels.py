@@ -6,6 +6,7 @@ Each takes the arguments of its kernel without the row bounds, and changes the s
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.candidate_source import is_excluded
 from envs.catalogue import SECONDS_PER_DAY
 from envs.kernels import LOGIT_BOUND, OUTSIDE_KEY, REQUEST_SECONDS, VisitNumbers
 from envs.randomness import Purpose, draw_normal, draw_uniform
@@ -159,6 +160,96 @@ def pause(
     satiation[rows] *= np.exp2(-days[:, None] / satiation_half_life)
     if walk.shape[1]:
         long_term[rows] += walk_sd * np.sqrt(days[:, None]) * walk
+
+
+def sample_candidates(
+    shuffled: NDArray[np.int32],
+    start: NDArray[np.int64],
+    stride: NDArray[np.int64],
+    length: int,
+    excluded: NDArray[np.uint8],
+    chosen: NDArray[np.int32],
+) -> None:
+    """Walks through the `shuffled` catalogue and keeps what is not excluded."""
+    count = chosen.shape[1]
+    items = shuffled[(start[:, None] + stride[:, None] * np.arange(length)) % len(shuffled)]
+    free = ~is_excluded(excluded, items)
+    # a kept item moves to the left by the number of excluded ones before it
+    place = np.cumsum(free, axis=1) - 1
+    kept = free & (place < count)
+    rows = np.broadcast_to(np.arange(len(items))[:, None], items.shape)
+    chosen[:] = -1
+    chosen[rows[kept], place[kept]] = items[kept]
+
+
+def describe_candidates(
+    items: NDArray[np.int32],
+    scores: NDArray[np.float32],
+    excluded: NDArray[np.uint8],
+    clock: NDArray[np.float64],
+    birth_clock: NDArray[np.float64],
+    categories: NDArray[np.float32],
+    mask: NDArray[np.int8],
+    features: NDArray[np.float32],
+    number: NDArray[np.int64],
+) -> None:
+    """Mask and features of candidates, and how many may be shown."""
+    allowed, known = ~is_excluded(excluded, items), np.maximum(items, 0)
+    age = np.maximum((clock[:, None] - birth_clock[known]) / SECONDS_PER_DAY, 0)
+    mask[:] = allowed
+    features[:] = np.concatenate([scores[:, :, None], age[:, :, None], categories[known]], axis=2)
+    features[~allowed] = 0
+    number[:] = allowed.sum(axis=1)
+
+
+def tell_history(
+    history: NDArray[np.int32],
+    history_clock: NDArray[np.float32],
+    clock: NDArray[np.float64],
+    told: NDArray[np.int32],
+    days: NDArray[np.float32],
+) -> None:
+    """A copy of `history`, and the days since each item was consumed."""
+    told[:] = history
+    days[:] = np.where(history >= 0, np.maximum(clock[:, None] / SECONDS_PER_DAY - history_clock, 0), 0)
+
+
+def show(
+    actions: NDArray[np.int64],
+    items: NDArray[np.int32],
+    mask: NDArray[np.int8],
+    clock: NDArray[np.float64],
+    birth_clock: NDArray[np.float64],
+    slates: NDArray[np.int32],
+    age_days: NDArray[np.float32],
+) -> None:
+    """Items of the candidates that were picked, -1 where one is masked or stands above already; and their ages."""
+    slots = actions.shape[1]
+    shown = np.take_along_axis(mask, actions, axis=1) == 1
+    earlier = np.tril(np.ones((slots, slots), bool), -1)
+    repeated = ((actions[:, :, None] == actions[:, None, :]) & earlier).any(axis=2)
+    slates[:] = np.where(shown & ~repeated, np.take_along_axis(items, actions, axis=1), -1)
+    birth = birth_clock[np.maximum(slates, 0)]
+    age_days[:] = np.maximum((clock[:, None] - birth) / SECONDS_PER_DAY, 0)
+
+
+def remember(
+    rows: NDArray[np.int64],
+    items: NDArray[np.int32],
+    clock: NDArray[np.float64],
+    excludes_seen: bool,
+    history: NDArray[np.int32],
+    history_clock: NDArray[np.float32],
+    seen: NDArray[np.uint8],
+) -> None:
+    """Puts the item that each of the users `rows` consumed before the others of its history, and marks it as seen."""
+    consumed = items[rows]
+    history[rows, 1:] = history[rows, :-1]
+    history[rows, 0] = consumed
+    history_clock[rows, 1:] = history_clock[rows, :-1]
+    history_clock[rows, 0] = clock[rows] / SECONDS_PER_DAY
+    if excludes_seen:
+        seen[rows, consumed >> 3] |= np.uint8(1) << (consumed & 7).astype(np.uint8)
 
 
 def _sigmoid(logit: NDArray[np.floating]) -> NDArray[np.floating]:
