@@ -161,6 +161,8 @@ def read_rows(
         LogError: if a file cannot be read or lacks a column.
     """
     categories = {field.column: pl.Categories.random() for field in fields if field.kind is Kind.NAME}
+    # polars forgets categories of which no column is left
+    held = [pl.Series([], dtype=pl.Categorical(kind)) for kind in categories.values()]
     if form is None:
         rows = _read_parquet(files, fields, categories)
     elif careful:
@@ -168,6 +170,7 @@ def read_rows(
     else:
         rows = _read_fast(files, fields, categories, form)
     rows.names = {column: kind.to_series() for column, kind in categories.items()}
+    del held
     return rows
 
 
