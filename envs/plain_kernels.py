@@ -3,6 +3,8 @@
 Each takes the arguments of its kernel without the row bounds, and changes the same arrays.
 """
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -250,6 +252,24 @@ def remember(
     history_clock[rows, 0] = clock[rows] / SECONDS_PER_DAY
     if excludes_seen:
         seen[rows, consumed >> 3] |= np.uint8(1) << (consumed & 7).astype(np.uint8)
+
+
+def unpack_lives(
+    offset: NDArray[np.int64],
+    items: NDArray[np.int32],
+    days: NDArray[np.float32],
+    excludes_seen: bool,
+    history: NDArray[np.int32],
+    history_clock: NDArray[np.float32],
+    seen: NDArray[np.uint8],
+) -> None:
+    """Puts what each user consumed in its life, in order of time, before its history."""
+    size = history.shape[1]
+    for n, (first, last) in enumerate(pairwise(offset)):
+        history[n] = np.append(items[first:last][::-1], history[n])[:size]
+        history_clock[n] = np.append(days[first:last][::-1], history_clock[n])[:size]
+        if excludes_seen:
+            np.bitwise_or.at(seen[n], items[first:last] >> 3, np.uint8(1) << (items[first:last] & 7).astype(np.uint8))
 
 
 def _sigmoid(logit: NDArray[np.floating]) -> NDArray[np.floating]:

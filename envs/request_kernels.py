@@ -15,6 +15,7 @@ from envs.compiled import (
     Doubles1,
     Flags2,
     Flags2Out,
+    Floats1,
     Floats2,
     Floats2Out,
     Floats3Out,
@@ -168,3 +169,30 @@ def remember(
         history_clock[n, 0] = np.float32(clock[n] / SECONDS_PER_DAY)
         if excludes_seen:
             seen[n, items[n] >> 3] |= np.uint8(1 << (items[n] & 7))
+
+
+@Kernel
+def unpack_lives(
+    begin: Int,
+    end: Int,
+    offset: Longs1,
+    items: Ints1,
+    days: Floats1,
+    excludes_seen: Int,
+    history: Ints2Out,
+    history_clock: Floats2Out,
+    seen: Bytes2Out,
+) -> None:
+    """Puts what each user consumed in its life, items `offset[n]` to `offset[n + 1]` in order of time, before its history."""
+    size = history.shape[1]
+    for n in range(begin, end):
+        first, last = offset[n], offset[n + 1]
+        for h in range(size - 1, last - first - 1, -1):
+            history[n, h] = history[n, h - (last - first)]
+            history_clock[n, h] = history_clock[n, h - (last - first)]
+        for place in range(min(last - first, size)):
+            history[n, place] = items[last - 1 - place]
+            history_clock[n, place] = days[last - 1 - place]
+        if excludes_seen:
+            for at in range(first, last):
+                seen[n, items[at] >> 3] |= np.uint8(1 << (items[at] & 7))

@@ -150,6 +150,31 @@ class SlateVectorEnv(VectorEnv):
 
         A repeated candidate leaves its second slot empty, a masked candidate its own; `info["empty_slots"]` counts them.
         """
+        reward, terminated, truncated, info = self.answer(actions)
+        ended = terminated | truncated
+        if self.autoreset_mode == AutoresetMode.NEXT_STEP:
+            self._begin_lives(np.flatnonzero(~info["active"]))
+            self._ended = ended
+        elif self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
+            self._observe()
+            final = self._observation.to_dict()
+            mask = ended.reshape(-1, *([1] * 2))
+            info["final_obs"] = {
+                name: np.where(mask[..., 0] if array.ndim == 2 else mask, array, 0) for name, array in final.items()
+            }
+            info["_final_obs"] = ended
+            self._begin_lives(np.flatnonzero(ended))
+        self._observe()
+        return self._observation.to_dict(), reward, terminated, truncated, info | self._info(info["active"])
+
+    def answer(
+        self, actions: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """The first half of `step`: users answer slates [N, K] and move on, but their next requests are not made yet.
+
+        Returns:
+            (reward [N], terminated [N], truncated [N], info); nobody begins another life.
+        """
         if self._ended is None:
             raise gymnasium.error.ResetNeeded("call reset before step.")
         actions = np.asarray(actions)
@@ -173,7 +198,7 @@ class SlateVectorEnv(VectorEnv):
         if before is not None:
             state.put(np.flatnonzero(phantom), before)
         alive = ~phantom
-        info["leave"] = departure.leaves & alive
+        info["active"], info["leave"] = alive, departure.leaves & alive
         if self.event_log is not None and alive.any():
             self._record(alive, identity, departed_at, slates, response, departure.leaves)
         self._remember(np.flatnonzero(alive & (response.item >= 0)), response.item, departed_at)
@@ -187,23 +212,8 @@ class SlateVectorEnv(VectorEnv):
             + weights.diversity * info["diversity"]
             + weights.freshness * info["freshness"]
         ).astype(np.float64)
-        if self.autoreset_mode == AutoresetMode.NEXT_STEP:
-            self._begin_lives(np.flatnonzero(phantom))
-            self._ended = ended
-        elif self.autoreset_mode == AutoresetMode.SAME_STEP:
-            if ended.any():
-                self._observe()
-                final = self._observation.to_dict()
-                mask = ended.reshape(-1, *([1] * 2))
-                info["final_obs"] = {
-                    name: np.where(mask[..., 0] if array.ndim == 2 else mask, array, 0) for name, array in final.items()
-                }
-                info["_final_obs"] = ended
-                self._begin_lives(np.flatnonzero(ended))
-        else:
-            self._ended = phantom | ended
-        self._observe()
-        return self._observation.to_dict(), reward, terminated, truncated, info | self._info(alive)
+        self._ended = phantom | ended
+        return reward, terminated, truncated, info
 
     def close_extras(self, **kwargs: Any) -> None:
         """Nothing is held open."""
@@ -241,6 +251,23 @@ class SlateVectorEnv(VectorEnv):
         if self.num_envs:
             self._make_batch_spaces()
         return kept
+
+    def resume(
+        self,
+        state: UserState,
+        history: NDArray[np.int32],
+        history_clock: NDArray[np.float32],
+        seen: NDArray[np.uint8],
+    ) -> Observation:
+        """Goes on with lives that were lived elsewhere (autoreset DISABLED) and makes their requests; for `envs.crowd`.
+
+        The arrays are taken over and changed by `answer`. The spaces stay those of the environment's own size.
+        """
+        self.num_envs = len(state)
+        self._state, self._history, self._history_clock, self._seen = state, history, history_clock, seen
+        self._ended = np.zeros(len(state), bool)
+        self._observe()
+        return self._observation
 
     # ------------------------------------------------------------------ the parts of a step
     def _make_batch_spaces(self) -> None:

@@ -88,6 +88,20 @@ def test_remembered_items(rng: np.random.Generator, excludes: bool) -> None:
     assert (seen != state[2]).any() == excludes
 
 
+@pytest.mark.parametrize("excludes", [True, False])
+def test_unpacked_lives(rng: np.random.Generator, excludes: bool) -> None:
+    offset = np.append(0, np.cumsum(rng.integers(0, 20, USERS)))
+    items = rng.integers(0, ITEMS, offset[-1]).astype(np.int32)
+    days = rng.random(offset[-1]).astype(np.float32)
+    state = [
+        rng.integers(-1, ITEMS, (USERS, 12)).astype(np.int32),
+        rng.random((USERS, 12)).astype(np.float32),
+        _excluded(rng, 0.2),
+    ]
+    history, *_ = _both("unpack_lives", [offset, items, days, excludes], state)
+    assert_array_equal(history[0, : offset[1]], items[: offset[1]][::-1][:12])
+
+
 def _address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
