@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from threading import Lock
 from typing import Annotated, Any, get_type_hints
 
 import numba
@@ -46,6 +47,9 @@ Floats3Out = Annotated[NDArray[np.float32], types.Array(types.float32, 3, "C")]
 Doubles1Out = Annotated[NDArray[np.float64], types.Array(types.float64, 1, "C")]
 
 
+_COMPILING = Lock()
+
+
 class Kernel:
     """Decorates a function (begin, end, *arguments) -> None whose annotations are the types above.
 
@@ -62,9 +66,11 @@ class Kernel:
 
     def __call__(self, *arguments: Any) -> None:
         if not self._is_compiled:
-            self._dispatcher.compile(self._signature)
-            self._dispatcher.disable_compile()
-            self._is_compiled = True
+            with _COMPILING:
+                if not self._is_compiled:
+                    self._dispatcher.compile(self._signature)
+                    self._dispatcher.disable_compile()
+                    self._is_compiled = True
         self._dispatcher(*arguments)
 
 
