@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.catalogue import SECONDS_PER_DAY
+
 RECENT_ITEMS = 10
 """Number of last consumed items that a new one is compared with for the diversity of consumption."""
 
@@ -79,3 +81,19 @@ def gini(exposures: NDArray[np.int64]) -> float:
     if total == 0:
         return 0.0
     return float((2 * np.arange(1, count + 1) - count - 1) @ ordered / (count * total))
+
+
+def time_to_exposure(birth_clock: NDArray[np.float64], first_shown: NDArray[np.float64]) -> tuple[float, float]:
+    """How soon new items reach anybody.
+
+    Args:
+        birth_clock: [B] seconds at which each item was born.
+        first_shown: [B] seconds at which it was first shown to anybody, infinite if never.
+
+    Returns:
+        (share of the items that were ever shown, mean days from birth to first exposure of those); NaN where there are none.
+    """
+    shown = np.isfinite(first_shown)
+    share = float(shown.mean()) if len(shown) else float("nan")
+    days = (first_shown[shown] - birth_clock[shown]) / SECONDS_PER_DAY
+    return share, float(days.mean()) if len(days) else float("nan")

@@ -22,11 +22,18 @@ from envs.candidate_source import CandidateSource
 from envs.catalogue import SECONDS_PER_DAY
 from envs.errors import AgentError, ConfigurationError, DriftrecError
 from envs.event_log import EventLog
-from envs.measures import RewardWeights, catalogue_coverage, category_entropy, gini, intra_list_distance
+from envs.measures import (
+    RewardWeights,
+    catalogue_coverage,
+    category_entropy,
+    gini,
+    intra_list_distance,
+    time_to_exposure,
+)
 from envs.randomness import Purpose, draw_uniform
 from envs.slate_env import SlateVectorEnv
 from envs.world import World
-from evaluation.summary import flat_figures, initial_name, summarise
+from evaluation.summary import RETURN_DAYS, flat_figures, initial_name, summarise
 
 EVALUATION_SEED_OFFSET = 1_000_003
 """Added to the run's seed for the lives of the comparison, so that no training meets the same draws."""
@@ -78,14 +85,15 @@ class ComparisonConfig:
 
 
 def split_users(world: World, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(training users, evaluation users): a seeded half of the log users each; nobody is in both."""
-    order = np.argsort(draw_uniform(seed, Purpose.SPLIT, np.arange(world.num_users)), kind="stable")
-    half = world.num_users // 2
-    return np.sort(order[:half]), np.sort(order[half:])
+    """(training users, evaluation users): a seeded half of the simulated users each; nobody is in both."""
+    users = world.simulated_users
+    shuffled = users[np.argsort(draw_uniform(seed, Purpose.SPLIT, users), kind="stable")]
+    half = len(users) // 2
+    return np.sort(shuffled[:half]), np.sort(shuffled[half:])
 
 
 def evaluation_users(world: World, config: ComparisonConfig) -> NDArray[np.int64]:
-    """The log users that the comparison simulates."""
+    """The users that the comparison simulates."""
     _, users = split_users(world, config.seed)
     if config.users is None or config.users >= len(users):
         return users
@@ -128,7 +136,7 @@ class Served:
     users: pl.DataFrame
     """One row a user: agent, role, training_seed, user and the columns that `METRICS` names."""
     agents: pl.DataFrame
-    """One row: agent, role, training_seed, coverage, gini, seconds."""
+    """One row: agent, role, training_seed, the columns that `CATALOGUE_METRICS` names, seconds."""
     interest: pl.DataFrame
     """agent, training_seed, user, request, visit, day, category, share: hidden interest of the traced users."""
     events: EventLog
@@ -187,10 +195,9 @@ def serve(
         if env.ended.any():
             place = place[env.drop_ended()]
     label = {"agent": name, "role": role or role_of(agent), "training_seed": training_seed}
-    exposure = {"coverage": catalogue_coverage(lives.exposures), "gini": gini(lives.exposures)}
     return Served(
         users=_labelled(pl.DataFrame({"user": users, **lives.columns()}), label),
-        agents=pl.DataFrame({**label, **exposure, "serve_seconds": perf_counter() - begin}),
+        agents=pl.DataFrame({**label, **lives.of_catalogue(), "serve_seconds": perf_counter() - begin}),
         interest=_labelled(traces.table(users), label),
         events=events or EventLog(),
     )
@@ -210,13 +217,13 @@ class _Lives:
             "ratings",
             "requests",
             "list_distance_sum",
-            "day_1",
-            "day_7",
         ]
+        names += [f"day_{days}{part}" for days in RETURN_DAYS for part in ("", "_told")]
         self.sums = {name: np.zeros(count) for name in names}
         self.visits = np.ones(count)
-        self.exposures = np.zeros(world.num_items, np.int64)
-        self._catalogue = world.policy_log.catalogue
+        self._world, self._catalogue = world, world.policy_log.catalogue
+        self._exposures = np.zeros(world.num_items, np.int64)
+        self._first_shown = np.full(world.num_items, np.inf)
         self._category_mass = np.zeros((count, self._catalogue.num_categories))
         self._last_clock = np.zeros(count)
         self._came_back = np.zeros(count, bool)
@@ -241,12 +248,19 @@ class _Lives:
         ):
             self.sums[name][place] += values
         self._category_mass[place[clicked]] += self._catalogue.categories[item[clicked]]
-        self.exposures += np.bincount(slates[slates >= 0], minlength=len(self.exposures))
+        shown = slates >= 0
+        self._exposures += np.bincount(slates[shown], minlength=len(self._exposures))
+        np.minimum.at(self._first_shown, slates[shown], np.broadcast_to(clock[:, None], slates.shape)[shown])
 
         first_return = self._came_back[place] & (self.visits[place] == 2)
         days_away = (clock - self._last_clock[place]) / SECONDS_PER_DAY
-        for name, limit in (("day_1", 1), ("day_7", 7)):
-            self.sums[name][place] += first_return & (days_away <= limit)
+        days_left = self._world.config.days - clock / SECONDS_PER_DAY
+        first_end = (self.visits[place] == 1) & (info["leave"] | ended)
+        for days in RETURN_DAYS:
+            # whoever's first visit ends too near to the horizon cannot be told to have come back in time or not
+            self.sums[f"day_{days}_told"][place] += first_end & (days_left >= days)
+            told = self.sums[f"day_{days}_told"][place] > 0
+            self.sums[f"day_{days}"][place] += first_return & (days_away <= days) & told
         # whoever leaves and lives on begins another visit within the horizon
         self._came_back[place] = info["leave"] & ~ended
         self.visits[place] += self._came_back[place]
@@ -254,6 +268,18 @@ class _Lives:
 
     def columns(self) -> dict[str, NDArray[np.float64]]:
         return {**self.sums, "visits": self.visits, "category_entropy": category_entropy(self._category_mass)}
+
+    def of_catalogue(self) -> dict[str, float]:
+        """What all lives together showed of the catalogue."""
+        world = self._world
+        born = world.born_in_run & (world.birth_clock < world.config.days * SECONDS_PER_DAY)
+        share, days = time_to_exposure(world.birth_clock[born], self._first_shown[born])
+        return {
+            "coverage": catalogue_coverage(self._exposures),
+            "gini": gini(self._exposures),
+            "born_exposed": share,
+            "days_to_exposure": days,
+        }
 
 
 class _Traces:

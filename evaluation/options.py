@@ -14,6 +14,7 @@ import tyro
 from agents.loading import agent_names
 from envs.errors import ConfigurationError
 from envs.measures import RewardWeights
+from envs.modifiers import modifiers_from
 from envs.world import WorldConfig
 from evaluation.comparison import ComparisonConfig, ServingConfig
 from evaluation.training import TrainingConfig
@@ -42,7 +43,11 @@ class DataOptions:
     """Options that every subcommand but `plot` has."""
 
     dataset: str = "ml-100k"
-    """'ml-100k' (fetched once and cached), 'synthetic', or a folder with ratings.csv and movies.csv, or with u.data."""
+    """'ml-100k' (fetched once and cached), 'synthetic', or a path: a folder or archive of MovieLens or KuaiRand, or a CSV, TSV
+    or Parquet file (or folder of such) with --columns."""
+    columns: str | None = None
+    """Which column is what in a table of your own, as in user=userId,item=movieId,time=timestamp; further keys are rating,
+    click, watch, request, position, random, category and birth."""
     skip_bad_rows: bool = False
     """Leave corrupt rows out and count them, instead of stopping at the first."""
     seed: int = 0
@@ -63,8 +68,20 @@ class WorldOptions(DataOptions):
     """Horizon of a life in days (at most 10 with --fast)."""
     held_back_share: float = 0.2
     """Share of the catalogue that is withheld from policies and born during the run."""
+    births_per_day: float = 0.0
+    """Mean number of new items, drawn from the fitted ones, that are born on each day."""
+    retire_after_days: float | None = None
+    """Days after its birth at which an item is no longer offered; by default never."""
+    drawn_users: int = 0
+    """Number of simulated users that are drawn from the fitted population, each with a history of its own; 0 simulates the
+    log's own users."""
+    arrivals_per_day: float = 0.0
+    """Mean number of new users, without a history, who arrive on each day."""
+    modifiers: str = ""
+    """Hidden changes over the days, separated by commas: drift, shock, season, or file.py:Class for one of your own."""
     popular_click_rate: float = 0.2
-    """Click rate of popular slates on day 0; sets how willing users are to consume nothing (assumed)."""
+    """Click rate of popular slates on day 0; sets how willing users are to consume nothing (assumed, where the log has no
+    exposures)."""
     fresh_days: float = 14.0
     """Items younger than this count as fresh."""
     exclude_seen: Annotated[
@@ -80,6 +97,11 @@ class WorldOptions(DataOptions):
         return WorldConfig(
             days=min(self.days, 10) if self.fast else self.days,
             held_back_share=self.held_back_share,
+            births_per_day=self.births_per_day,
+            retire_after_days=self.retire_after_days,
+            drawn_users=self.drawn_users,
+            arrivals_per_day=self.arrivals_per_day,
+            modifiers=modifiers_from([spec.strip() for spec in self.modifiers.split(",") if spec.strip()]),
             popular_click_rate=self.popular_click_rate,
             fresh_days=self.fresh_days,
             exclude_seen=self.exclude_seen,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evaluation.summary import initial_name, num_users_and_seeds
+from evaluation.summary import RETURN_DAYS, initial_name, num_users_and_seeds
 
 PLAIN_WIDTH = 120
 """Columns of a table where there is no terminal."""
@@ -48,7 +48,8 @@ def comparison_table(summary: pl.DataFrame, reference: str = "mf") -> Table:
         "diversity": 3,
         "freshness": 3,
     }
-    for heading in ("reward, normalised" if scaled else "reward", "engagement", "diversity", "freshness"):
+    headings = ("engagement", "diversity", "freshness", "return")
+    for heading in ("reward, normalised" if scaled else "reward", *headings):
         table.add_column(heading, justify="right")
     if len(paired):
         table.add_column(f"reward minus {reference}", justify="right")
@@ -57,6 +58,7 @@ def comparison_table(summary: pl.DataFrame, reference: str = "mf") -> Table:
         rows = summary.filter(pl.col("agent") == agent)
         own = {row["metric"]: row for row in rows.filter(pl.col("versus").is_null()).iter_rows(named=True)}
         cells = [_with_margin(own.get(metric), places) for metric, places in decimals.items()]
+        cells.append(" ".join(_alone(own.get(f"day_{days}_return")) for days in RETURN_DAYS))
         if len(paired):
             difference = (
                 paired.filter(pl.col("agent") == agent).row(0, named=True) if agent in paired["agent"] else None
@@ -69,7 +71,10 @@ def comparison_table(summary: pl.DataFrame, reference: str = "mf") -> Table:
 
 
 def _caption(scaled: bool, paired: bool, seeds: int, reference: str) -> str:
-    told = ["Engagement: items consumed per user. Diversity and freshness: of what was consumed, per item."]
+    told = [
+        "Engagement: items consumed per user. Diversity and freshness: of what was consumed, per item. "
+        "Return: shares of users who are back within a day and a week of their first visit."
+    ]
     if scaled:
         told.append("Reward: 0 = random, 1 = look-ahead oracle.")
     else:
@@ -94,6 +99,13 @@ def _ordered(summary: pl.DataFrame) -> list[str]:
         if agent not in beginnings:
             ordered += [agent, *([initial_name(agent)] if initial_name(agent) in ranked else [])]
     return ordered
+
+
+def _alone(row: Mapping[str, Any] | None) -> str:
+    """'.47' for a share; a dash where there is no figure."""
+    if row is None or row["value"] is None or not isfinite(row["value"]):
+        return "–"
+    return f"{row['value']:.2f}".removeprefix("0")
 
 
 def _with_margin(row: Mapping[str, Any] | None, decimals: int, sign: bool = False) -> str:

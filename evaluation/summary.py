@@ -25,6 +25,9 @@ class Metric:
         return Measured.ratio(values[self.numerator], values[self.denominator])
 
 
+RETURN_DAYS = (1, 7)
+"""Days within which users are counted as having come back after their first visit."""
+
 METRICS = (
     Metric("reward", "reward"),
     Metric("reward_per_request", "reward", "requests"),
@@ -38,12 +41,15 @@ METRICS = (
     Metric("intra_list_distance", "list_distance_sum", "requests"),
     Metric("requests", "requests"),
     Metric("visits", "visits"),
-    Metric("day_1_return", "day_1"),
-    Metric("day_7_return", "day_7"),
+    *(Metric(f"day_{days}_return", f"day_{days}", f"day_{days}_told") for days in RETURN_DAYS),
 )
 """Figures with an interval, from columns of the per-user table. Diversity and freshness are those of what was consumed,
 per item consumed; day-1 and day-7 return are the shares of users whose second visit begins within that many days of the
-first one's last request."""
+first one's last request, of those whose first visit ends early enough before the horizon to tell."""
+
+CATALOGUE_METRICS = ("coverage", "gini", "born_exposed", "days_to_exposure")
+"""Figures without an interval: coverage and Gini of exposure, the share of the items born in the run that anybody was shown,
+and the mean days from birth to first exposure of those."""
 
 
 def initial_name(agent: str) -> str:
@@ -63,7 +69,7 @@ def summarise(users: pl.DataFrame, agents: pl.DataFrame, reference: str = "mf") 
         One row for each agent, metric and `versus`: agent, role, untrained, metric, versus (null for the figure itself,
         else the agent that was subtracted: the reference, or an RL agent's own policy before training), value, low, high,
         num_users, num_seeds. 'normalised_reward' is there unless the gap between random and look-ahead oracle is within
-        noise. Coverage and Gini of exposure describe the catalogue, not users: they have no interval.
+        noise. `CATALOGUE_METRICS` describe the catalogue, not users: they have no interval.
     """
     roles = dict(users.select("agent", "role").unique(maintain_order=True).iter_rows())
     columns = {agent: _columns(users, agent) for agent in roles}
@@ -88,7 +94,7 @@ def summarise(users: pl.DataFrame, agents: pl.DataFrame, reference: str = "mf") 
                 estimate = figure.estimate()
                 rows.append({**label, "metric": metric, "versus": versus, **vars(estimate)})
         exposure = agents.filter(pl.col("agent") == agent)
-        for metric in ("coverage", "gini"):
+        for metric in CATALOGUE_METRICS:
             unsure = {"low": None, "high": None, "num_users": rewards[agent].influence.shape[1]}
             rows.append(
                 {

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from envs.artefacts import load_arrays, save_arrays
-from envs.candidate_source import RecallRequest
+from envs.candidate_source import CatalogueListener, RecallRequest
 from envs.errors import ArtefactError, ConfigurationError
 from envs.logs.schema import InteractionLog
 from recall.cache import RowCache
@@ -55,11 +55,12 @@ class EmbeddingConfig:
             raise ConfigurationError(f"newcomer_share is {self.newcomer_share}; it must lie in [0, 1].")
 
 
-class EmbeddingRecall:
+class EmbeddingRecall(CatalogueListener):
     """Candidates by the inner product of a user's and an item's embedding; fulfils `CandidateSource`.
 
     An item without rows in the log (held back, or born in the run) stands at the mean of its categories' items until an
-    update or a refit has seen it; it is in the index from the start, so it can be found from the moment of its birth.
+    update or a refit has seen it. It is a newcomer from the moment of its birth until an update or refit has seen it, or until
+    it is retired; before it hears of births and retirements, all items count as on offer.
     """
 
     item_vectors_: NDArray[np.float32]
@@ -201,6 +202,10 @@ class EmbeddingRecall:
         chosen = np.where(ranking > -np.inf, np.take_along_axis(together, order, axis=1), -1)
         return chosen.astype(np.int32), np.where(chosen >= 0, ranking, 0).astype(np.float32)
 
+    def items_changed(self, born: NDArray[np.int32], retired: NDArray[np.int32]) -> None:
+        """Takes newborn items in among the newcomers and drops retired ones; what is found stays the same, sooner."""
+        self._index_newcomers()
+
     def save(self, path: Path) -> None:
         """Writes embeddings and interactions, whole or not at all."""
         arrays: dict[str, NDArray[Any]] = {
@@ -249,9 +254,14 @@ class EmbeddingRecall:
         self._mean_user = self.user_vectors_[active].mean(axis=0)
         self._index = InnerProductIndex(vectors)
         self._is_newcomer = ~seen
-        self._newcomers = np.flatnonzero(~seen)
-        self._newcomer_index = InnerProductIndex(vectors[~seen])
+        self._index_newcomers()
         self._cache.clear()
+
+    def _index_newcomers(self) -> None:
+        """Makes the index of the items without rows that are on offer."""
+        offered = np.ones(len(self._is_newcomer), bool) if self.offered is None else self.offered
+        self._newcomers = np.flatnonzero(self._is_newcomer & offered)
+        self._newcomer_index = InnerProductIndex(self.item_vectors_[self._newcomers])
 
     def _regularised_gram(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         return vectors.T @ vectors + np.float32(self.config.regularisation) * np.eye(

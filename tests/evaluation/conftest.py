@@ -10,10 +10,10 @@ from evaluation.comparison import ComparisonConfig, ServingConfig
 
 @pytest.fixture(scope="session")
 def small_world() -> World:
-    """Forty generated users who live for a week and come back soon: half of them within a day."""
+    """Forty generated users who live for nine days and come back soon: half of them within a day."""
     log, user_model = generate_log(SyntheticConfig(num_users=40, num_items=150, events_per_user=20), seed=1)
     user_model = replace(user_model, visits=replace(user_model.visits, gap_log_mean=0.0))
-    return build_world(log, user_model, WorldConfig(days=7))
+    return build_world(log, user_model, WorldConfig(days=9))
 
 
 @pytest.fixture(scope="session")

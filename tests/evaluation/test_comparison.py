@@ -96,18 +96,32 @@ def test_per_user_sums_agree_with_the_event_log(result, small_world):
     assert set(table["policy_version"]) == {"popular"}
 
 
-def test_return_days_are_told_by_the_event_log(result):
-    """A user came back within a day (a week) if its second visit begins that soon after the first one's last request."""
+def test_return_days_are_told_by_the_event_log(result, small_world):
+    """A user came back within a day (a week) if its second visit begins that soon after the first one's last request; whoever's
+    first visit ends later than that before the horizon does not count."""
     events = pl.from_arrow(result.events["random-seed0"].table)
     visits = events.group_by("log_user", "visit").agg(begin=pl.col("clock").min(), end=pl.col("clock").max())
     first = visits.filter(pl.col("visit") == 0)
     second = visits.filter(pl.col("visit") == 1)
-    both = first.join(second, on="log_user", suffix="_second")
-    days = (both["begin_second"] - both["end"]) / 86_400
+    both = first.join(second, on="log_user", suffix="_second", how="left")
+    days = (both["begin_second"] - both["end"]).fill_null(np.inf) / 86_400
+    left = small_world.config.days - both["end"] / 86_400
     users = rows_of(result.users, "random")
-    assert 0 < users["day_1"].sum() == (days <= 1).sum()
-    assert users["day_7"].sum() == (days <= 7).sum() >= users["day_1"].sum()
+    for limit in (1, 7):
+        assert 0 < users[f"day_{limit}"].sum() == ((days <= limit) & (left >= limit)).sum()
+        assert users[f"day_{limit}"].sum() < users[f"day_{limit}_told"].sum() == (left >= limit).sum()
     assert users["day_7"].max() == 1
+
+
+def test_the_time_to_exposure_is_told_by_the_event_log(result, small_world):
+    events = pl.from_arrow(result.events["random-seed0"].table)
+    shown = events.explode("slate").filter(pl.col("slate") >= 0).group_by("slate").agg(pl.col("clock").min())
+    born = np.flatnonzero(small_world.born_in_run & (small_world.birth_clock < small_world.config.days * 86_400))
+    first = shown.filter(pl.col("slate").is_in(born))
+    days = (first["clock"].to_numpy() - small_world.birth_clock[first["slate"].to_numpy()]) / 86_400
+    exposure = result.agents.filter(pl.col("agent") == "random")
+    assert (days >= 0).all() and exposure["days_to_exposure"][0] == pytest.approx(days.mean())
+    assert exposure["born_exposed"][0] == pytest.approx(len(first) / len(born))
 
 
 def test_the_scalar_reward_is_the_weighted_sum(result, fitted, small_world, candidate_source, small):

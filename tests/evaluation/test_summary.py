@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from evaluation.summary import METRICS, flat_figures, initial_name, summarise
+from evaluation.summary import CATALOGUE_METRICS, METRICS, flat_figures, initial_name, summarise
 
 COLUMNS = {name for metric in METRICS for name in (metric.numerator, metric.denominator) if name}
 
@@ -25,7 +25,7 @@ def users_table(rewards, roles=None, seed=0):
 
 
 def agents_table(rewards):
-    return pl.DataFrame([{"agent": agent, "coverage": 0.5, "gini": 0.25} for agent in rewards])
+    return pl.DataFrame([{"agent": agent} | dict.fromkeys(CATALOGUE_METRICS, 0.5) for agent in rewards])
 
 
 def figure(summary, agent, metric, versus=None):
@@ -93,7 +93,9 @@ def test_flat_figures_name_metric_agent_and_difference():
 
 def test_without_the_reference_there_are_no_differences():
     rewards = {"a": np.arange(3.0), "b": np.arange(3.0)}
-    assert summarise(users_table(rewards), agents_table(rewards), "mf")["versus"].null_count() == 2 * (len(METRICS) + 2)
+    assert summarise(users_table(rewards), agents_table(rewards), "mf")["versus"].null_count() == 2 * (
+        len(METRICS) + len(CATALOGUE_METRICS)
+    )
 
 
 def test_seeds_of_a_learner_stand_against_one_of_the_reference():

@@ -6,7 +6,8 @@ from implicit.als import AlternatingLeastSquares
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_matrix
 
-from envs.candidate_source import RecallRequest, is_excluded
+from envs.candidate_source import CatalogueListener, RecallRequest, is_excluded, tell_changes
+from envs.catalogue_calendar import ItemCalendar
 from envs.errors import ArtefactError, ConfigurationError
 from envs.logs.schema import InteractionLog
 from recall.embedding import EmbeddingConfig, EmbeddingRecall
@@ -22,7 +23,7 @@ def recall(world):
 
 def request_of(world, users, keys=None, extra=None):
     history = world.history(30)[0][users]
-    excluded = world.seen[users] | world.unborn[1][0]
+    excluded = world.seen(users) | world.calendar.changes[1][0]
     if extra is not None:
         excluded = excluded | np.packbits(extra, axis=1, bitorder="little")
     keys = users if keys is None else keys
@@ -160,6 +161,37 @@ def test_an_item_is_found_from_the_moment_of_its_birth(world, recall):
     items, _ = recall.candidates(after, COUNT)
     assert_array_equal(items[:, 0], born)
     assert (items[:, 1:] == -1).all()
+
+
+def test_what_is_found_does_not_depend_on_what_was_heard(world, recall):
+    """Births and retirements make the newcomers' index smaller, and nothing else."""
+    listening = EmbeddingRecall(CONFIG, seed=1).fit(world.policy_log)
+    newcomers = listening._newcomers
+    for day in (0, 4, 11, 3):
+        tell_changes(listening, world.calendar, np.array([day * 86_400.0]))
+        assert_array_equal(listening._newcomers, newcomers[world.birth_clock[newcomers] <= day * 86_400])
+        request = request_of(world, np.arange(40), keys=np.arange(40) + 1000 * day)
+        request = replace(request, excluded=world.seen(request.user) | world.calendar.closed(np.full(40, day * 86_400)))
+        for one, two in zip(listening.candidates(request, COUNT), recall.candidates(request, COUNT), strict=True):
+            assert_array_equal(one, two)
+    listening.fit(world.policy_log)
+    assert (world.birth_clock[listening._newcomers] <= 3 * 86_400).all()
+
+
+def test_recall_hears_of_births_and_retirements_as_the_first_and_the_last_user_meet_them():
+    class Heard(CatalogueListener):
+        def __init__(self):
+            self.events = []
+
+        def items_changed(self, born, retired):
+            self.events.append((born.tolist(), retired.tolist()))
+
+    day = 86_400.0
+    calendar = ItemCalendar(birth_clock=np.array([-1, 1, 2, -5]) * day, retire_clock=np.array([9, 9, 9, 3]) * day)
+    source = Heard()
+    for clocks in ([0.0, 0.1], [0.2, 1.0], [0.9, 2.5], [2.6, 3.5], [3.0, 4.0], [0.0, 4.0]):
+        tell_changes(source, calendar, np.array(clocks) * day)
+    assert source.events == [([0, 3], []), ([1], []), ([2], []), ([], [3]), ([3], [])]
 
 
 def test_an_update_moves_what_it_touches_and_only_that(world):

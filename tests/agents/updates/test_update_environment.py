@@ -196,7 +196,9 @@ def test_perturbed_users_change_nothing_of_the_first_request(world, config):
 
 def test_nothing_unborn_or_consumed_is_shown(env, world, config):
     run(env, [0] * config.days)
-    consumed = np.unpackbits(world.seen, axis=1, bitorder="little", count=world.num_items).astype(bool)
+    consumed = np.unpackbits(
+        world.seen(np.arange(world.num_users)), axis=1, bitorder="little", count=world.num_items
+    ).astype(bool)
     young = 0
     for day in env.history:
         events = day.events.to_log(world.policy_log, world.reference_time)

@@ -29,7 +29,7 @@ def clicks(world: World, users: np.ndarray, item: int) -> InteractionLog:
 def state(models: ServedModels, world: World) -> dict[str, np.ndarray]:
     """Weights, index, counts, and what everybody would be served."""
     users = np.arange(world.num_users)
-    request = RecallRequest(users, world.history(50)[0], world.seen, np.stack([users, users], axis=1))
+    request = RecallRequest(users, world.history(50)[0], world.seen(users), np.stack([users, users], axis=1))
     items, scores = models.recall.candidates(request, 50)
     return {
         "items": items,
