@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.catalogue import SECONDS_PER_DAY, Catalogue
+from envs.catalogue import NEVER, SECONDS_PER_DAY, Catalogue
 from envs.catalogue_calendar import ItemCalendar
 from envs.errors import ConfigurationError
 from envs.logs.schema import InteractionLog
@@ -114,8 +114,9 @@ def _retirements(
     retire = np.full(len(birth), np.inf)
     if catalogue.retired is not None:
         moved = np.append(withheld, np.ones(num_drawn, bool))
+        stays = catalogue.retired == NEVER
         logged = (catalogue.retired - reference_time).astype(np.float64)
-        retire = np.where(moved, np.inf, _to_hours(logged))
+        retire = np.where(moved | stays, np.inf, _to_hours(logged))
     if config.retire_after_days is not None:
         seconds = config.retire_after_days * SECONDS_PER_DAY
         share = draw_uniform(config.seed, Purpose.RETIREMENT, np.arange(len(birth))).astype(np.float64)
@@ -130,6 +131,5 @@ def _to_hours(clock: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _as_times(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Seconds since 1970, the largest integer where infinite."""
-    largest = np.iinfo(np.int64).max
-    return np.where(np.isfinite(seconds), seconds, 0).astype(np.int64) + np.where(np.isfinite(seconds), 0, largest)
+    """Seconds since 1970, `NEVER` where infinite."""
+    return np.where(np.isfinite(seconds), np.where(np.isfinite(seconds), seconds, 0).astype(np.int64), NEVER)

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 SECONDS_PER_DAY = 86_400
+NEVER = np.iinfo(np.int64).max
+"""Time of retirement of an item that is never retired, in a catalogue where others are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +26,8 @@ class Catalogue:
     birth: NDArray[np.int64]
     """[I] seconds since 1970 at which the item came into being."""
     retired: NDArray[np.int64] | None = None
-    """[I] seconds since 1970 from which on the item is no longer offered, the largest integer for one that stays; None where
-    no item is ever retired."""
+    """[I] seconds since 1970 from which on the item is no longer offered, `NEVER` for one that stays; None where no item is
+    ever retired."""
     duration_seconds: NDArray[np.float32] | None = None
     """[I] length of the item, NaN where unknown; None where items have none."""
 
