@@ -6,7 +6,7 @@ Gauss-Newton steps on its likelihood, which gives their intervals too: a sandwic
 and the users' scores (White 1982; users are the clusters), with a weak normal prior.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +31,23 @@ FREE_START = {
     "satiation_half_life_days": 0.0,
 }
 """Scalars before the first step, as `Scalars.from_free` takes them: logits of shares, logs of half-lives, weights."""
+TERMS: dict[str, dict[str, float]] = {
+    "short_term": {"short_weight": 0.0, "short_decay": 0.7, "short_half_life_days": 0.0},
+    "drift": {"long_rate": -20.0},
+    "own_start": {"start_scale": 1.0},
+    "satiation": {"satiation_gain": 0.0, "satiation_decay": 1.4, "satiation_half_life_days": 0.0},
+    "pauses": {"short_half_life_days": 14.0, "satiation_half_life_days": 14.0},
+    "context": {},
+    "age": {},
+    "recalibration": {},
+}
+"""Terms that a fit can be made without, and the values at which this holds scalars and scales. Without `own_start` every user
+begins at p = 0, without `context` ω is 0, without `age` φ is 0, without `recalibration` the second stage is left out."""
 SCALES = ("start_scale", "bias_scale")
 """Factors of the users' start and of the item biases, folded into these arrays after the fit."""
 _PRIOR_SD = 2.0
+_HELD = 1e12
+"""Precision of a prior that lets nothing move."""
 _MAX_STEPS = 3
 _SMALL = 0.1
 """Gain in nats, twice, below which a step is not worth taking: a small part of one standard error."""
@@ -77,8 +91,12 @@ class Calibration:
     """Standard error of each of `free`."""
     age_sd: NDArray[np.float64]
     """[knots] standard errors of phi, each against the mean of all knots."""
+    held: tuple[str, ...]
+    """Those of `free` that were held at their values; 'age_values' too, if they were."""
+    num_parameters: int
+    """Numbers that were estimated."""
     num_events: int
-    """Events that the estimates rest on."""
+    """Events that the estimates rest on; 0 where the second stage was left out."""
 
 
 def age_basis(age_days: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -113,8 +131,22 @@ def calibrate(
     low: NDArray[np.int64],
     high: NDArray[np.int64],
     tick: Callable[[], None],
+    without: Sequence[str] = (),
 ) -> Calibration:
-    """Gauss-Newton on the events at places `low[user]` to `high[user]` - 1, from `free` and `age_values` on."""
+    """Gauss-Newton on the events at places `low[user]` to `high[user]` - 1, from `free` and `age_values` on.
+
+    Args:
+        split: the events.
+        arrays: the model's arrays, which are held.
+        birth: [I] birth of the items, seconds since 1970.
+        free: scalars to begin from, in the units of `FREE_START`.
+        age_values: [knots] φ to begin from.
+        age_prior: [knots, knots] precision of the prior of φ.
+        low: [U] place of each user's first event to use.
+        high: [U] place after its last.
+        tick: called after each look at the events.
+        without: names of `TERMS` that are left out.
+    """
     names = list(free) + list(SCALES)
     count = len(names)
     prior_mean = np.array([FREE_START.get(name, 1.0) for name in names] + [0.0] * len(age_values))
@@ -122,6 +154,13 @@ def calibrate(
     precision[:count, :count] = np.eye(count) / _PRIOR_SD**2
     precision[count:, count:] = age_prior
     theta = np.concatenate([list(free.values()), np.ones(len(SCALES)), age_values])
+    held = held_names(without)
+    still = np.array([name in held for name in names + ["age_values"] * len(age_values)])
+    prior_mean[still] = theta[still]
+    precision[np.ix_(still, still)] = _HELD * np.eye(still.sum())
+    if "recalibration" in without:
+        unknown = np.full(len(theta), np.nan)
+        return _estimates(names, theta, unknown, unknown[count:], held, 0)
 
     best_loss, best, step, scores, information = np.inf, theta, np.zeros_like(theta), None, precision
     num_events = int((high - low).sum())
@@ -142,12 +181,31 @@ def calibrate(
     bread = np.linalg.inv(information)
     covariance = bread @ (scores.T @ scores + precision) @ bread
     centred = np.eye(len(age_values)) - 1 / len(age_values)
-    sd = np.sqrt(np.diag(covariance))
+    age_sd = np.sqrt(np.diag(centred @ covariance[count:, count:] @ centred.T))
+    return _estimates(names, best, np.sqrt(np.diag(covariance)), age_sd, held, num_events)
+
+
+def held_names(without: Sequence[str]) -> tuple[str, ...]:
+    """Scalars and scales that are held where terms are left out; 'age_values' too, without `age`."""
+    names = [name for term in without for name in TERMS[term]] + (["age_values"] if "age" in without else [])
+    return tuple(dict.fromkeys(names))
+
+
+def _estimates(
+    names: list[str],
+    theta: NDArray[np.float64],
+    sd: NDArray[np.float64],
+    age_sd: NDArray[np.float64],
+    held: tuple[str, ...],
+    num_events: int,
+) -> Calibration:
     return Calibration(
-        free=dict(zip(names, best.tolist(), strict=False)),
-        age_values=best[count:],
+        free=dict(zip(names, theta.tolist(), strict=False)),
+        age_values=theta[len(names) :],
         sd=dict(zip(names, sd.tolist(), strict=False)),
-        age_sd=np.sqrt(np.diag(centred @ covariance[count:, count:] @ centred.T)),
+        age_sd=age_sd,
+        held=held,
+        num_parameters=0 if not num_events else sum(name not in held for name in names + ["age_values"] * len(age_sd)),
         num_events=num_events,
     )
 

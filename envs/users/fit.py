@@ -16,36 +16,37 @@ from torch import Tensor
 
 from envs.artefacts import cache_folder, content_hash
 from envs.catalogue import SECONDS_PER_DAY
-from envs.errors import ArtefactError
+from envs.errors import ArtefactError, ConfigurationError
 from envs.logs.schema import InteractionLog
+from envs.users.assembly import choice_model, with_heads
 from envs.users.calibration import (
     FREE_START,
     MAX_CELLS,
+    TERMS,
     Arrays,
     Calibration,
     age_basis,
     age_precision,
     calibrate,
 )
-from envs.users.interest import NUM_CONTEXTS, InterestModel, InterestParams, context_rows
+from envs.users.interest import NUM_CONTEXTS, InterestModel, context_rows
 from envs.users.likelihood import (
     MAX_EVENTS,
     EventSplit,
     Part,
-    replay_preferences,
+    log_popularity,
     split_events,
     user_model_likelihood,
 )
-from envs.users.parameter_table import Row, array_rows, interest_rows, rating_rows, scaled_params, visit_rows
 from envs.users.progress import fit_progress
-from envs.users.protocol import AGE_KNOTS, Trait, age_effect
-from envs.users.rating_fit import RatingFit, fit_ratings
+from envs.users.protocol import AGE_KNOTS
 from envs.users.threads import single_torch_thread
 from envs.users.training import Scalars, catalogue_loss, make_batch, preferences, user_batches
-from envs.users.visit_fit import VisitFit, fit_visits
 
-FIT_VERSION = 3
+FIT_VERSION = 4
 """Part of the name of cached fits; raised when the same configuration gives another model."""
+_ARRAYS_OF_TERMS = {"start": "own_start", "omega": "context", "phi": "age"}
+"""Arrays that stay at zero without a term."""
 _AGE_ANCHORS = 12
 _STEPS = 32
 _MIN_CALIBRATION_EVENTS = 200
@@ -72,19 +73,28 @@ class FitConfig:
     scalar_learning_rate: float = 0.03
     """Step size for lambda, alpha, the other scalars and the age effect."""
     item_weight_decay: float = 0.4
-    """Decoupled weight decay of the item embeddings."""
+    """Decoupled weight decay of the item embeddings, for passes of 32 steps; less per step where a pass has more."""
     user_weight_decay: float = 1.5
-    """Decoupled weight decay of the users' long-term interests."""
+    """Decoupled weight decay of the users' long-term interests, likewise."""
     context_weight_decay: float = 0.1
-    """Decoupled weight decay of the context weights."""
+    """Decoupled weight decay of the context weights, likewise."""
+    bias_weight_decay: float = 0.0
+    """Decoupled weight decay of what the items' biases differ by from log popularity, likewise."""
     start_scale: float = 0.1
     """Standard deviation of the coordinates of the embeddings before the first step."""
     age_slope_sd: float = 0.1
     """Prior standard deviation of the age effect's slope per knot: it hides in the biases, so it is held near zero."""
     age_bend_sd: float = 1.0
     """Prior standard deviation of the age effect's second differences."""
+    without: tuple[str, ...] = ()
+    """Terms that are left out, names of `envs.users.calibration.TERMS`: to see what each buys."""
     seed: int = 0
     """Seed of the start values and of the order of the batches."""
+
+    def __post_init__(self) -> None:
+        for term in self.without:
+            if term not in TERMS:
+                raise ConfigurationError(f"there is no term '{term}' to leave out; known are {', '.join(TERMS)}.")
 
 
 def fit_or_load(log: InteractionLog, config: FitConfig = FitConfig(), progress: bool = True) -> InterestModel:
@@ -136,13 +146,11 @@ def fit_interest_model(
     """
     begin = time.perf_counter()
     split = split_events(log, config.max_events, shuffle_seed)
-    with single_torch_thread(), fit_progress("Fitting users", config.epochs + 4, progress) as tick:
-        arrays, free, age_values = train(log, split, config, tick)
-        low, high, held_out = _calibration_events(split, config.seed)
-        prior = age_precision(config.age_slope_sd, config.age_bend_sd)
-        calibration = calibrate(split, arrays, log.catalogue.birth, free, age_values, prior, low, high, tick)
-        visits = fit_visits(log, config.seed)
-        model = _assemble(log, split, arrays, calibration, visits, held_out)
+    with single_torch_thread(), fit_progress("Fitting users", config.epochs + 5, progress) as tick:
+        arrays, calibration, held_out = fit_choice(log, split, config, tick)
+        choice = choice_model(log, split, arrays, calibration, held_out)
+        tick()
+        model = with_heads(choice, log, split, config.seed)
         test = user_model_likelihood(model, log.catalogue.birth, split)
     model.fit_report.update(
         **test.report(),
@@ -150,6 +158,18 @@ def fit_interest_model(
         fit_seconds=time.perf_counter() - begin,
     )
     return model
+
+
+def fit_choice(
+    log: InteractionLog, split: EventSplit, config: FitConfig, tick: Callable[[], None]
+) -> tuple[Arrays, Calibration, bool]:
+    """Both stages of the fit: (arrays, scalars and age effect, whether these rest on events the arrays have not seen)."""
+    arrays, free, age_values = train(log, split, config, tick)
+    low, high, held_out = _calibration_events(split, config.seed)
+    prior = age_precision(config.age_slope_sd, config.age_bend_sd)
+    birth = log.catalogue.birth
+    calibration = calibrate(split, arrays, birth, free, age_values, prior, low, high, tick, config.without)
+    return arrays, calibration, held_out
 
 
 class _Ages:
@@ -179,42 +199,54 @@ def train(
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     categories = torch.from_numpy(log.catalogue.categories)
-    popularity = np.log(split.counts(Part.FIT) + 1.0)
     learnt = {
         "embedding": config.start_scale * torch.randn(split.num_items, config.embedding_size),
         "start": 0.01 * torch.randn(split.num_users, config.embedding_size),
-        "bias": torch.tensor(popularity - popularity.mean(), dtype=torch.float32),
+        "bias": torch.zeros(split.num_items),
         "omega": torch.zeros(NUM_CONTEXTS, categories.shape[1]),
         "phi": torch.zeros(len(AGE_KNOTS)),
     } | {name: torch.tensor(value) for name, value in FREE_START.items()}
-    for tensor in learnt.values():
-        tensor.requires_grad_()
+    held = {name: value for term in config.without for name, value in TERMS[term].items() if name in FREE_START}
+    learnt |= {name: torch.tensor(value) for name, value in held.items()}
+    if "own_start" in config.without:
+        learnt["start"] = torch.zeros(split.num_users, config.embedding_size)
+    still = {*held, *(name for name, term in _ARRAYS_OF_TERMS.items() if term in config.without)}
+    for name, tensor in learnt.items():
+        tensor.requires_grad_(name not in still)
+    none, fit_end, stop_end = _ends(split)
+    batch_events = min(config.batch_events, max(int(fit_end.sum()) // _STEPS, 64))
+    # A pass over a long log has more steps; decay is meant by the pass.
+    per_step = min(_STEPS * batch_events / max(int(fit_end.sum()), 1), 1.0)
     decays = {
         "embedding": config.item_weight_decay,
         "start": config.user_weight_decay,
         "omega": config.context_weight_decay,
-        "bias": 0.0,
+        "bias": config.bias_weight_decay,
     }
-    groups = [{"params": [learnt[name]], "weight_decay": decay} for name, decay in decays.items()]
+    groups = [{"params": [learnt[name]], "weight_decay": per_step * decay} for name, decay in decays.items()]
     scalars = [learnt["phi"], *(learnt[name] for name in FREE_START)]
     groups.append({"params": scalars, "weight_decay": 0.0, "lr": config.scalar_learning_rate})
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, config.learning_rate_decay)
 
     contexts = torch.from_numpy(context_rows(split.hour, split.weekday, split.place_in_visit))
-    arrays = Arrays(
-        embedding=learnt["embedding"],
-        categories=categories,
-        bias=learnt["bias"],
-        start=learnt["start"],
-        omega=learnt["omega"],
-        contexts=contexts,
-    )
+    popular = torch.from_numpy(log_popularity(split))
+
+    def arrays_of(values: dict[str, Tensor]) -> Arrays:
+        return Arrays(
+            embedding=values["embedding"],
+            categories=categories,
+            bias=popular + values["bias"],
+            start=values["start"],
+            omega=values["omega"],
+            contexts=contexts,
+        )
+
     ages = _Ages(split, log.catalogue.birth)
     age_prior = torch.from_numpy(age_precision(config.age_slope_sd, config.age_bend_sd).astype(np.float32))
 
     def loss(users: NDArray[np.int64], low: NDArray[np.int64], high: NDArray[np.int64]) -> tuple[Tensor, int]:
-        batch = make_batch(split, users, low, high)
+        batch, arrays = make_batch(split, users, low, high), arrays_of(learnt)
         preference = preferences(
             batch,
             Scalars.from_free(learnt),
@@ -227,8 +259,6 @@ def train(
         vectors = torch.cat([arrays.embedding, categories, ages.item(learnt["phi"])], dim=1)
         return catalogue_loss(preference, vectors, arrays.bias, batch.target, batch.earlier), len(batch.target)
 
-    none, fit_end, stop_end = _ends(split)
-    batch_events = min(config.batch_events, max(int(fit_end.sum()) // _STEPS, 64))
     best, waited = np.inf, 0
     kept = {name: tensor.detach().clone() for name, tensor in learnt.items()}
     for _ in range(config.epochs):
@@ -251,18 +281,7 @@ def train(
             waited += 1
             if waited >= config.patience:
                 break
-    return (
-        Arrays(
-            embedding=kept["embedding"],
-            categories=categories,
-            bias=kept["bias"],
-            start=kept["start"],
-            omega=kept["omega"],
-            contexts=contexts,
-        ),
-        {name: kept[name].item() for name in FREE_START},
-        kept["phi"].double().numpy(),
-    )
+    return arrays_of(kept), {name: kept[name].item() for name in FREE_START}, kept["phi"].double().numpy()
 
 
 def _ends(split: EventSplit) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -283,50 +302,3 @@ def _calibration_events(split: EventSplit, seed: int) -> tuple[NDArray[np.int64]
     high = high.copy()
     high[users[beyond]] = low[users[beyond]]
     return low, high, held_out
-
-
-def _assemble(
-    log: InteractionLog,
-    split: EventSplit,
-    arrays: Arrays,
-    calibration: Calibration,
-    visits: VisitFit,
-    held_out: bool,
-) -> InterestModel:
-    """The numpy model on the scale of a mean norm of 1, with its rating head and table."""
-    scale = float(arrays.embedding.norm(dim=1).mean())
-    params, intervals = scaled_params(calibration, scale)
-    bias = calibration.free["bias_scale"] * arrays.bias.numpy()
-    age_values = calibration.age_values.astype(np.float32)
-
-    def model(params: InterestParams, ratings: RatingFit | None, rows: list[Row]) -> InterestModel:
-        traits = visits.traits.copy()
-        traits[:, Trait.RATING] = 0 if ratings is None else ratings.user
-        return InterestModel(
-            params=params,
-            visits=visits.params,
-            item_embedding=(arrays.embedding.numpy() / scale).astype(np.float32),
-            categories=log.catalogue.categories,
-            item_bias=(bias - bias.mean()).astype(np.float32),
-            user_embedding=(arrays.start.numpy() * (calibration.free["start_scale"] / scale)).astype(np.float32),
-            context_weights=arrays.omega.numpy(),
-            age_values=age_values,
-            user_traits=traits,
-            rating_item=np.zeros(split.num_items, np.float32) if ratings is None else ratings.item,
-            rating_grid=np.zeros(0, np.float32) if ratings is None else ratings.grid,
-            table=rows,
-        )
-
-    bare = model(params, None, [])
-    preference = replay_preferences(bare, split)
-    age = (split.timestamp - log.catalogue.birth[split.item]) / SECONDS_PER_DAY
-    utility = (preference * bare.item_vectors[split.item]).sum(axis=1)
-    utility += bare.item_bias[split.item] + age_effect(bare.age_values, age.astype(np.float32))
-    rating = log.consumed().rating[split.row]
-    ratings = fit_ratings(rating, split.user, split.item, utility, split.part, split.num_users, split.num_items)
-    params = InterestParams(**(asdict(params) | {"rating_slope": ratings.slope, "rating_sd": ratings.sd}))
-    rows = interest_rows(params, intervals, calibration, held_out)
-    rows += array_rows(bare, calibration) + visit_rows(visits) + rating_rows(ratings)
-    fitted = model(params, ratings, rows)
-    fitted.fit_report.update(rating_rmse=ratings.test_rmse, rating_calibration_error=ratings.test_calibration_error)
-    return fitted

@@ -113,6 +113,12 @@ def split_events(log: InteractionLog, max_events: int = MAX_EVENTS, shuffle_seed
     )
 
 
+def log_popularity(split: EventSplit) -> NDArray[np.float32]:
+    """[I] log of one more than an item's count in the fit part, centred: where biases begin, and what they are held near."""
+    popularity = np.log(split.counts(Part.FIT) + 1.0)
+    return (popularity - popularity.mean()).astype(np.float32)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EventLikelihood:
     """Negative log-likelihoods of single events, in nats."""

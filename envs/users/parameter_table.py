@@ -76,6 +76,32 @@ def interest_rows(
     return rows
 
 
+def popularity_rows(gain: float, needed: int) -> list[Row]:
+    """Rows of a model that is left with popularity."""
+    note = (
+        f"left at 0: on the early-stopping part all of it gains {gain:.1f} nats over popularity, not more than the {needed} "
+        "parameters fitted there; choices follow popularity"
+    )
+    held = InterestParams()
+    symbols = {
+        "long_weight": "κ",
+        "long_rate": "η",
+        "short_weight": "α",
+        "short_decay": "λ",
+        "short_half_life_days": "h_s",
+        "satiation_gain": "β",
+        "satiation_decay": "γ",
+        "satiation_half_life_days": "h_f",
+        "walk_sd": "σ_p",
+    }
+    weights = ("long_weight", "short_weight", "satiation_gain")
+    rows = [
+        row(name, symbol, 0.0 if name in weights else getattr(held, name), None, note, "assumed")
+        for name, symbol in symbols.items()
+    ]
+    return rows
+
+
 def array_rows(model: InterestModel, calibration: Calibration) -> list[Row]:
     """Rows that sum up the arrays."""
     norm = np.linalg.norm(model.item_embedding, axis=1)
