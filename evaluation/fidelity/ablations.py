@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from envs.users.baselines import StaticConfig, fit_static
 from envs.users.likelihood import EventSplit, Part
-from envs.users.protocol import AGE_KNOTS, Trait, UserModel, VisitParams
+from envs.users.protocol import AGE_KNOTS, ChoiceParams, Trait, UserModel, VisitParams
 from envs.users.threads import single_torch_thread
+
+DEFAULT_STATIC = StaticConfig()
 
 
 @dataclass
@@ -48,6 +50,7 @@ class FixedTaste:
     age_values: NDArray[np.float32] = field(default_factory=lambda: np.zeros(len(AGE_KNOTS), np.float32))
     """[knots] no effect of age."""
     walk_width: int = 0
+    choice: ChoiceParams = field(default_factory=ChoiceParams)
 
     @classmethod
     def popularity(cls, split: EventSplit, beside: UserModel) -> Self:
@@ -61,7 +64,7 @@ class FixedTaste:
         )
 
     @classmethod
-    def static(cls, split: EventSplit, beside: UserModel, config: StaticConfig = StaticConfig()) -> Self:
+    def static(cls, split: EventSplit, beside: UserModel, config: StaticConfig = DEFAULT_STATIC) -> Self:
         """Matrix factorisation fitted to the fit part and stopped early (`envs.users.baselines`)."""
         traits = beside.user_parameters[:, -len(Trait) :]
         with single_torch_thread():

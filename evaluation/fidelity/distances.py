@@ -121,12 +121,6 @@ ASPECTS = (
         unit="Wasserstein, share",
         distance=_between_values("click_rate"),
     ),
-    Aspect(
-        name="watch_time",
-        title="watch time of an item",
-        unit="Wasserstein, log(1 + s)",
-        distance=_between_values("watch_time"),
-    ),
 )
 
 
@@ -181,5 +175,5 @@ def distance_table(
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-OPTIONAL = ("click_rate", "watch_time")
-"""Aspects that only logs with exposures or watch times have."""
+OPTIONAL = ("click_rate",)
+"""Aspects that only logs with exposures have."""

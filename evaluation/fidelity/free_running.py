@@ -8,6 +8,7 @@ however many items that gives, so that visits, gaps and activity can be compared
 In both, items come from the whole catalogue that exists by then: born, or seen in the log, before the simulated clock.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,9 @@ from envs.users.protocol import Trait, UserModel, UserModelState, age_effect
 
 DEFAULT_PACE_SECONDS = 60.0
 """Time between two items of a visit where the log has no two events in any visit."""
+_LONGEST_GAP_DAYS = 3_650.0
+_CELLS = 2**22
+"""Users times items that are looked at together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,17 +111,17 @@ def existing_from(log: InteractionLog) -> NDArray[np.int64]:
     return first
 
 
-def replayed(model: UserModel, split: EventSplit) -> UserModelState:
-    """State of every log user at its 80 % point."""
-    state = model.start(model.user_parameters)
-    ends = test_places(split)
+def replayed(model: UserModel, split: EventSplit, users: NDArray[np.int64]) -> UserModelState:
+    """State of log users `users` [N] at their 80 % points."""
+    state = model.start(model.user_parameters[users])
+    ends = test_places(split)[users]
     for place in range(int(ends.max(initial=0))):
-        users = np.flatnonzero(ends > place)
-        events = split.starts[users] + place
+        rows = np.flatnonzero(ends > place)
+        events = split.starts[users[rows]] + place
         paused = split.pause_days[events] > 0
         if paused.any():
-            model.pause(state, users[paused], split.pause_days[events[paused]], None)
-        model.consume(state, users, split.item[events].astype(np.int32))
+            model.pause(state, rows[paused], split.pause_days[events[paused]], None)
+        model.consume(state, rows, split.item[events].astype(np.int32))
     return state
 
 
@@ -127,121 +131,155 @@ def free_run(
     split: EventSplit,
     *,
     seed: int,
+    users: NDArray[np.int64] | None = None,
     by_calendar: bool = False,
     max_items: int = 2_000,
+    tick: Callable[[], None] = lambda: None,
 ) -> Sequences:
-    """Lets every log user go on from its 80 % point.
+    """Lets log users go on from their 80 % points.
 
     Args:
         model: any user model whose users and items are those of the log.
         log: the log that the split is of.
         split: tells the 80 % points, and in the mode by length how many items each user is to consume.
-        seed: of the draws, which are keyed by user and step.
+        seed: of the draws, which are keyed by user and step, so that they depend on nobody else.
+        users: who goes on; None for all.
         by_calendar: whether visits go on until the log's end, instead of until the number of items is reached.
         max_items: items of a user at most, by calendar.
+        tick: called after each block of users.
     """
-    ends, lengths = test_places(split), np.diff(split.starts)
-    wanted = np.full(split.num_users, max_items) if by_calendar else lengths - ends
-    last_second = int(log.timestamp.max()) if by_calendar else None
-    pace, exists_from = pace_seconds(split), existing_from(log)
-    retired = log.catalogue.retired
-    state = replayed(model, split)
-
-    had = np.zeros((split.num_users, split.num_items), bool)
-    before = split.part != Part.TEST
-    had[split.user[before], split.item[before]] = True
-    last = split.starts[:-1] + np.maximum(ends - 1, 0)
-    clock = split.timestamp[last].astype(np.float64)
-    place = split.place_in_visit[last] + 1
-    visit = np.zeros(split.num_users, np.int64)
-    in_first_visit = place == ends
-    alive = (lengths > 0) & (wanted > 0)
-    move_on(
-        model, state, np.flatnonzero(alive), clock, place, visit, in_first_visit, alive, pace, seed, 0, not by_calendar
-    )
-
-    users_out, items_out, times_out = [], [], []
-    step = 0
-    while True:
-        alive &= wanted > step
-        if last_second is not None:
-            alive &= clock <= last_second
-        users = np.flatnonzero(alive)
-        if not len(users):
-            break
-        now = clock[users]
-        hour = (now % SECONDS_PER_DAY / 3600).astype(np.float32)
-        weekday = (now // SECONDS_PER_DAY).astype(np.int64) + 3
-        preference = model.preference(state.take(users), hour, weekday % 7, place[users])
-        utility = preference @ model.item_vectors.T + model.item_bias
-        age = (now[:, None] - log.catalogue.birth) / SECONDS_PER_DAY
-        utility += age_effect(model.age_values, age.astype(np.float32))
-        utility[exists_from > now[:, None]] = -np.inf
-        if retired is not None:
-            utility[retired <= now[:, None]] = -np.inf
-        if split.mask_earlier:
-            utility[had[users]] = -np.inf
-        some = np.isfinite(utility).any(axis=1)  # a user who has had everything stops
-        alive[users[~some]] = False
-        users, utility, now = users[some], utility[some], now[some]
-        noise = draw_gumbel(seed, Purpose.CHOICE, users[:, None], step, np.arange(split.num_items)[None])
-        item = np.argmax(utility + noise, axis=1)
-        users_out.append(users)
-        items_out.append(item)
-        times_out.append(now.astype(np.int64))
-        had[users, item] = True
-        model.consume(state, users, item.astype(np.int32))
-        step += 1
-        place[users] += 1
-        move_on(model, state, users, clock, place, visit, in_first_visit, alive, pace, seed, step, not by_calendar)
-    user = np.concatenate(users_out)
+    users = np.arange(split.num_users) if users is None else users
+    lengths = np.diff(split.starts)[users]
+    wanted = np.where(lengths > 0, max_items, 0) if by_calendar else lengths - test_places(split)[users]
+    runner = _Runner(model, log, split, seed, float(log.timestamp.max()) if by_calendar else None)
+    block = max(_CELLS // split.num_items, 1)
+    parts: list[tuple[NDArray[np.int64], ...]] = []
+    for begin in range(0, len(users), block):
+        rows = slice(begin, begin + block)
+        parts.append(runner.run(users[rows], wanted[rows]))
+        tick()
+    user, item, timestamp = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(user, kind="stable")
     return Sequences(
         num_users=split.num_users,
         user=user[order],
-        item=np.concatenate(items_out)[order],
-        timestamp=np.concatenate(times_out)[order],
+        item=item[order],
+        timestamp=timestamp[order],
     )
 
 
-def move_on(
-    model: UserModel,
-    state: UserModelState,
-    users: NDArray[np.int64],
-    clock: NDArray[np.float64],
-    place: NDArray[np.int64],
-    visit: NDArray[np.int64],
-    in_first_visit: NDArray[np.bool_],
-    alive: NDArray[np.bool_],
-    pace: float,
-    seed: int,
-    step: int,
-    must_return: bool,
-) -> None:
-    """Moves `users` from an item to the next: on in the visit, to the next visit, or away for good.
+@dataclass
+class _Walkers:
+    """N users on their way."""
 
-    Changes state, clock [U], place in the visit [U], visits before this one [U], whether it is the first of the user's life [U]
-    and alive [U]. With `must_return` nobody stays away: the number of items is given.
-    """
-    visits = model.visits
-    logit = visits.leave_logit(place[users] - 1, in_first_visit[users]) + state.traits[users, Trait.LEAVE]
-    leaves = draw_uniform(seed, Purpose.LEAVE, users, step) < 1 / (1 + np.exp(-logit))
-    clock[users[~leaves]] += pace
-    away = users[leaves]
-    if not must_return:
-        logit = visits.return_intercept + state.traits[away, Trait.RETURN]
-        stays_away = draw_uniform(seed, Purpose.RETURN, away, visit[away]) >= 1 / (1 + np.exp(-logit))
-        alive[away[stays_away]] = False
-        away = away[~stays_away]
-    kind = draw_uniform(seed, Purpose.GAP_KIND, away, visit[away])
-    log_days = visits.log_gap(kind, draw_normal(seed, Purpose.GAP, away, visit[away]))
-    log_days = log_days + state.traits[away, Trait.GAP]
-    days = np.maximum(np.exp(log_days), VISIT_GAP_SECONDS / SECONDS_PER_DAY)
-    walk = draw_normal(
-        seed, Purpose.INTEREST_WALK, away[:, None], visit[away][:, None], np.arange(model.walk_width)[None]
-    )
-    model.pause(state, away, days.astype(np.float32), walk)
-    clock[away] += days * SECONDS_PER_DAY
-    visit[away] += 1
-    place[away] = 0
-    in_first_visit[away] = False
+    user: NDArray[np.int64]
+    state: UserModelState
+    clock: NDArray[np.float64]
+    """[N] seconds since 1970."""
+    place: NDArray[np.int64]
+    """[N] items consumed so far in this visit."""
+    visit: NDArray[np.int64]
+    """[N] visits ended since the 80 % point."""
+    in_first_visit: NDArray[np.bool_]
+    """[N] whether this is the first visit of the user's life."""
+    alive: NDArray[np.bool_]
+    """[N] whether more items are to come."""
+
+
+class _Runner:
+    """Runs blocks of users; what all blocks share is made once."""
+
+    def __init__(
+        self, model: UserModel, log: InteractionLog, split: EventSplit, seed: int, last_second: float | None
+    ) -> None:
+        self.model, self.split, self.seed, self.last_second = model, split, seed, last_second
+        self.pace, self.ends = pace_seconds(split), test_places(split)
+        self.birth, self.exists_from, self.retired = log.catalogue.birth, existing_from(log), log.catalogue.retired
+
+    def run(self, users: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """(user, item, timestamp) of the items that `users` [N] consume, `wanted` [N] at most, step by step."""
+        split, ends = self.split, self.ends[users]
+        last = np.minimum(split.starts[users] + np.maximum(ends - 1, 0), len(split) - 1)
+        place = split.place_in_visit[last] + 1
+        walkers = _Walkers(
+            user=users,
+            state=replayed(self.model, split, users),
+            clock=split.timestamp[last].astype(np.float64),
+            place=place,
+            visit=np.zeros(len(users), np.int64),
+            in_first_visit=place == ends,
+            alive=wanted > 0,
+        )
+        had = np.zeros((len(users), split.num_items), bool)
+        for row, user in enumerate(users):
+            had[row, split.item[split.starts[user] : split.starts[user] + ends[row]]] = True
+        self._move_on(walkers, np.flatnonzero(walkers.alive), 0)
+        found: list[tuple[NDArray[np.int64], ...]] = [(np.zeros(0, np.int64),) * 3]
+        step = 0
+        while True:
+            walkers.alive &= wanted > step
+            if self.last_second is not None:
+                walkers.alive &= walkers.clock <= self.last_second
+            rows = np.flatnonzero(walkers.alive)
+            if not len(rows):
+                return tuple(np.concatenate(column) for column in zip(*found, strict=True))
+            utility = self._utilities(walkers, rows)
+            if split.mask_earlier:
+                utility[had[rows]] = -np.inf
+            possible = np.isfinite(utility).any(axis=1)  # who has had everything stops
+            walkers.alive[rows[~possible]] = False
+            rows = rows[possible]
+            noise = draw_gumbel(self.seed, Purpose.CHOICE, users[rows][:, None], step, np.arange(split.num_items)[None])
+            item = np.argmax(utility[possible] + noise, axis=1)
+            found.append((users[rows], item, walkers.clock[rows].astype(np.int64)))
+            had[rows, item] = True
+            self.model.consume(walkers.state, rows, item.astype(np.int32))
+            step += 1
+            walkers.place[rows] += 1
+            self._move_on(walkers, rows, step)
+
+    def _utilities(self, walkers: _Walkers, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[M, I] of the users at `rows` [M], -inf for what does not exist at their clocks."""
+        now = walkers.clock[rows]
+        preference = self.model.preference(
+            walkers.state.take(rows),
+            (now % SECONDS_PER_DAY / 3600).astype(np.float32),
+            ((now // SECONDS_PER_DAY).astype(np.int64) + 3) % 7,
+            walkers.place[rows],
+        )
+        age = (now[:, None] - self.birth) / SECONDS_PER_DAY
+        utility = preference @ self.model.item_vectors.T + self.model.item_bias
+        utility += age_effect(self.model.age_values, age.astype(np.float32))
+        utility[self.exists_from > now[:, None]] = -np.inf
+        if self.retired is not None:
+            utility[self.retired <= now[:, None]] = -np.inf
+        return utility
+
+    def _move_on(self, walkers: _Walkers, rows: NDArray[np.int64], step: int) -> None:
+        """Moves the users at `rows` from an item to the next: on in the visit, to the next visit, or away for good.
+
+        Where the number of items is given nobody stays away.
+        """
+        visits, traits, seed = self.model.visits, walkers.state.traits, self.seed
+        logit = visits.leave_logit(walkers.place[rows] - 1, walkers.in_first_visit[rows]) + traits[rows, Trait.LEAVE]
+        leaves = draw_uniform(seed, Purpose.LEAVE, walkers.user[rows], step) < 1 / (1 + np.exp(-logit))
+        walkers.clock[rows[~leaves]] += self.pace
+        away = rows[leaves]
+        who, which = walkers.user[away], walkers.visit[away]
+        if self.last_second is not None:
+            logit = visits.return_intercept + traits[away, Trait.RETURN]
+            back = draw_uniform(seed, Purpose.RETURN, who, which) < 1 / (1 + np.exp(-logit))
+            walkers.alive[away[~back]] = False
+            away, who, which = away[back], who[back], which[back]
+        log_days = visits.log_gap(
+            draw_uniform(seed, Purpose.GAP_KIND, who, which), draw_normal(seed, Purpose.GAP, who, which)
+        )
+        days = np.exp(log_days + traits[away, Trait.GAP])
+        days = np.clip(days, VISIT_GAP_SECONDS / SECONDS_PER_DAY, _LONGEST_GAP_DAYS)
+        width = np.arange(self.model.walk_width)
+        walk = draw_normal(seed, Purpose.INTEREST_WALK, who[:, None], which[:, None], width[None])
+        self.model.pause(walkers.state, away, days.astype(np.float32), walk)
+        walkers.clock[away] += days * SECONDS_PER_DAY
+        walkers.visit[away] += 1
+        walkers.place[away] = 0
+        walkers.in_first_visit[away] = False

@@ -167,4 +167,4 @@ def _entropy(shares: NDArray[np.float64]) -> float:
 
 
 def _cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    return float(first @ second / max(np.linalg.norm(first) * np.linalg.norm(second), 1e-12))
+    return float(first @ second / max(float(np.linalg.norm(first) * np.linalg.norm(second)), 1e-12))
