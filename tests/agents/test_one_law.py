@@ -14,6 +14,7 @@ from numpy.testing import assert_array_equal
 
 from agents import agent_names, resolve_agent
 from agents.base import Agent, Training
+from envs.modifiers import CategoryShock, Drift, Scene, modified
 from envs.observation import Observation
 from envs.slate_env import SlateVectorEnv
 from recall.embedding import EmbeddingConfig, EmbeddingRecall
@@ -42,6 +43,23 @@ def perturbed(world):
     )
     interest = world.start_interest.take(random.permutation(world.num_users))
     return replace(world, user_model=model, start_interest=interest, outside=world.outside + 1)
+
+
+@pytest.fixture(scope="module")
+def perturbed_motion(moving_world):
+    """The world in which everything moves, with other hidden parameters, states, modifiers and drawn users' futures."""
+    random = np.random.default_rng(0)
+    base = moving_world.user_model.base
+    shaken = {
+        name: (getattr(base, name) + random.standard_normal(getattr(base, name).shape)).astype(np.float32)
+        for name in ("item_embedding", "item_bias", "context_weights", "age_values")
+    }
+    categories = moving_world.policy_log.catalogue.categories
+    scene = Scene(categories=categories, category_names=(), days=20, first_weekday=1, seed=99)
+    model = modified(replace(base, **shaken), [CategoryShock(count=9, days=20, strength=3), Drift(scale=9)], scene)
+    count = moving_world.start_interest.traits.shape[0]
+    interest = moving_world.start_interest.take(random.permutation(count))
+    return replace(moving_world, user_model=model, start_interest=interest, outside=moving_world.outside + 1)
 
 
 def environment(world, recall):
@@ -95,6 +113,29 @@ def test_policies_do_not_see_what_is_hidden(world, perturbed, name):
         assert_array_equal(slates[0], slates[1])
         for env in envs:
             env.step(slates[0])
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_policies_do_not_see_what_moves_the_world(moving_world, perturbed_motion, name):
+    """Modifiers, births' hidden vectors, and the parameters of drawn and arriving users change: the slates do not."""
+    worlds = (moving_world, perturbed_motion)
+    agents = [resolve_agent(name)().fit(each.policy_log) for each in worlds]
+    envs = [environment(each, recall_of(moving_world)) for each in worlds]
+    for _ in range(3):
+        observation = Observation.from_dict({key: array.copy() for key, array in envs[0].observation.to_dict().items()})
+        returned = [agent.act(observation) for agent in agents]
+        slates = [given[0] if isinstance(given, tuple) else given for given in returned]
+        assert_array_equal(slates[0], slates[1])
+        for env in envs:
+            env.step(slates[0])
+
+
+def test_the_first_observation_tells_nothing_of_what_moves_the_world(moving_world, perturbed_motion):
+    first, second = (
+        environment(each, recall_of(each)).observation.to_dict() for each in (moving_world, perturbed_motion)
+    )
+    for name, array in first.items():
+        assert_array_equal(array, second[name], err_msg=name)
 
 
 class Spy(Agent):
@@ -153,9 +194,10 @@ def test_a_spy_would_be_caught(world):
 
 
 @pytest.mark.parametrize("name", ORACLES)
-def test_oracles_do(world, perturbed, name):
+@pytest.mark.parametrize("moving", [False, True])
+def test_oracles_do(world, perturbed, moving_world, perturbed_motion, moving, name):
     slates = []
-    for each in (world, perturbed):
+    for each in (moving_world, perturbed_motion) if moving else (world, perturbed):
         env = environment(each, recall_of(each))
         oracle = resolve_agent(name)()
         oracle.bind(env)

@@ -1,0 +1,133 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fitted_logs import draw_log, make_model
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import softmax
+
+from envs.catalogue_calendar import ItemCalendar
+from envs.users.burn_in import BLOCK_ROWS, Past, burn_in
+from envs.users.population import fit_population
+from envs.users.protocol import VisitParams, age_effect
+
+DAY = 86_400
+ITEMS = 30
+
+
+def past_of(**changes: object) -> Past:
+    birth = np.full(ITEMS, -900.0 * DAY)
+    birth[20:25] = -3 * DAY
+    retire = np.full(ITEMS, np.inf)
+    retire[10:15] = -3 * DAY
+    settings: dict = {
+        "calendar": ItemCalendar(birth_clock=birth, retire_clock=retire),
+        "available": np.arange(ITEMS) != 29,
+        "first_weekday": 2,
+        "earliest": -40.0 * DAY,
+        "repeats": False,
+    }
+    return Past(**settings | changes)
+
+
+@pytest.fixture(scope="module")
+def model():
+    visits = VisitParams(leave_intercept=-0.5, gap_log_mean=0.5, gap_log_sd=1.0)
+    return replace(make_model(users=60, items=ITEMS), visits=visits)
+
+
+@pytest.fixture(scope="module")
+def population(model):
+    return fit_population(model, draw_log(model, 14))
+
+
+@pytest.fixture(scope="module")
+def burnt(model, population):
+    return burn_in(model, population, np.arange(500), 0, past_of())
+
+
+def test_histories_have_the_drawn_lengths_and_end_when_the_run_begins(burnt) -> None:
+    consumed = (burnt.items >= 0).sum(axis=1)
+    assert_array_equal(consumed, burnt.users.length)
+    last = np.take_along_axis(burnt.clock, burnt.users.length[:, None] - 1, axis=1)[:, 0]
+    assert_array_equal(last, burnt.users.start_second)
+    known = burnt.items[:, 1:] >= 0
+    assert (np.diff(burnt.clock, axis=1)[known] >= 0).all()
+    assert burnt.clock[burnt.items >= 0].min() >= -40 * DAY
+
+
+def test_only_open_items_are_consumed_and_none_twice(burnt) -> None:
+    for items, clock in zip(burnt.items, burnt.clock, strict=True):
+        items, clock = items[items >= 0], clock[: (items >= 0).sum()]
+        assert len(np.unique(items)) == len(items)
+        assert not (items == 29).any()
+        assert (clock[(items >= 20) & (items < 25)] >= -3 * DAY).all()
+        assert (clock[(items >= 10) & (items < 15)] < -3 * DAY).all()
+    assert (burnt.items == 22).any() and (burnt.items == 12).any()
+
+
+def test_a_user_is_the_same_in_every_batch(model, population, burnt) -> None:
+    chosen = np.array([480, 3, 77, 3])
+    again = burn_in(model, population, chosen, 0, past_of())
+    size = again.items.shape[1]
+    assert_array_equal(again.items, burnt.items[chosen][:, :size])
+    assert_array_equal(again.clock, burnt.clock[chosen][:, :size])
+    for name in ("long_term", "short_term", "satiation", "traits"):
+        assert_array_equal(getattr(again.state, name), getattr(burnt.state, name)[chosen])
+    assert len(burnt.items) > 2 * BLOCK_ROWS
+    other = burn_in(model, population, chosen, 1, past_of())
+    assert (other.items[:, :5] != again.items[:, :5]).any(axis=1).all()
+
+
+def test_the_first_choice_follows_the_multinomial_logit(model, population) -> None:
+    """Many draws of one user: frequencies of its first item are the model's probabilities."""
+    one = replace(
+        population,
+        centres=np.repeat(population.centres[:1], len(population.centres), axis=0),
+        factors=np.zeros_like(population.factors),
+    )
+    past = past_of(longest=1)
+    drawn = burn_in(model, one, np.arange(20_000), 0, past)
+    assert (drawn.users.parameters == drawn.users.parameters[0]).all()
+    hour = (drawn.clock[:, 0] % DAY / 3600).astype(np.float32)
+    state = model.start(drawn.users.parameters[:1])
+    expected = np.zeros(ITEMS)
+    for part in np.unique(hour):
+        preference = model.preference(state, np.array([part]), np.array([2]), np.zeros(1, int))
+        utility = preference[0] @ model.item_vectors.T + model.item_bias
+        utility = utility + age_effect(model.age_values, (-past.calendar.birth_clock / DAY).astype(np.float32))
+        utility[~(past.calendar.is_open(0) & past.available)] = -np.inf
+        expected += softmax(utility) * (hour == part).mean()
+    assert_allclose(np.bincount(drawn.items[:, 0], minlength=ITEMS) / 20_000, expected, atol=0.012)
+
+
+def test_visits_and_gaps_are_the_models(model, population, burnt) -> None:
+    """The share of items that end a visit, later visits' first items, and the median of the gaps."""
+    gaps = np.diff(burnt.clock, axis=1)
+    known = (burnt.items[:, 1:] >= 0) & (burnt.clock[:, :-1] > -39 * DAY)
+    after_first = np.concatenate([np.zeros((len(gaps), 1), bool), gaps[:, :-1] > 3600], axis=1)
+    chance = 1 / (1 + np.exp(-model.visits.leave_logit(np.zeros(1, int))))
+    assert_allclose((gaps > 3600)[known & after_first].mean(), chance[0], atol=0.05)
+    days = gaps[known & (gaps > 3600)] / DAY
+    assert_allclose(np.log(days).mean(), 0.5, atol=0.12)
+
+
+def test_what_cannot_be_consumed_is_left_out(model, population) -> None:
+    short = np.arange(ITEMS) < 4
+    burnt = burn_in(model, population, np.arange(20), 0, past_of(available=short))
+    assert ((burnt.items >= 0).sum(axis=1) == 4).all()
+    items, clock = burnt.last(6)
+    assert (items[:, 4:] == -1).all() and (clock[:, 4:] == 0).all()
+    assert (np.sort(items[:, :4], axis=1) == np.arange(4)).all()
+    assert (np.diff(clock[:, :4], axis=1) <= 0).all()
+
+
+def test_where_items_repeat_they_may_come_again(model, population) -> None:
+    burnt = burn_in(model, population, np.arange(50), 0, past_of(repeats=True))
+    assert any(len(np.unique(row[row >= 0])) < (row >= 0).sum() for row in burnt.items)
+
+
+def test_ratings_are_on_the_logs_grid(model, burnt) -> None:
+    given = burnt.rating[burnt.items >= 0]
+    assert np.isin(given, model.rating_grid).all() and len(np.unique(given)) > 2
+    assert np.isnan(burnt.rating[burnt.items < 0]).all()
