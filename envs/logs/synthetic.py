@@ -96,6 +96,8 @@ class SyntheticConfig:
     """Items are shown in proportion to exp(exposure_exponent * popularity bias)."""
     num_tastes: int = 6
     """Tastes that users are mixtures of."""
+    walk_sd: float = 0.02
+    """Standard deviation of each coordinate of the long-term interest per square root of a day between visits."""
     taste_strength: float = 3.0
     """Norm of a taste: logits of utility per unit of embedding along it."""
 
@@ -230,7 +232,7 @@ def _draw_truth(config: SyntheticConfig, seed: int) -> tuple[Users, Catalogue, I
             satiation_gain=0.3,
             short_half_life_days=1.0,
             satiation_half_life_days=1.0,
-            walk_sd=0.02,
+            walk_sd=config.walk_sd,
             rating_slope=0.2,
             rating_sd=0.8,
         ),
