@@ -1,5 +1,6 @@
 """The event log: what simulated traffic leaves behind, in the shape of an interaction log and more."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,16 @@ class EventLog:
             raise ArtefactError(f"'{path}' has no column 'policy_version', so it is not an event log.")
         events = cls()
         events._tables.append(table)
+        return events
+
+    @classmethod
+    def merged(cls, parts: Sequence["EventLog"]) -> "EventLog":
+        """The events of all `parts` (other users each, as shards have them), in the order in which one log would have them."""
+        events = cls()
+        tables = [part.table for part in parts if len(part)]
+        if tables:
+            table = pa.concat_tables(tables).unify_dictionaries()
+            events._tables.append(table.take(np.argsort(table["request"].to_numpy(), kind="stable")))
         return events
 
     def clear(self) -> None:

@@ -1,10 +1,11 @@
 """The comparison: every agent serves the same simulated users under common random numbers, life for life.
 
 `serve` lets one agent serve all evaluation users until every life has ended; `compare` does it for several agents. Step
-measures are those of `envs.measures`; here they are only summed over lives. `summary.py` makes figures of the sums.
+measures are those of `envs.measures`; `lives.py` sums them over lives, `summary.py` makes figures of the sums.
 """
 
 import inspect
+import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,22 +19,16 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from agents.base import Agent, checked_slates
+from agents.side_by_side import in_shards
 from envs.candidate_source import CandidateSource
-from envs.catalogue import SECONDS_PER_DAY
 from envs.errors import AgentError, ConfigurationError, DriftrecError
 from envs.event_log import EventLog
-from envs.measures import (
-    RewardWeights,
-    catalogue_coverage,
-    category_entropy,
-    gini,
-    intra_list_distance,
-    time_to_exposure,
-)
+from envs.measures import RewardWeights
 from envs.randomness import Purpose, draw_uniform
 from envs.slate_env import SlateVectorEnv
 from envs.world import World
-from evaluation.summary import RETURN_DAYS, flat_figures, initial_name, summarise
+from evaluation.lives import Lives, Shown, Traces
+from evaluation.summary import flat_figures, initial_name, summarise
 
 EVALUATION_SEED_OFFSET = 1_000_003
 """Added to the run's seed for the lives of the comparison, so that no training meets the same draws."""
@@ -151,16 +146,62 @@ def serve(
     name: str,
     role: str | None = None,
     training_seed: int = 0,
+    shards: int = 1,
 ) -> Served:
     """Lets `agent` serve every evaluation user until each life has ended.
 
     The draws of a life depend on the run's seed, the user and what is shown, not on the agent's name or on who else is
     served: two agents that show the same meet the same user.
 
+    Args:
+        agent: fitted.
+        world: where users start.
+        candidate_source: the recall stage.
+        config: whom it serves.
+        name: of the agent in tables.
+        role: there; `role_of(agent)` by default.
+        training_seed: there.
+        shards: parts of the users that are served as tasks of the Ray that runs; the result is the same to the bit.
+
     Raises:
         AgentError: if a slate has the wrong shape, an index outside the candidates, or an item twice.
     """
+    begin = perf_counter()
     users = evaluation_users(world, config)
+    served = (agent, world, candidate_source, config, name, users)
+    if shards == 1:
+        parts = [_serve_part(served, 0, len(users))]
+    else:
+        _let_workers_know(type(agent))
+        parts = in_shards(_serve_part, served, len(users), shards)
+    shown = Shown(world)
+    for part in parts:
+        shown.join(part.shown)
+    label = {"agent": name, "role": role or role_of(agent), "training_seed": training_seed}
+    return Served(
+        users=_labelled(pl.concat([part.users for part in parts]), label),
+        agents=pl.DataFrame({**label, **shown.columns(), "serve_seconds": perf_counter() - begin}),
+        interest=_labelled(pl.concat([part.interest for part in parts]).sort("request", maintain_order=True), label),
+        events=parts[0].events if shards == 1 else EventLog.merged([part.events for part in parts]),
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is left when an agent has served a part of the users."""
+
+    users: pl.DataFrame
+    interest: pl.DataFrame
+    shown: Shown
+    events: EventLog
+
+
+def _serve_part(
+    served: tuple[Agent, World, CandidateSource, ComparisonConfig, str, NDArray[np.int64]], begin: int, end: int
+) -> _Part:
+    """Serves the users `begin` to `end` of the evaluation users until each life has ended."""
+    agent, world, candidate_source, config, name, all_users = served
+    users = all_users[begin:end]
     events = EventLog() if config.record_events else None
     env = SlateVectorEnv(
         len(users),
@@ -177,10 +218,9 @@ def serve(
     env.policy_version = name
     if agent.is_oracle:
         agent.bind(env)  # type: ignore[attr-defined]
-    begin = perf_counter()
     env.reset()
-    lives = _Lives(len(users), world)
-    traces = _Traces(env, min(config.traced_users, len(users)))
+    lives = Lives(len(users), world)
+    traces = Traces(env, min(max(config.traced_users - begin, 0), len(users)))
     place = np.arange(len(users))
     while env.num_envs:
         for array in env.observation.to_dict().values():
@@ -194,126 +234,20 @@ def serve(
         lives.add(place, reward, terminated | truncated, info)
         if env.ended.any():
             place = place[env.drop_ended()]
-    label = {"agent": name, "role": role or role_of(agent), "training_seed": training_seed}
-    return Served(
-        users=_labelled(pl.DataFrame({"user": users, **lives.columns()}), label),
-        agents=pl.DataFrame({**label, **lives.of_catalogue(), "serve_seconds": perf_counter() - begin}),
-        interest=_labelled(traces.table(users), label),
+    return _Part(
+        users=pl.DataFrame({"user": users, **lives.columns()}),
+        interest=traces.table(users),
+        shown=lives.shown,
         events=events or EventLog(),
     )
 
 
-class _Lives:
-    """Sums over the lives of U users."""
+def _let_workers_know(kind: type[Agent]) -> None:
+    """Sends an agent's class along with it where it stands in a user's own file, which a Ray worker has not loaded."""
+    if kind.__module__.partition(".")[0] != "agents":
+        from ray import cloudpickle
 
-    def __init__(self, count: int, world: World) -> None:
-        names = [
-            "reward",
-            "clicks",
-            "diversity_sum",
-            "fresh_clicks",
-            "consumed_age_sum",
-            "rating_sum",
-            "ratings",
-            "requests",
-            "list_distance_sum",
-        ]
-        names += [f"day_{days}{part}" for days in RETURN_DAYS for part in ("", "_told")]
-        self.sums = {name: np.zeros(count) for name in names}
-        self.visits = np.ones(count)
-        self._world, self._catalogue = world, world.policy_log.catalogue
-        self._exposures = np.zeros(world.num_items, np.int64)
-        self._first_shown = np.full(world.num_items, np.inf)
-        self._category_mass = np.zeros((count, self._catalogue.num_categories))
-        self._last_clock = np.zeros(count)
-        self._came_back = np.zeros(count, bool)
-
-    def add(
-        self, place: NDArray[np.int64], reward: NDArray[np.float64], ended: NDArray[np.bool_], info: Mapping[str, Any]
-    ) -> None:
-        """Adds a step of the users at `place` [N], all of them alive before it."""
-        clock, slates, item = info["clock"], info["slate_items"], info["clicked_item"]
-        clicked = item >= 0
-        rated = np.isfinite(info["rating"])
-        for name, values in (
-            ("reward", reward),
-            ("clicks", info["engagement"]),
-            ("diversity_sum", info["diversity"]),
-            ("fresh_clicks", info["freshness"]),
-            ("consumed_age_sum", np.where(clicked, info["consumed_age"], 0)),
-            ("rating_sum", np.where(rated, info["rating"], 0)),
-            ("ratings", rated),
-            ("requests", 1),
-            ("list_distance_sum", intra_list_distance(self._catalogue.directions, slates)),
-        ):
-            self.sums[name][place] += values
-        self._category_mass[place[clicked]] += self._catalogue.categories[item[clicked]]
-        shown = slates >= 0
-        self._exposures += np.bincount(slates[shown], minlength=len(self._exposures))
-        np.minimum.at(self._first_shown, slates[shown], np.broadcast_to(clock[:, None], slates.shape)[shown])
-
-        first_return = self._came_back[place] & (self.visits[place] == 2)
-        days_away = (clock - self._last_clock[place]) / SECONDS_PER_DAY
-        days_left = self._world.config.days - clock / SECONDS_PER_DAY
-        first_end = (self.visits[place] == 1) & (info["leave"] | ended)
-        for days in RETURN_DAYS:
-            # whoever's first visit ends too near to the horizon cannot be told to have come back in time or not
-            self.sums[f"day_{days}_told"][place] += first_end & (days_left >= days)
-            told = self.sums[f"day_{days}_told"][place] > 0
-            self.sums[f"day_{days}"][place] += first_return & (days_away <= days) & told
-        # whoever leaves and lives on begins another visit within the horizon
-        self._came_back[place] = info["leave"] & ~ended
-        self.visits[place] += self._came_back[place]
-        self._last_clock[place] = clock
-
-    def columns(self) -> dict[str, NDArray[np.float64]]:
-        return {**self.sums, "visits": self.visits, "category_entropy": category_entropy(self._category_mass)}
-
-    def of_catalogue(self) -> dict[str, float]:
-        """What all lives together showed of the catalogue."""
-        world = self._world
-        born = world.born_in_run & (world.birth_clock < world.config.days * SECONDS_PER_DAY)
-        share, days = time_to_exposure(world.birth_clock[born], self._first_shown[born])
-        return {
-            "coverage": catalogue_coverage(self._exposures),
-            "gini": gini(self._exposures),
-            "born_exposed": share,
-            "days_to_exposure": days,
-        }
-
-
-class _Traces:
-    """Records the hidden interest of a few users at each request; agents never see it."""
-
-    def __init__(self, env: SlateVectorEnv, count: int) -> None:
-        self._count = count
-        self._names = env.world.policy_log.catalogue.category_names
-        self._keys: list[NDArray[np.float64]] = []
-        self._shares: list[NDArray[np.float32]] = []
-
-    def record(self, env: SlateVectorEnv, place: NDArray[np.int64], lives: _Lives) -> None:
-        rows = np.flatnonzero(place < self._count)
-        if not len(rows):
-            return
-        traced = place[rows]
-        day = env.observation.context[rows, 3] + env.observation.context[rows, 0] / 24
-        self._keys.append(np.column_stack([traced, lives.sums["requests"][traced], lives.visits[traced] - 1, day]))
-        self._shares.append(env.hidden.interest()[rows])
-
-    def table(self, users: NDArray[np.int64]) -> pl.DataFrame:
-        keys = np.concatenate(self._keys) if self._keys else np.zeros((0, 4))
-        shares = np.concatenate(self._shares) if self._shares else np.zeros((0, len(self._names)), np.float32)
-        repeated = np.repeat(keys, len(self._names), axis=0)
-        return pl.DataFrame(
-            {
-                "user": users[repeated[:, 0].astype(np.int64)],
-                "request": repeated[:, 1].astype(np.int32),
-                "visit": repeated[:, 2].astype(np.int32),
-                "day": repeated[:, 3].astype(np.float32),
-                "category": pl.Series(np.tile(np.asarray(self._names), len(keys)), dtype=pl.String),
-                "share": shares.reshape(-1),
-            }
-        )
+        cloudpickle.register_pickle_by_value(sys.modules[kind.__module__])
 
 
 def _labelled(table: pl.DataFrame, label: Mapping[str, Any]) -> pl.DataFrame:

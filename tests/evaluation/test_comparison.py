@@ -8,7 +8,9 @@ from polars.testing import assert_frame_equal
 
 from agents.base import Agent
 from agents.heuristics import Freshest, Popular, Random
+from agents.loading import resolve_agent
 from agents.oracles import OracleMyopic
+from agents.side_by_side import ray_with
 from envs.errors import AgentError, ConfigurationError
 from envs.measures import RewardWeights
 from evaluation.comparison import ComparisonConfig, ServingConfig, compare, evaluation_users, serve, split_users
@@ -202,3 +204,23 @@ def test_propensities_reach_the_event_log(result):
 def test_a_comparison_may_keep_no_events(fitted, small_world, candidate_source):
     config = ComparisonConfig(serving=ServingConfig(slate_size=5, num_candidates=20), record_events=False, users=3)
     assert len(serve(fitted["popular"], small_world, candidate_source, config, name="popular").events) == 0
+
+
+@pytest.mark.slow
+def test_shards_serve_the_same_lives_to_the_bit(small_world, candidate_source, small, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\nfrom agents.base import Agent\n\n\nclass Odd(Agent):\n    def act(self, observation):\n"
+        "        order = observation.candidates.age + 3 * observation.history_days[:, :1] % 7\n"
+        "        return np.argsort(order, axis=1, kind='stable')[:, : self.slate_size]\n"
+    )
+    config = replace(small, traced_users=3)
+    agents = {"odd": resolve_agent(f"{tmp_path / 'mine.py'}:Odd")(5), "oracle": OracleMyopic(5)}
+    with ray_with(2):
+        for name, agent in agents.items():
+            whole = serve(agent, small_world, candidate_source, config, name=name)
+            parts = serve(agent, small_world, candidate_source, config, name=name, shards=3)
+            assert_frame_equal(whole.users, parts.users)
+            assert_frame_equal(whole.agents.drop("serve_seconds"), parts.agents.drop("serve_seconds"))
+            assert_frame_equal(whole.interest, parts.interest)
+            assert_frame_equal(pl.from_arrow(whole.events.table), pl.from_arrow(parts.events.table))
+    assert len(whole.events) > 100
