@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, softmax
+from scipy.special import softmax
 
 from envs.artefacts import load_arrays, save_arrays
 from envs.compiled import VECTOR_LANES
 from envs.users.interest import InterestModel, InterestState
 from envs.users.protocol import ChoiceParams, VisitParams
+from envs.users.row_product import row_product
 
 SHARPNESS = 4.0
 """Factor on the cosine of item and prototype before the softmax that shares an item among the facets (assumed)."""
@@ -48,11 +49,12 @@ def augru_step(
     Source: Zhou et al. (2019), Deep Interest Evolution Network, eq. 12 to 14.
     """
     size = state.shape[-1]
-    recurrent = (state.reshape(-1, size) @ weight + bias).reshape(*state.shape[:2], 3 * size)
+    recurrent = row_product(state, weight) + bias
     inputs = inputs[:, None]
-    reset, update = np.split(expit(inputs[..., : 2 * size] + recurrent[..., : 2 * size]), 2, axis=-1)
+    reset, update = np.split(_sigmoid(inputs[..., : 2 * size] + recurrent[..., : 2 * size]), 2, axis=-1)
     candidate = np.tanh(inputs[..., 2 * size :] + reset * recurrent[..., 2 * size :])
-    return state + attention[..., None] * update * (candidate - state)
+    moved: NDArray[np.float32] = state + attention[..., None] * update * (candidate - state)
+    return moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +185,7 @@ class DienModel:
         weekday: NDArray[np.int64],
         place_in_visit: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        facets = state.evolved.reshape(-1, self.network.size) @ self.network.output
+        facets = row_product(state.evolved, self.network.output)
         parametric = self.base.preference(state, hour, weekday, place_in_visit)
         return _joined(parametric, facets)
 
@@ -202,10 +204,10 @@ class DienModel:
         state.extracted[rows] = extracted
         state.evolved[rows] = augru_step(
             state.evolved[rows],
-            extracted @ network.evolution_input + network.evolution_input_bias,
+            row_product(extracted, network.evolution_input) + network.evolution_input_bias,
             network.evolution_recurrent,
             network.evolution_recurrent_bias,
-            expit(extracted @ (network.attention @ network.prototypes.T) + network.attention_bias),
+            _sigmoid(row_product(extracted, self._attention) + network.attention_bias),
         )
         state.days_away[rows] = 0
 
@@ -251,6 +253,11 @@ class DienModel:
         features = np.concatenate([self.base.item_embedding, self.base.categories], axis=1)
         return features @ self.network.extractor_input[:-2] + self.network.extractor_input_bias
 
+    @cached_property
+    def _attention(self) -> NDArray[np.float32]:
+        """[h, K] W q_k."""
+        return self.network.attention @ self.network.prototypes.T
+
     def save(self, path: Path) -> None:
         """Writes the model, whole or not at all."""
         base_arrays, base_configuration = self.base.stored()
@@ -281,6 +288,11 @@ class DienModel:
             table=configuration["table"],
             fit_report=configuration["fit_report"],
         )
+
+
+def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / (1 + exp(-x)) by way of tanh, which numpy computes with vector instructions."""
+    return np.float32(0.5) * np.tanh(np.float32(0.5) * x) + np.float32(0.5)
 
 
 def _joined(parametric: NDArray[np.float32], facets: NDArray[np.float32]) -> NDArray[np.float32]:

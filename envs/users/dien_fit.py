@@ -26,7 +26,14 @@ from envs.users.dien_network import Network
 from envs.users.dien_table import dien_rows
 from envs.users.fit import FitConfig, fit_interest_model, fit_key, fit_or_load
 from envs.users.interest import NUM_CONTEXTS, InterestModel, context_rows
-from envs.users.likelihood import EventSplit, Part, replay_preferences, split_events, user_model_likelihood
+from envs.users.likelihood import (
+    EventSplit,
+    Part,
+    log_popularity,
+    replay_preferences,
+    split_events,
+    user_model_likelihood,
+)
 from envs.users.parameter_table import rating_rows, row
 from envs.users.progress import fit_progress
 from envs.users.protocol import Trait, age_effect
@@ -39,6 +46,8 @@ DIEN_VERSION = 1
 _AGE_ANCHORS = 12
 _STEPS = 32
 _MIN_EVENTS = 200
+NUM_FACTORS = 7
+"""Factors estimated on the early-stopping part: nats by which the facets must be better there to stay (Akaike 1974)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,23 +64,23 @@ class DienConfig:
     """Whether attention scales the facets' update gates; without it they are plain GRUs."""
     average: bool = True
     """Whether the exponential average s of the parametric model stays beside the facets."""
-    auxiliary_weight: float = 0.0
-    """Weight of the auxiliary loss, against the negative log-likelihood."""
+    auxiliary_weight: float = 0.3
+    """Weight of the auxiliary loss against the negative log-likelihood."""
     dropout: float = 0.2
     """Share of embeddings read, extractor's states and facets that is dropped in training."""
-    epochs: int = 10
+    epochs: int = 6
     """Passes over the fit part at most."""
     patience: int = 1
     """Passes without a better early-stopping likelihood after which the fit ends."""
     batch_events: int = 2048
     """Events whose likelihood makes one step, at most; of a small log so many that a pass has about 32 steps."""
-    learning_rate: float = 0.02
+    learning_rate: float = 0.03
     """Step size of AdamW for embeddings, users, biases and context in the first pass."""
     scalar_learning_rate: float = 0.03
     """Step size for lambda, alpha and the other scalars."""
-    network_learning_rate: float = 0.005
+    network_learning_rate: float = 0.01
     """Step size for the network."""
-    learning_rate_decay: float = 0.75
+    learning_rate_decay: float = 0.65
     """Factor on every step size after each pass."""
     network_weight_decay: float = 0.1
     """Decoupled weight decay of the network."""
@@ -131,19 +140,18 @@ def fit_dien_model(
     with single_torch_thread(), fit_progress("Fitting facets", config.epochs + 2, progress) as tick:
         model = _with_block_weights(_train(log, split, parametric, config, tick), log, split, config)
         tick()
-        stop = [
-            user_model_likelihood(either, log.catalogue.birth, split, Part.STOP).mean()[0]
-            for either in (model, parametric)
-        ]
-        keeps = not stop[0] > stop[1]
+        ours, theirs = (
+            user_model_likelihood(either, log.catalogue.birth, split, Part.STOP) for either in (model, parametric)
+        )
+        keeps = float((theirs.masked - ours.masked).sum()) > NUM_FACTORS
         model = _with_ratings(model if keeps else _without_facets(model, parametric), log, split)
         test = user_model_likelihood(model, log.catalogue.birth, split)
         tick()
     model.fit_report.update(
         **test.report(),
         facets_kept=keeps,
-        early_stopping_masked=stop[0],
-        early_stopping_masked_parametric=stop[1],
+        early_stopping_masked=ours.report()["masked"],
+        early_stopping_masked_parametric=theirs.report()["masked"],
         shuffled=shuffle_seed is not None,
         fit_seconds=time.perf_counter() - begin,
     )
@@ -221,16 +229,14 @@ def _train(
             "weight_decay": config.network_weight_decay,
         },
     ]
-    optimiser = torch.optim.AdamW(
-        groups,
-        lr=config.learning_rate,
-        weight_decay=0.0,
-        betas=(0.9, 0.99),
-        fused=True,
-    )
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, config.learning_rate_decay)
     none, fit_end, stop_end = (np.bincount(split.user[split.part < part], minlength=split.num_users) for part in Part)
     batch_events = min(config.batch_events, max(int(fit_end.sum()) // _STEPS, 64))
+    # A pass over a long log has more steps; decay is meant by the pass.
+    per_step = min(_STEPS * batch_events / max(int(fit_end.sum()), 1), 1.0)
+    for group in groups:
+        group["weight_decay"] = per_step * group.get("weight_decay", 0.0)
+    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, config.learning_rate_decay)
     best, waited, kept = np.inf, 0, _assembled(parametric, learner)
     for _ in range(config.epochs):
         network.train()
@@ -261,11 +267,10 @@ def _train(
 def _learner(log: InteractionLog, split: EventSplit, parametric: InterestModel, config: DienConfig) -> _Learner:
     width = parametric.item_embedding.shape[1]
     categories = torch.from_numpy(log.catalogue.categories)
-    popularity = np.log(split.counts(Part.FIT) + 1.0)
     arrays = {
         "embedding": config.parametric.start_scale * torch.randn(split.num_items, width),
         "start": 0.01 * torch.randn(split.num_users, width),
-        "bias": torch.tensor(popularity - popularity.mean(), dtype=torch.float32),
+        "bias": torch.from_numpy(log_popularity(split)),
         "omega": torch.zeros(NUM_CONTEXTS, categories.shape[1]),
     } | {name: torch.tensor(value) for name, value in FREE_START.items()}
     if not config.average:
@@ -363,7 +368,9 @@ def _with_block_weights(model: DienModel, log: InteractionLog, split: EventSplit
 
 def _without_facets(model: DienModel, parametric: InterestModel) -> DienModel:
     """The parametric model beside facets that count for nothing."""
-    note = "facets were no gain on the early-stopping part, so they count for nothing and the parametric model stands alone"
+    note = (
+        "facets gain too little on the early-stopping part: they count for nothing, the parametric model stands alone"
+    )
     network = replace(model.network, output=np.zeros_like(model.network.output))
     return DienModel(
         base=parametric, network=network, table=[*parametric.table, row("facet_weight", "", 0.0, None, note)]
