@@ -8,6 +8,7 @@ Examples:
     python simulate.py --dataset path/to/ml-latest-small      your own ratings.csv and movies.csv
     python simulate.py --resume results/compare-...           go on with a run that was interrupted
     python simulate.py fit                                    how well the users fit their log
+    python simulate.py fidelity                               how like the log's users the simulated ones are
     python simulate.py updates                                when to update the models: three rules and a DQN
     python simulate.py plot RUN [RUN ...]                     draw saved runs again, or several together
 
@@ -37,11 +38,14 @@ from envs.users.fit import FitConfig, fit_or_load
 from envs.users.measure import likelihood_reports
 from envs.world import World, build_world
 from evaluation.comparison import EVALUATION_SEED_OFFSET, split_users
+from evaluation.fidelity.report import fidelity_likelihoods, survival_sentence
+from evaluation.fidelity.study import Study, fidelity_report
 from evaluation.figures import save_figures
 from evaluation.options import (
     NOT_PART_OF_A_RUN,
     CompareOptions,
     DataOptions,
+    FidelityOptions,
     FitOptions,
     PlotOptions,
     UpdateOptions,
@@ -84,7 +88,15 @@ def compare(options: CompareOptions) -> None:
     comparison = comparison.within(world)
     recall = EmbeddingRecall(seed=options.seed).fit(world.policy_log)
     result = run_comparison(
-        specs, world, recall, run, comparison=comparison, training=training, jobs=options.jobs, console=console
+        specs,
+        world,
+        recall,
+        run,
+        comparison=comparison,
+        training=training,
+        jobs=options.jobs,
+        ray_address=options.ray_address,
+        console=console,
     )
     console.print(comparison_table(result.summary()))
     figures = likelihood_figures(likelihoods) | result.figures()
@@ -114,6 +126,22 @@ def fit(options: FitOptions) -> None:
     run.write_table("likelihoods", pl.DataFrame([{"model": name, **row} for name, row in likelihoods.items()]))
     run.write_table("parameters", pl.DataFrame(user_model.table, infer_schema_length=None))
     finish(run, likelihood_figures(likelihoods), console)
+
+
+def fidelity(options: FidelityOptions) -> None:
+    """Log → users → free-running lives beside held-out ones → distances over their floor, two-sample tests, plots."""
+    console = make_console()
+    log = read_log(options, console)
+    run = open_run(options, "fidelity", options.resume)
+    config = fit_config(options)
+    likelihoods = likelihood_reports(log, config, shuffled=True)
+    console.print(likelihood_table(likelihoods))
+    console.print(survival_sentence(likelihoods))
+    study = Study.of(log, fit_or_load(log, config), options.fidelity(config.max_events))
+    report = fidelity_report(study, run, progress)
+    for table in report.tables():
+        console.print(table)
+    finish(run, fidelity_likelihoods(likelihoods) | report.figures(), console)
 
 
 def updates(options: UpdateOptions) -> None:
@@ -152,7 +180,7 @@ def open_run(options: DataOptions, subcommand: str, resume: Path | None = None) 
 
 def read_log(options: DataOptions, console: Console) -> InteractionLog:
     """The log, and a line that says what is in it."""
-    log = load_log(options.dataset, skip_bad_rows=options.skip_bad_rows, seed=options.seed)
+    log = load_log(options.dataset, skip_bad_rows=options.skip_bad_rows, seed=options.seed, columns=options.columns)
     left_out = f", {log.skipped_rows:,} corrupt rows left out" if log.skipped_rows else ""
     console.print(
         f"log '{log.name}': {len(log):,} rows, {len(log.users):,} users, {len(log.catalogue):,} items, "
@@ -231,7 +259,7 @@ def likelihood_figures(likelihoods: Mapping[str, Mapping[str, Any]]) -> dict[str
 def finish(run: Run, figures: Mapping[str, Any], console: Console) -> None:
     """Draws the plots the run has tables for, writes and prints its figures."""
     run.write_figures(figures)
-    drawn = save_figures(run) if any(run.has_table(name) for name in ("summary", "updates")) else []
+    drawn = save_figures(run) if any(run.has_table(name) for name in ("summary", "updates", "distances")) else []
     console.rule("figures")
     print_figures(figures)
     console.print(f"run folder: {run.folder}" + (f", plots: {run.folder / 'plots'}" if drawn else ""))
@@ -241,6 +269,7 @@ def finish(run: Run, figures: Mapping[str, Any], console: Console) -> None:
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "compare": (CompareOptions, compare),
     "fit": (FitOptions, fit),
+    "fidelity": (FidelityOptions, fidelity),
     "updates": (UpdateOptions, updates),
     "plot": (PlotOptions, plot),
 }
@@ -258,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "\ninterrupted; what was finished is kept. The same command with --resume RUN goes on (compare, updates).",
+            "\ninterrupted; what was finished is kept. The same command with --resume RUN goes on (compare, updates, fidelity).",
             file=sys.stderr,
         )
         return 130

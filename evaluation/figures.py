@@ -11,6 +11,7 @@ from agents.updates.study import is_untrained
 from envs.artefacts import written_whole
 from envs.errors import ArtefactError
 from evaluation import plots
+from evaluation.fidelity.plots import fidelity_page
 from evaluation.plot_style import GREY, house_style
 from evaluation.runs import Run
 from evaluation.summary import num_users_and_seeds
@@ -29,7 +30,7 @@ def save_figures(runs: Run | Sequence[Run], folder: Path | None = None) -> list[
         folder: where the PNGs go; None for the plots folder of a single run.
 
     Returns:
-        Paths of the PNGs: comparison, tradeoff, interest, learning, updates.
+        Paths of the PNGs: comparison, tradeoff, interest, learning, updates, fidelity.
 
     Raises:
         ArtefactError: if a table is damaged, or no run has any table to draw.
@@ -180,6 +181,12 @@ def _updates(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
     return figure
 
 
+def _fidelity(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """The page of the first run."""
+    names = ("distances", "curves", "two_sample", "scores", "importances")
+    return fidelity_page(*[runs[0].table(name) for name in names])
+
+
 def _prefix(axes: plots.Axes, title: str) -> None:
     if title:
         axes.set_title(f"{title}: {axes.get_title(loc='left')}")
@@ -195,5 +202,6 @@ _FIGURES: tuple[tuple[str, Callable[[Sequence[Run], Sequence[str]], Figure | Non
     ("interest", _interest, "interest"),
     ("learning", _learning, "learning"),
     ("updates", _updates, "updates"),
+    ("fidelity", _fidelity, "distances"),
 )
 """Name of the PNG, what draws it, and the table that it needs."""

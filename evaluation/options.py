@@ -17,9 +17,10 @@ from envs.measures import RewardWeights
 from envs.modifiers import modifiers_from
 from envs.world import WorldConfig
 from evaluation.comparison import ComparisonConfig, ServingConfig
+from evaluation.fidelity.study import FidelityConfig
 from evaluation.training import TrainingConfig
 
-NOT_PART_OF_A_RUN = ("out", "resume", "config", "jobs")
+NOT_PART_OF_A_RUN = ("out", "resume", "config", "jobs", "ray_address")
 """Options that say where and how a run is made, not what it computes."""
 
 
@@ -130,7 +131,9 @@ class CompareOptions(WorldOptions):
     update_seeds: Annotated[int | None, _sized("3, or 1")] = None
     """Seeds of the model-update rules; 0 leaves them out."""
     jobs: int = 2 if (os.cpu_count() or 1) > 1 else 1
-    """Agents and seeds trained side by side, as Ray tasks."""
+    """Agents and seeds trained side by side, as Ray tasks; where users are many, parts of them too."""
+    ray_address: str | None = None
+    """A Ray cluster on whose machines the work is done ("auto" or host:port); by default it is done on this one."""
     resume: Path | None = None
     """Folder of an interrupted run to go on with; give the other options as before."""
 
@@ -172,6 +175,36 @@ class FitOptions(DataOptions):
 
     Example: python simulate.py fit --dataset path/to/ml-latest-small
     """
+
+
+@dataclass(frozen=True, kw_only=True)
+class FidelityOptions(DataOptions):
+    """Shows how like the log's users the simulated ones are: free-running users beside held-out real ones.
+
+    Example: python simulate.py fidelity --dataset ml-100k
+    """
+
+    user_model: str = "parametric"
+    """User model that is put to the test."""
+    free_users: Annotated[int | None, _sized("2000, or 200")] = None
+    """Users who run freely, at most; drawn at random where the log has more."""
+    halvings: Annotated[int | None, _sized("50, or 10")] = None
+    """Random halvings of the users for the distances."""
+    resume: Path | None = None
+    """Folder of an interrupted run to go on with; give the other options as before."""
+
+    def __post_init__(self) -> None:
+        _at_least(20, free_users=self.free_users)
+        _at_least(2, halvings=self.halvings)
+
+    def fidelity(self, max_events: int) -> FidelityConfig:
+        """What the report rests on, of each user's first `max_events` events."""
+        return FidelityConfig(
+            max_users=self.free_users or (200 if self.fast else 2_000),
+            splits=self.halvings or (10 if self.fast else 50),
+            max_events=max_events,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

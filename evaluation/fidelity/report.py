@@ -88,6 +88,18 @@ def importances_table(importances: pl.DataFrame, most: int = 12) -> Table:
     return table
 
 
+def fidelity_likelihoods(likelihoods: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Masked test negative log-likelihoods as flat figures, nats per event."""
+    names = {
+        "nll_parametric": "evolving",
+        "nll_dien": "dien",
+        "nll_popularity": "popularity",
+        "nll_static": "static",
+        "nll_parametric_shuffled": "evolving, shuffled",
+    }
+    return {figure: likelihoods[name]["masked"] for figure, name in names.items() if name in likelihoods}
+
+
 def survival_sentence(likelihoods: Mapping[str, Mapping[str, float]]) -> str:
     """How much of the gain of evolution on static taste survives shuffling inside visits, and what may be claimed."""
     gain = likelihoods["static"]["masked"] - likelihoods["evolving"]["masked"]

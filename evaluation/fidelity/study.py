@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from rich.table import Table
 
 from envs.artefacts import written_whole
 from envs.logs.schema import InteractionLog
@@ -24,6 +25,7 @@ from evaluation.fidelity.free_running import (
     history,
     test_places,
 )
+from evaluation.fidelity.report import distances_table, importances_table, two_sample_table
 from evaluation.fidelity.sequence_classifier import sequence_test
 from evaluation.fidelity.sequence_features import ItemFeatures, sequence_statistics
 from evaluation.fidelity.statistics import UserSample, user_sample
@@ -323,3 +325,39 @@ def fidelity_figures(distance: pl.DataFrame, tests: pl.DataFrame) -> dict[str, f
     figures |= {f"distance_over_floor_{row['aspect']}": row["ratio"] for row in own.iter_rows(named=True)}
     figures["worst_distance_over_floor"] = max(own["ratio"].to_list(), default=float("nan"))
     return figures
+
+
+@dataclass(frozen=True, kw_only=True)
+class FidelityReport:
+    """What a study found."""
+
+    distances: pl.DataFrame
+    """See `distance_table`."""
+    two_sample: pl.DataFrame
+    """See `two_sample_tests`."""
+    importances: pl.DataFrame
+    """See `two_sample_tests`."""
+
+    def tables(self) -> list[Table]:
+        """For the terminal."""
+        return [
+            distances_table(self.distances),
+            two_sample_table(self.two_sample),
+            importances_table(self.importances),
+        ]
+
+    def figures(self) -> dict[str, float]:
+        """See `fidelity_figures`."""
+        return fidelity_figures(self.distances, self.two_sample)
+
+
+def fidelity_report(study: Study, run: Run, progress: Progress) -> FidelityReport:
+    """Every part of the report but the likelihoods; what the run folder has is not made again."""
+    sequences = run_sequences(study, run, progress)
+    features = ItemFeatures.of(study.log.catalogue, study.split)
+    found = samples(study, sequences, features)
+    distance = distances(study, found, run, progress)
+    if not run.has_table("curves"):
+        run.write_table("curves", curves(study, found))
+    tests, importance, _ = two_sample_tests(study, sequences, features, run, progress)
+    return FidelityReport(distances=distance, two_sample=tests, importances=importance)
