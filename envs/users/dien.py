@@ -53,8 +53,7 @@ def augru_step(
     inputs = inputs[:, None]
     reset, update = np.split(_sigmoid(inputs[..., : 2 * size] + recurrent[..., : 2 * size]), 2, axis=-1)
     candidate = np.tanh(inputs[..., 2 * size :] + reset * recurrent[..., 2 * size :])
-    moved: NDArray[np.float32] = state + attention[..., None] * update * (candidate - state)
-    return moved
+    return (state + attention[..., None] * update * (candidate - state)).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,9 +109,14 @@ def fit_or_load_dien(log: InteractionLog, config: DienConfig = DienConfig(), pro
 
 
 def dien_key(log: InteractionLog, config: DienConfig) -> str:
-    """Name of the cached fit: the parametric fit's key, and what is the network's own."""
+    """Name of the cached fit: the parametric fit's key, and the network's own."""
+    return f"{fit_key(log, config.parametric)}.{network_key(config)}"
+
+
+def network_key(config: DienConfig) -> str:
+    """What is the network's own in the name of anything cached."""
     own = {name: value for name, value in asdict(config).items() if name != "parametric"}
-    return f"{fit_key(log, config.parametric)}.dien.{content_hash({}, own | {'dien_version': DIEN_VERSION})[:16]}"
+    return f"dien-{content_hash({}, own | {'dien_version': DIEN_VERSION})[:16]}"
 
 
 def fit_dien_model(

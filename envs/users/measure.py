@@ -8,8 +8,11 @@ from envs.artefacts import cache_folder, load_json, save_json
 from envs.errors import ArtefactError
 from envs.logs.schema import InteractionLog
 from envs.users.baselines import popularity_likelihood, static_likelihood
+from envs.users.dien import DienModel
+from envs.users.dien_fit import fit_dien_model, network_key
 from envs.users.fit import FitConfig, fit_interest_model, fit_key, fit_or_load
-from envs.users.likelihood import EventLikelihood, split_events
+from envs.users.likelihood import EventLikelihood, split_events, user_model_likelihood
+from envs.users.models import dien_config, fit_user_model
 from envs.users.progress import fit_progress
 from envs.users.threads import single_torch_thread
 
@@ -30,7 +33,11 @@ SHUFFLED = ", shuffled"
 
 
 def likelihood_reports(
-    log: InteractionLog, config: FitConfig = DEFAULT_CONFIG, shuffled: bool = False, progress: bool = True
+    log: InteractionLog,
+    config: FitConfig = DEFAULT_CONFIG,
+    shuffled: bool = False,
+    progress: bool = True,
+    user_model: str = "parametric",
 ) -> dict[str, dict[str, Any]]:
     """Test negative log-likelihoods of the evolving user model, static matrix factorisation and popularity.
 
@@ -39,6 +46,8 @@ def likelihood_reports(
         config: how the evolving model is fitted.
         shuffled: whether to add the three with events shuffled inside visits (another fit).
         progress: whether to show a bar, if the terminal is one.
+        user_model: another user model to report behind these, by name or as 'file.py:Class' (`envs.users.models`); shuffled
+            figures are those of 'dien' only, since a class in a file is fitted to the log as it is.
 
     Returns:
         name -> masked, masked_half_width, unmasked, unmasked_half_width (nats per event; halves of 95 % intervals,
@@ -49,6 +58,9 @@ def likelihood_reports(
     """
     reports: dict[str, dict[str, Any]] = {"evolving": _figures(fit_or_load(log, config, progress).fit_report)}
     reports |= _kept(log, config, "baselines", lambda: _baselines(log, config, None, progress))
+    if user_model != "parametric":
+        name = user_model.rpartition(":")[2]
+        reports[name] = _other_model(user_model, log, config, progress)
     if shuffled:
 
         def fit_shuffled() -> dict[str, dict[str, Any]]:
@@ -56,8 +68,26 @@ def likelihood_reports(
             return {"evolving": _figures(model.fit_report)} | _baselines(log, config, SHUFFLE_SEED, progress)
 
         of_shuffled = _kept(log, config, "shuffled", fit_shuffled)
+        if user_model == "dien":
+
+            def fit_shuffled_dien() -> dict[str, dict[str, Any]]:
+                model = fit_dien_model(log, dien_config(config), progress, shuffle_seed=SHUFFLE_SEED)
+                return {"dien": _figures(model.fit_report)}
+
+            of_shuffled |= _kept(log, config, f"shuffled.{network_key(dien_config(config))}", fit_shuffled_dien)
         reports |= {f"{name}{SHUFFLED}": report for name, report in of_shuffled.items()}
     return reports
+
+
+def _other_model(user_model: str, log: InteractionLog, config: FitConfig, progress: bool) -> dict[str, Any]:
+    """Figures of a user model of any kind, fitted to the log as it is."""
+    begin = time.perf_counter()
+    model = fit_user_model(user_model, log, config, progress)
+    if isinstance(model, DienModel):
+        return _figures(model.fit_report)
+    seconds = time.perf_counter() - begin
+    likelihood = user_model_likelihood(model, log.catalogue.birth, split_events(log, config.max_events))
+    return likelihood.report() | {"fit_seconds": seconds, "shuffled": False}
 
 
 def _figures(report: dict[str, Any]) -> dict[str, Any]:
