@@ -8,8 +8,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from envs.errors import LogError
-
 
 class Kind(Enum):
     """Kinds of values, what each is called, and what it becomes as an array."""
@@ -39,6 +37,8 @@ class Field:
     """Highest value of a number."""
     optional: bool = False
     """Whether a value may be empty (null)."""
+    kept: bool = True
+    """Whether the values are wanted; else they are only checked."""
 
     def text_type(self, dated: bool) -> pl.DataType:
         """Type as which a CSV reader parses the column; `dated`: whether its times are dates, not numbers."""
@@ -63,17 +63,12 @@ class Field:
             given: type of the column.
             categories: where names get their codes.
             date_forms: forms (of DATE_FORMS) in which the column has its times; none where they are numbers.
-
-        Raises:
-            LogError: if the type cannot hold this kind of value.
         """
         column = pl.col(self.column)
         if isinstance(given, pl.Categorical | pl.Enum):
             column, given = column.cast(pl.String), pl.String()
         if given == pl.String:
             column = column.str.strip_chars()
-        elif not (given.is_numeric() or given == pl.Boolean or (self.kind is Kind.TIME and given.is_temporal())):
-            raise LogError(f"column '{self.column}' holds values of type {given}; it must be {self.kind.value}.")
         if self.kind is Kind.NAME:
             values = _name(column, given).cast(pl.Categorical(categories))
         elif self.kind is Kind.TIME:
@@ -81,6 +76,12 @@ class Field:
         else:
             values = _CONVERSIONS[self.kind](column, given)
         return values.alias(self.column)
+
+    def can_be(self, given: pl.DataType) -> bool:
+        """Whether values of a type can be this kind."""
+        is_text = given == pl.String or isinstance(given, pl.Categorical | pl.Enum)
+        is_date = given in (pl.Date, pl.Datetime)
+        return is_text or given.is_numeric() or given == pl.Boolean or (self.kind is Kind.TIME and is_date)
 
     def emptiness(self, given: pl.DataType) -> pl.Expr:
         """Whether the column, of type `given`, has no value."""

@@ -29,21 +29,22 @@ LONGEST_MS = 7 * 86_400_000
 """Longest time in milliseconds that a row may tell of: a week."""
 BEIJING_SECONDS = 8 * 3_600
 """Beijing is this far ahead of UTC; days of upload are its days."""
-_FLAGS = (
-    "is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view", "is_profile_enter", "is_rand",
-)  # fmt: skip
+_FLAGS = ("is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view", "is_profile_enter")
 LOG_FIELDS = (
     Field(column="user_id", kind=Kind.WHOLE, low=0, high=LARGEST_ID),
     Field(column="video_id", kind=Kind.WHOLE, low=0, high=LARGEST_ID),
-    Field(column="date", kind=Kind.WHOLE, low=19_900_101, high=20_991_231),
-    Field(column="hourmin", kind=Kind.WHOLE, low=0, high=2_359),
+    Field(column="date", kind=Kind.WHOLE, low=19_900_101, high=20_991_231, kept=False),
+    Field(column="hourmin", kind=Kind.WHOLE, low=0, high=2_359, kept=False),
     Field(column="time_ms", kind=Kind.WHOLE),
-    *(Field(column=flag, kind=Kind.WHOLE, low=0, high=1) for flag in _FLAGS),
+    Field(column="is_click", kind=Kind.WHOLE, low=0, high=1),
+    Field(column="is_rand", kind=Kind.WHOLE, low=0, high=1),
+    *(Field(column=flag, kind=Kind.WHOLE, low=0, high=1, kept=False) for flag in _FLAGS),
+    Field(column="play_time_ms", kind=Kind.NUMBER, low=0, high=LONGEST_MS),
     *(
-        Field(column=span, kind=Kind.NUMBER, low=0, high=LONGEST_MS)
-        for span in ("play_time_ms", "duration_ms", "profile_stay_time", "comment_stay_time")
+        Field(column=span, kind=Kind.NUMBER, low=0, high=LONGEST_MS, kept=False)
+        for span in ("duration_ms", "profile_stay_time", "comment_stay_time")
     ),
-    Field(column="tab", kind=Kind.WHOLE, low=0, high=1_000),
+    Field(column="tab", kind=Kind.WHOLE, low=0, high=1_000, kept=False),
 )
 VIDEO_FIELDS = (
     Field(column="video_id", kind=Kind.WHOLE, low=0, high=LARGEST_ID),
@@ -51,10 +52,8 @@ VIDEO_FIELDS = (
     Field(column="video_duration", kind=Kind.NUMBER, low=0, high=LONGEST_MS, optional=True),
     Field(column="tag", kind=Kind.NAME, optional=True),
 )
-VIDEO_COLUMNS = (
-    "video_id", "author_id", "video_type", "upload_dt", "upload_type", "visible_status", "video_duration",
-    "server_width", "server_height", "music_id", "music_type", "tag",
-)  # fmt: skip
+UNKNOWN = ("nan", "-124")
+"""What stands for an unknown tag, in lower case; -124 stands for unknown marks and counts of users too."""
 _COUNTS = ("follow_user_num", "fans_user_num", "friend_user_num", "register_days")
 _MARKS = ("is_lowactive_period", "is_live_streamer", "is_video_author")
 
@@ -73,6 +72,35 @@ class _People:
         """Those with the given numbers."""
         features = self.features[places(self.numbers, numbers)]
         return Users(user_ids=numbers.astype(np.str_), feature_names=self.names, features=features)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Videos:
+    """Videos of which features are known, in order of their numbers."""
+
+    numbers: NDArray[np.int64]
+    birth: NDArray[np.float64]
+    """Seconds since 1970, NaN where unknown."""
+    duration: NDArray[np.float32]
+    """Seconds, NaN where unknown."""
+    tag: NDArray[np.int32]
+    """Place of the video's tags in `tags`, -1 for none."""
+    tags: list[list[str]]
+    """Lists of tags that videos have; the last one is empty."""
+
+    def catalogue(self, rows: NDArray[np.integer], birth: NDArray[np.int64]) -> Catalogue:
+        """Those in the given rows, with their births."""
+        tag = self.tag[rows]
+        names = sorted({name for place in np.unique(tag).tolist() for name in self.tags[place]}, key=int)
+        known = [[name for name in tags if name in names] for tags in self.tags]
+        return Catalogue(
+            item_ids=self.numbers[rows].astype(np.str_),
+            titles=np.zeros(len(rows), "<U1"),
+            category_names=tuple(names),
+            categories=shares(known, names)[tag],
+            birth=birth,
+            duration_seconds=self.duration[rows],
+        )
 
 
 def is_kuairand(folder: Traversable) -> bool:
@@ -111,45 +139,36 @@ def _log(
     careful: bool,
 ) -> InteractionLog:
     features = read_rows(videos, VIDEO_FIELDS, form=TextForm(), careful=careful)
-    item_numbers, birth, duration, tags = _videos(features, skip)
+    video = _videos(features, skip)
     rows = read_rows(events, LOG_FIELDS, form=TextForm(), careful=careful)
     columns = rows.columns
     timestamp = seconds_of(rows, "time_ms", columns.pop("time_ms"), "milliseconds")
-    item = places(item_numbers, columns.pop("video_id"))
-    rows.reject_values(item < 0, "video_id", f"not a video of {features.title}")
+    row_of_video = places(video.numbers, columns.pop("video_id"))
+    rows.reject_values(row_of_video < 0, "video_id", f"not a video of {features.title}")
     user_numbers = columns.pop("user_id")
     if people is not None:
         rows.reject_values(places(people.numbers, user_numbers) < 0, "user_id", f"not a user of {people.file}")
     kept = rows.kept(skip)
-    numbers = distinct(user_numbers[kept])
-    category_names = sorted({tag for tags_of in tags for tag in tags_of}, key=int)
+    user_numbers, timestamp, row_of_video = user_numbers[kept], timestamp[kept], row_of_video[kept]
+    numbers, shown = distinct(user_numbers), distinct(row_of_video)
+    item = places(shown, row_of_video)
     log = InteractionLog.from_rows(
         name=name,
         users=bare_users(numbers.astype(np.str_)) if people is None else people.users(numbers),
-        catalogue=Catalogue(
-            item_ids=item_numbers.astype(np.str_),
-            titles=np.zeros(len(item_numbers), "<U1"),
-            category_names=tuple(category_names),
-            categories=shares(tags, category_names),
-            birth=births(birth, item[kept], timestamp[kept]),
-            duration_seconds=duration,
-        ),
-        user=places(numbers, user_numbers[kept]),
-        item=item[kept],
-        timestamp=timestamp[kept],
-        clicked=columns["is_click"][kept] == 1,
-        position=np.zeros(len(timestamp[kept]), np.int16),
-        watch_seconds=(columns["play_time_ms"][kept] / 1_000).astype(np.float32),
-        random_exposure=columns["is_rand"][kept] == 1,
+        catalogue=video.catalogue(shown, births(video.birth[shown], item, timestamp)),
+        user=places(numbers, user_numbers),
+        item=item,
+        timestamp=timestamp,
+        clicked=columns.pop("is_click")[kept] == 1,
+        position=np.zeros(len(item), np.int16),
+        watch_seconds=(columns.pop("play_time_ms")[kept] / 1_000).astype(np.float32),
+        random_exposure=columns.pop("is_rand")[kept] == 1,
         skipped_rows=rows.skipped + features.skipped + (0 if people is None else people.skipped),
     )
     return replace(log, request=np.arange(len(log)))
 
 
-def _videos(
-    rows: ScannedRows, skip: bool
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float32], list[list[str]]]:
-    """(numbers in order, births in seconds since 1970, lengths in seconds, tags) of the videos; NaN where unknown."""
+def _videos(rows: ScannedRows, skip: bool) -> _Videos:
     columns = rows.columns
     birth = birth_seconds_of(rows, "upload_dt", columns["upload_dt"]) - BEIJING_SECONDS
     tags = [_tags(text) for text in rows.names["tag"].to_list()]
@@ -159,21 +178,20 @@ def _videos(
     kept = rows.keep(skip)
     kept = kept[np.argsort(columns["video_id"][kept], kind="stable")]
     lengths = columns["video_duration"][kept]
-    lists = [*tags, []]
-    return (
-        columns["video_id"][kept],
-        birth[kept],
-        np.where(lengths > 0, lengths / 1_000, np.nan).astype(np.float32),
-        [lists[code] or [] for code in columns["tag"][kept].tolist()],
+    return _Videos(
+        numbers=columns["video_id"][kept],
+        birth=birth[kept],
+        duration=np.where(lengths > 0, lengths / 1_000, np.nan).astype(np.float32),
+        tag=columns["tag"][kept],
+        tags=[*(tag or [] for tag in tags), []],
     )
 
 
 def _tags(text: str) -> list[str] | None:
-    """Tags in "12,3" or "12"; none in "nan"; None where the text is no list of whole numbers."""
-    if text.lower() == "nan":
-        return []
+    """Tags in "12,3" or "12"; none in "nan" and -124; None where the text is no list of whole numbers."""
     tags = [tag.strip() for tag in text.strip("[]").split(",") if tag.strip()]
-    return tags if all(tag.isascii() and tag.isdigit() for tag in tags) else None
+    known = [tag for tag in tags if tag.lower() not in UNKNOWN]
+    return known if all(tag.isascii() and tag.isdigit() for tag in known) else None
 
 
 def _people(file: Traversable, skip: bool) -> _People:
@@ -185,12 +203,11 @@ def _people(file: Traversable, skip: bool) -> _People:
     if "user_active_degree" in table.columns:
         degree = table.text("user_active_degree")
         known |= {f"active_{name}": degree == name for name in np.unique(degree).tolist()}
-    # unknown marks are -124
     known |= {mark: table.text(mark) == "1" for mark in _MARKS if mark in table.columns}
     for count in _COUNTS:
         if count in table.columns:
-            field = Field(column=count, kind=Kind.NUMBER, low=0, high=1e12, optional=True)
-            known[count] = np.log1p(np.nan_to_num(table.read(field))) / 10
+            field = Field(column=count, kind=Kind.NUMBER, low=-124, high=1e12, optional=True)
+            known[count] = np.log1p(np.maximum(np.nan_to_num(table.read(field)), 0)) / 10
     rows = table.keep(skip)
     rows = rows[np.argsort(numbers[rows], kind="stable")]
     features = np.zeros((len(rows), len(known)), np.float32)

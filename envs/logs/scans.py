@@ -60,10 +60,17 @@ class ScannedRows(Rows):
         super().__init__(files[0].name, int(sum(counts)))
         self.files = files
         self.columns: dict[str, NDArray] = {}
-        """[R] values of each column, as `Kind` tells."""
+        """[R] values of each column that is kept, as `Kind` tells."""
         self.names: dict[str, pl.Series] = {}
         """Names that the codes of a column of names stand for."""
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    def take_over(self, parts: Sequence[Rows]) -> None:
+        """Makes the faults of the parts that these rows are put together from its own."""
+        self.good = np.concatenate([part.good for part in parts])
+        starts = np.cumsum([0, *(len(part) for part in parts)]).tolist()
+        faults = [(start, part.first_fault) for start, part in zip(starts, parts, strict=False) if part.first_fault]
+        self.first_fault = (faults[0][0] + faults[0][1][0], faults[0][1][1]) if faults else None
 
     def locate(self, row: int) -> tuple[int, int]:
         """(number of its file, number of the row in it)."""
@@ -110,15 +117,10 @@ class _TextRows(ScannedRows):
     ) -> None:
         super().__init__(files, [sum(len(table) for table in tables) for tables in parts])
         tables = [table for part in parts for table in part]
+        self.take_over(tables)
         self._headers = headers
         self._separator = separator
         self._lines = np.concatenate([table.lines for table in tables])
-        self.good = np.concatenate([table.good for table in tables])
-        before = 0
-        for table in tables:
-            if table.first_fault is not None and self.first_fault is None:
-                self.first_fault = (before + table.first_fault[0], table.first_fault[1])
-            before += len(table)
 
     def address(self, row: int) -> str:
         return f"{self.files[self.locate(row)[0]].name}, line {self._lines[row]}"
@@ -178,11 +180,16 @@ def read_rows(
 def _read_fast(
     files: Sequence[Traversable], fields: Sequence[Field], categories: dict[str, pl.Categories], form: TextForm
 ) -> ScannedRows:
-    frames = []
+    columns: dict[str, list[NDArray]] = {}
+    counts = []
     for file in files:
         with on_disk(file) as path:
-            frames.append(_scan(file.name, path, fields, categories, form))
-    return _columns_of(_FastRows(files, [frame.height for frame in frames]), frames, fields)
+            frame = _scan(file.name, path, fields, categories, form)
+        counts.append(frame.height)
+        _move(frame, fields, _FastRows([file], [frame.height]), columns)
+    rows = _FastRows(files, counts)
+    rows.columns = _whole(columns)
+    return rows
 
 
 def _scan(
@@ -269,22 +276,29 @@ def _empty(field: Field) -> str:
     return f"{field.column} is empty"
 
 
-def _columns_of(rows: ScannedRows, frames: list[pl.DataFrame], fields: Sequence[Field]) -> ScannedRows:
-    """Moves the columns of the files' frames into the rows, one after the other, so that little is held twice."""
+def _move(frame: pl.DataFrame, fields: Sequence[Field], part: Rows, columns: dict[str, list[NDArray]]) -> None:
+    """Moves the columns of a file out of its frame, checked, so that little is held twice."""
     for field in fields:
-        parts = [frame.drop_in_place(field.column) for frame in frames]
-        blanks = [frame.drop_in_place(_empty(field)) for frame in frames] if field.optional else []
-        parsed, empty = pl.concat(parts), pl.concat(blanks) if blanks else None
-        del parts, blanks
-        rows.columns[field.column] = rows.accepted(field, parsed, empty)
-    return rows
+        empty = frame.drop_in_place(_empty(field)) if field.optional else None
+        values = part.accepted(field, frame.drop_in_place(field.column), empty)
+        if field.kept:
+            columns.setdefault(field.column, []).append(values)
+
+
+def _whole(columns: dict[str, list[NDArray]]) -> dict[str, NDArray]:
+    """The columns of all files, put together one after the other."""
+    whole = {}
+    for column in list(columns):
+        parts = columns.pop(column)
+        whole[column] = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return whole
 
 
 # ------------------------------------------------------------------------------------------------------- careful, text
 def _read_blocks(
     files: Sequence[Traversable], fields: Sequence[Field], categories: dict[str, pl.Categories], form: TextForm
 ) -> ScannedRows:
-    columns: dict[str, list[NDArray]] = {field.column: [] for field in fields}
+    columns: dict[str, list[NDArray]] = {}
     parts: list[list[Table]] = []
     headers = []
     for file in files:
@@ -296,11 +310,12 @@ def _read_blocks(
             for table in _blocks(file.name, path, names, [field.column for field in fields], form):
                 for field in fields:
                     values = table.read(field, categories.get(field.column), field.column in dated)
-                    columns[field.column].append(values)
+                    if field.kept:
+                        columns.setdefault(field.column, []).append(values)
                 table.columns = {}  # its text is not needed any more
                 parts[-1].append(table)
     rows = _TextRows(files, parts, headers, form.separator)
-    rows.columns = {column: np.concatenate(values) for column, values in columns.items()}
+    rows.columns = _whole(columns)
     return rows
 
 
@@ -336,11 +351,17 @@ def _has_quotes(path: Path) -> bool:
 def _read_parquet(
     files: Sequence[Traversable], fields: Sequence[Field], categories: dict[str, pl.Categories]
 ) -> ScannedRows:
-    frames = []
+    columns: dict[str, list[NDArray]] = {}
+    parts = []
     for file in files:
         with on_disk(file) as path:
-            frames.append(_parquet_frame(file.name, path, fields, categories))
-    return _columns_of(_ParquetRows(files, [frame.height for frame in frames]), frames, fields)
+            frame = _parquet_frame(file.name, path, fields, categories)
+        parts.append(_ParquetRows([file], [frame.height]))
+        _move(frame, fields, parts[-1], columns)
+    rows = _ParquetRows(files, [len(part) for part in parts])
+    rows.take_over(parts)
+    rows.columns = _whole(columns)
+    return rows
 
 
 def _parquet_frame(
@@ -355,9 +376,13 @@ def _parquet_frame(
         scan = pl.scan_parquet(path)
         sample = scan.select(times).head(SAMPLE_ROWS).collect() if times else pl.DataFrame()
         dates = {column: list(DATE_FORMS) if date_forms_of(sample[column]) else [] for column in times}
+        for field in fields:
+            if not field.can_be(types[field.column]):
+                raise LogError(
+                    f"{title}: column '{field.column}' holds values of type {types[field.column]}; "
+                    f"it must be {field.kind.value}."
+                )
         return scan.select(_expressions(fields, types, categories, dates)).collect(engine="streaming")
-    except LogError as error:
-        raise LogError(f"{title}: {error}" if title not in str(error) else str(error)) from error
     except (pl.exceptions.PolarsError, OSError) as error:
         raise damaged_parquet(title, error) from error
 
