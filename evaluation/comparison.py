@@ -60,6 +60,8 @@ class ComparisonConfig:
     """Number of users whose hidden interest is recorded for the plot of interests."""
     record_events: bool = True
     """Whether the event log is kept."""
+    shard_users: int = 8192
+    """Users that are served in one piece; more are served side by side where a Ray runs."""
 
     def __post_init__(self) -> None:
         if self.users is not None and self.users < 2:

@@ -12,6 +12,7 @@ complete or not there, so a run cut short goes on with the units that are missin
 """
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,15 @@ from envs.candidate_source import CandidateSource
 from envs.errors import ConfigurationError, DriftrecError
 from envs.slate_env import SlateVectorEnv
 from envs.world import World
-from evaluation.comparison import ComparisonConfig, ComparisonResult, blamed_on, policies, serve, split_users
+from evaluation.comparison import (
+    ComparisonConfig,
+    ComparisonResult,
+    blamed_on,
+    evaluation_users,
+    policies,
+    serve,
+    split_users,
+)
 from evaluation.runs import Run
 
 Report = Callable[[str], None]
@@ -150,6 +159,7 @@ def run_comparison(
     training: TrainingConfig | None = None,
     reference: str = "mf",
     jobs: int = 1,
+    ray_address: str | None = None,
     console: Console | None = None,
 ) -> ComparisonResult:
     """Fits and compares agents, leaving everything in the run folder; units that it has already are not done again.
@@ -165,7 +175,9 @@ def run_comparison(
         comparison: whom the agents serve.
         training: what they learn from.
         reference: the agent that paired differences are taken to.
-        jobs: number of units done side by side, as Ray tasks; 1 does them in this process.
+        jobs: number of units done side by side, as Ray tasks; 1 does them in this process. Where a Ray runs, more than
+            `shard_users` users are served in shards.
+        ray_address: of a cluster that does the tasks.
         console: where progress is shown, if it is a terminal.
 
     Raises:
@@ -178,12 +190,15 @@ def run_comparison(
     units = units_of(specs, training.seeds)
     missing = [unit for unit in units if not unit.is_finished(run)]
     with _progress(console, len(units), len(units) - len(missing)) as (report, finished):
-        if jobs == 1 or len(missing) < 2:
+        many = len(evaluation_users(world, comparison)) > comparison.shard_users
+        if not missing or (ray_address is None and (jobs == 1 or (len(missing) == 1 and not many))):
             for unit in missing:
                 do_unit(unit, world, candidate_source, run, comparison, training.requests, report)
                 finished()
         else:
-            for unit in _side_by_side(missing, world, candidate_source, run, comparison, training.requests, jobs):
+            for unit in _side_by_side(
+                missing, world, candidate_source, run, comparison, training.requests, jobs, ray_address
+            ):
                 report(f"{unit.name} is done")
                 finished()
     tables = {
@@ -247,16 +262,25 @@ def do_unit(
         spent = pl.DataFrame({"training_requests": [traffic.requests], "fit_seconds": [perf_counter() - begin]})
         run.write_table(f"spent/{unit.stem}", spent)
     spent = run.table(f"spent/{unit.stem}")
+    shards = _shards(len(evaluation_users(world, comparison)), comparison.shard_users)
     parts = []
     for name, policy, role in policies(unit.name, agent):
         report(f"{name}: serving")
-        served = serve(policy, world, candidate_source, comparison, name=name, role=role, training_seed=unit.seed)
+        served = serve(
+            policy, world, candidate_source, comparison, name=name, role=role, training_seed=unit.seed, shards=shards
+        )
         if comparison.record_events:
             served.events.write(run.events_path(unit.stem if name == unit.name else f"{unit.stem}-initial"))
         parts.append(served)
     run.write_table(f"exposure/{unit.stem}", pl.concat([part.agents for part in parts]).join(spent, how="cross"))
     run.write_table(f"interest/{unit.stem}", pl.concat([part.interest for part in parts]))
     run.write_table(f"users/{unit.stem}", pl.concat([part.users for part in parts]))
+
+
+def _shards(users: int, shard_users: int) -> int:
+    """Parts in which that many users are served: one where no Ray runs."""
+    ray = sys.modules.get("ray")
+    return -(-users // shard_users) if ray is not None and ray.is_initialized() else 1
 
 
 def _side_by_side(
@@ -267,6 +291,7 @@ def _side_by_side(
     comparison: ComparisonConfig,
     requests: int,
     jobs: int,
+    ray_address: str | None,
 ) -> Iterator[Unit]:
     """Does units as Ray tasks, at most `jobs` at a time, and yields each as it is finished.
 
@@ -276,7 +301,7 @@ def _side_by_side(
     import ray
     from ray.exceptions import RayTaskError
 
-    with ray_with(jobs):
+    with ray_with(jobs, ray_address):
         shared = ray.put((world, candidate_source))
         task = ray.remote(num_cpus=1)(_do_shared)
         # the longest first, so that none is left to run alone at the end
