@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from envs.errors import LogError
-from envs.logs import InteractionLog, load_log
+from envs.logs import InteractionLog, load_log, scans
 from envs.logs.movielens import U_ITEM_GENRES, title_and_year
 
 RATINGS = """userId,movieId,rating,timestamp
@@ -82,6 +82,21 @@ def assert_same_log(one: InteractionLog, other: InteractionLog) -> None:
     assert one.users.feature_names == other.users.feature_names
 
 
+DAT = {
+    "ratings.dat": "2::30::3.5::1000090000\n1::10::4::1000000300\n1::2::5::1000000200\n",
+    "movies.dat": "2::Misérables, Les (1995)::Drama|Musical\n10::2001: A Space Odyssey (1968)::Sci-Fi\n"
+    "30::Star Trek: The (Motion) Picture::Action\n",
+    "users.dat": "1::F::1::10::48067\n2::M::56::16::70072-0001\n",
+}
+
+
+def write_dat(folder: Path, encoding: str = "latin-1", **changed: str) -> str:
+    folder.mkdir(exist_ok=True)
+    for name, text in {**DAT, **changed}.items():
+        (folder / name).write_bytes(text.encode(encoding))
+    return str(folder)
+
+
 def seconds(date: str) -> int:
     return int(np.datetime64(date, "s").astype(np.int64))
 
@@ -147,6 +162,85 @@ def test_both_forms_of_ml_100k_give_the_same_log(tmp_path):
     assert_allclose(log.users.features, [[0.24, 0, 1, 0, 1], [0.53, 1, 0, 1, 0]])
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_dat_files_are_separated_by_double_colons(tmp_path, encoding):
+    log = load_log(write_dat(tmp_path / "ml-1m", encoding))
+    assert log.name == "ml-1m"
+    assert log.users.user_ids.tolist() == ["1", "2"]
+    assert_array_equal(log.user, [0, 0, 1])
+    assert_array_equal(log.item, [0, 1, 2])
+    assert_array_equal(log.rating, np.float32([5, 4, 3.5]))
+    assert_array_equal(log.timestamp, [1000000200, 1000000300, 1000090000])
+    titles = ["Misérables, Les", "2001: A Space Odyssey", "Star Trek: The (Motion) Picture"]
+    assert log.catalogue.titles.tolist() == titles
+    assert log.catalogue.category_names == ("Action", "Drama", "Musical", "Sci-Fi")
+    assert_allclose(log.catalogue.categories, [[0, 0.5, 0.5, 0], [0, 0, 0, 1], [1, 0, 0, 0]])
+    assert log.catalogue.birth.tolist() == [seconds("1995-01-01"), seconds("1968-01-01"), 1000000200]
+    assert log.users.feature_names == ("age", "gender_F", "gender_M", "occupation_10", "occupation_16")
+    assert_allclose(log.users.features, [[0.01, 1, 0, 1, 0], [0.56, 0, 1, 0, 1]])
+
+
+def test_dat_files_without_users_make_users_without_attributes(tmp_path):
+    write_dat(tmp_path)
+    (tmp_path / "users.dat").unlink()
+    log = load_log(str(tmp_path))
+    assert log.users.user_ids.tolist() == ["1", "2"] and log.users.features.shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "sentence"),
+    [
+        ("ratings.dat", "1::10::4::", "1::10::4:", "line 2: column 'Rating' is '4:1000000300', which is not a number."),
+        ("ratings.dat", "1::10::4::1000000300", "1::10::4", "line 2: column 'Timestamp' is missing."),
+        ("ratings.dat", "1::10::4::", "1::10:x:4::", "line 2: column 'MovieID' is '10:x:4', which is not a number."),
+        ("ratings.dat", "1::10::4::", "1:x:10::4::", "line 2: column 'UserID' is '1:x:10', which is not a number."),
+        (
+            "ratings.dat",
+            "1::10::4::",
+            "1::11::4::",
+            "line 2: column 'MovieID' is '11', which is not an item of movies.dat.",
+        ),
+        (
+            "ratings.dat",
+            "1::10::4::",
+            "3::10::4::",
+            "line 2: column 'UserID' is '3', which is not a user of users.dat.",
+        ),
+        ("ratings.dat", "300\n", "300::1\n", "line 2: the row has more than its 4 columns."),
+        ("movies.dat", "10::2001", "x::2001", "line 2: column 'MovieID' is 'x', which is not a number."),
+        ("users.dat", "1::F", "1::W", "line 1: column 'Gender' is 'W', which is neither F nor M."),
+    ],
+)
+def test_faults_of_dat_files_are_named_and_left_out_on_demand(tmp_path, file, old, new, sentence):
+    assert old in DAT[file]
+    with pytest.raises(LogError) as refusal:
+        load_log(write_dat(tmp_path, **{file: DAT[file].replace(old, new)}))
+    assert f"{file}, {sentence}" in str(refusal.value)
+    assert 1 <= load_log(str(tmp_path), skip_bad_rows=True).skipped_rows <= 3
+
+
+def test_a_file_of_two_encodings_is_refused_at_the_row_that_differs(tmp_path):
+    write_dat(tmp_path)
+    path = tmp_path / "movies.dat"
+    path.write_bytes(path.read_bytes() + "40::Amélie (2001)::Comedy\n".encode())
+    with pytest.raises(
+        LogError, match=r"movies.dat, line 4: column 'Title' is '.*', which is UTF-8 in a file of Latin-1"
+    ):
+        load_log(str(tmp_path))
+    log = load_log(str(tmp_path), skip_bad_rows=True)
+    assert log.skipped_rows == 1 and log.catalogue.titles[0] == "Misérables, Les"
+
+
+def test_movies_that_are_not_utf8_are_refused_by_their_address(tmp_path):
+    write_latest(tmp_path)
+    (tmp_path / "movies.csv").write_bytes(MOVIES.replace("Dawn of Time", "L'aube dorée").encode("latin-1"))
+    with pytest.raises(
+        LogError, match=r"movies.csv, line 3: column 'title' is 'L'aube dor.e .2030.', which is not UTF-8"
+    ):
+        load_log(str(tmp_path))
+    assert load_log(str(tmp_path), skip_bad_rows=True).skipped_rows == 1 + 2
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -196,6 +290,36 @@ def test_a_bad_rating_is_refused_by_its_address_and_left_out_on_demand(tmp_path,
     assert log.skipped_rows == 1
     whole = load_log(write_latest(tmp_path))
     assert_same_log(log, whole.where(np.array([True, True, True, False, True])))
+
+
+def test_the_first_faults_of_a_quoted_file_are_named_like_those_of_a_plain_one(tmp_path):
+    quoted = RATINGS.replace("7,2,3.5", '"7","2","3,5"')
+    with pytest.raises(LogError, match=r"ratings.csv, line 3: column 'rating' is '3,5', which is not a number"):
+        load_log(write_latest(tmp_path, quoted))
+    assert len(load_log(write_latest(tmp_path, RATINGS.replace("7,2,3.5", '"7","2","3.5"')))) == 5
+
+
+def test_a_user_of_bad_rows_only_is_left_out(tmp_path):
+    folder = write_latest(tmp_path, RATINGS + "5,2,9,1000000000\n")
+    log = load_log(folder, skip_bad_rows=True)
+    assert_same_log(log, load_log(write_latest(tmp_path)))
+
+
+def test_faults_in_late_blocks_have_the_right_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(scans, "BLOCK_BYTES", 64)
+    rows = "".join(f"{user},{movie},4,1000000{user:03}\n" for user in range(9) for movie in (2, 10, 30))
+    header = "userId,movieId,rating,timestamp\n"
+    for fault, line in (
+        ("8,40,4.5,12.5\n", 29),
+        ("\n8,40,4.5,x\n", 30),
+        ("7,2,1,1000000000\n", 29),
+        ("9,99,1,1000000000\n", 29),
+    ):
+        folder = write_latest(tmp_path, header + rows + fault + "8,40,4,1000000000\n")
+        with pytest.raises(LogError, match=rf"ratings.csv, line {line}: "):
+            load_log(folder)
+        log = load_log(folder, skip_bad_rows=True)
+        assert len(log) == 28 and log.skipped_rows == 1
 
 
 def test_the_first_of_several_faults_is_named_and_all_are_counted(tmp_path):
