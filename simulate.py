@@ -34,8 +34,10 @@ from agents.updates.study import is_untrained, run_update_study, summarise_updat
 from envs.errors import DriftrecError
 from envs.logs import load_log
 from envs.logs.schema import InteractionLog
-from envs.users.fit import FitConfig, fit_or_load
+from envs.users.fit import FitConfig
 from envs.users.measure import likelihood_reports
+from envs.users.models import fit_user_model
+from envs.users.protocol import UserModel
 from envs.world import World, build_world
 from evaluation.comparison import EVALUATION_SEED_OFFSET, split_users
 from evaluation.fidelity.report import fidelity_likelihoods, survival_sentence
@@ -78,10 +80,10 @@ def compare(options: CompareOptions) -> None:
     run = open_run(options, "compare", options.resume)
 
     console.rule("users")
-    user_model = fit_or_load(log, fit_config(options))
-    likelihoods = likelihood_reports(log, fit_config(options))
+    user_model = fit_user_model(options.user_model, log, fit_config(options))
+    likelihoods = likelihood_reports(log, fit_config(options), user_model=options.user_model)
     console.print(likelihood_table(likelihoods))
-    console.print(parameter_table(user_model.table))
+    console.print(parameter_table(parameters(user_model)))
 
     console.rule("agents")
     world = build_world(log, user_model, world_config)
@@ -116,15 +118,15 @@ def fit(options: FitOptions) -> None:
     console = make_console()
     log = read_log(options, console)
     run = open_run(options, "fit")
-    likelihoods = likelihood_reports(log, fit_config(options), shuffled=True)
+    likelihoods = likelihood_reports(log, fit_config(options), shuffled=True, user_model=options.user_model)
     console.print(likelihood_table(likelihoods))
     console.print(
         "Only what survives the shuffle may be called evolving interest; the rest is the order of the rating page."
     )
-    user_model = fit_or_load(log, fit_config(options))
-    console.print(parameter_table(user_model.table))
+    user_model = fit_user_model(options.user_model, log, fit_config(options))
+    console.print(parameter_table(parameters(user_model)))
     run.write_table("likelihoods", pl.DataFrame([{"model": name, **row} for name, row in likelihoods.items()]))
-    run.write_table("parameters", pl.DataFrame(user_model.table, infer_schema_length=None))
+    run.write_table("parameters", pl.DataFrame(parameters(user_model), infer_schema_length=None))
     finish(run, likelihood_figures(likelihoods), console)
 
 
@@ -134,10 +136,10 @@ def fidelity(options: FidelityOptions) -> None:
     log = read_log(options, console)
     run = open_run(options, "fidelity", options.resume)
     config = fit_config(options)
-    likelihoods = likelihood_reports(log, config, shuffled=True)
+    likelihoods = likelihood_reports(log, config, shuffled=True, user_model=options.user_model)
     console.print(likelihood_table(likelihoods))
     console.print(survival_sentence(likelihoods))
-    study = Study.of(log, fit_or_load(log, config), options.fidelity(config.max_events))
+    study = Study.of(log, fit_user_model(options.user_model, log, config), options.fidelity(config.max_events))
     report = fidelity_report(study, run, progress)
     for table in report.tables():
         console.print(table)
@@ -150,7 +152,8 @@ def updates(options: UpdateOptions) -> None:
     console = make_console()
     log = read_log(options, console)
     run = open_run(options, "updates", options.resume)
-    world = build_world(log, fit_or_load(log, fit_config(options)), options.world())
+    user_model = fit_user_model(options.user_model, log, fit_config(options))
+    world = build_world(log, user_model, options.world())
     config = update_config(options)
     dqn = train_update_dqn(run, world, config, options)
     policies: dict[str, UpdatePolicy] = {name: rule(name) for name in DEFAULT_RULES} | {"dqn": dqn}
@@ -192,6 +195,12 @@ def read_log(options: DataOptions, console: Console) -> InteractionLog:
 def fit_config(options: DataOptions) -> FitConfig:
     """How users are fitted; one pass over each user's first events only with --fast."""
     return FitConfig(seed=options.seed, epochs=1, max_events=60) if options.fast else FitConfig(seed=options.seed)
+
+
+def parameters(user_model: UserModel) -> list[dict[str, Any]]:
+    """The table of parameters of a user model; empty where it keeps none."""
+    table: list[dict[str, Any]] = getattr(user_model, "table", [])
+    return table
 
 
 def update_config(options: WorldOptions) -> UpdateConfig:

@@ -15,6 +15,7 @@ from agents.loading import agent_names
 from envs.errors import ConfigurationError
 from envs.measures import RewardWeights
 from envs.modifiers import modifiers_from
+from envs.users.models import check_user_model
 from envs.world import WorldConfig
 from evaluation.comparison import ComparisonConfig, ServingConfig
 from evaluation.fidelity.study import FidelityConfig
@@ -49,6 +50,8 @@ class DataOptions:
     columns: str | None = None
     """Which column is what in a table of your own, as in user=userId,item=movieId,time=timestamp; further keys are rating,
     click, watch, request, position, random, category and birth."""
+    user_model: str = "parametric"
+    """How users are modelled: 'parametric', 'dien', or file.py:Class for a user model of your own."""
     skip_bad_rows: bool = False
     """Leave corrupt rows out and count them, instead of stopping at the first."""
     seed: int = 0
@@ -59,6 +62,9 @@ class DataOptions:
     """Folder of the run; by default results/<subcommand>-<date>-<time>."""
     config: Path | None = None
     """TOML or JSON file with options (also the config.json of an earlier run); the command line has precedence."""
+
+    def __post_init__(self) -> None:
+        check_user_model(self.user_model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +97,7 @@ class WorldOptions(DataOptions):
     """Whether items that a user has consumed are left out of its candidates."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.world()
 
     def world(self) -> WorldConfig:
@@ -184,8 +191,6 @@ class FidelityOptions(DataOptions):
     Example: python simulate.py fidelity --dataset ml-100k
     """
 
-    user_model: str = "parametric"
-    """User model that is put to the test."""
     free_users: Annotated[int | None, _sized("2000, or 200")] = None
     """Users who run freely, at most; drawn at random where the log has more."""
     halvings: Annotated[int | None, _sized("50, or 10")] = None
@@ -194,6 +199,7 @@ class FidelityOptions(DataOptions):
     """Folder of an interrupted run to go on with; give the other options as before."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _at_least(20, free_users=self.free_users)
         _at_least(2, halvings=self.halvings)
 
