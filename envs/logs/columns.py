@@ -142,7 +142,7 @@ def _log(name: str, rows: ScannedRows, columns: Mapping[str, str], skip: bool) -
     )
     clicked, request = part("click"), part("request")
     if request is not None:
-        request = np.unique(user * np.int64(len(rows.names[columns["request"]])) + request, return_inverse=True)[1]
+        request = _numbered(user * np.int64(len(rows.names[columns["request"]])) + request)
     log = InteractionLog.from_rows(
         name=name,
         users=bare_users(user_ids),
@@ -169,6 +169,12 @@ def _log(name: str, rows: ScannedRows, columns: Mapping[str, str], skip: bool) -
     # shown one at a time: every row is a request of its own
     slot = log.position if position is not None else np.zeros(len(log), np.int16)
     return replace(log, request=np.arange(len(log)), position=slot)
+
+
+def _numbered(key: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[R] number of each row's key, in order of first appearance."""
+    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
 
 
 def _from_zero(rows: ScannedRows, column: str, position: NDArray) -> NDArray[np.int16]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from envs.errors import LogError
 from envs.logs.fields import DATE_FORMS, Field, Kind, date_forms_of
-from envs.logs.tables import Rows, Table, header_names, line_table, open_quoted, quoted_tables, unreadable
+from envs.logs.tables import READ_ERRORS, Rows, Table, header_names, line_table, open_quoted, quoted_tables, unreadable
 
 BLOCK_BYTES = 1 << 25
 """Text that is taken apart together in the careful reading."""
@@ -415,6 +415,9 @@ def on_disk(file: Traversable) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / file.name
-        with file.open("rb") as packed, path.open("wb") as out:
-            shutil.copyfileobj(packed, out, BLOCK_BYTES)
+        try:
+            with file.open("rb") as packed, path.open("wb") as out:
+                shutil.copyfileobj(packed, out, BLOCK_BYTES)
+        except READ_ERRORS as error:
+            raise unreadable(file, error) from error
         yield path

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources.abc import Traversable
@@ -375,16 +377,22 @@ def _content(file: Traversable) -> bytes:
     """Bytes of a text file that has something in it."""
     try:
         content = file.read_bytes()
-    except OSError as error:
+    except READ_ERRORS as error:
         raise unreadable(file, error) from error
     if not content.strip():
         raise LogError(f"{file.name} is empty; fetch it again or choose another data set.")
     return content
 
 
-def unreadable(file: Traversable, error: OSError) -> LogError:
-    """What is said of a file that cannot be opened."""
-    return LogError(f"'{file}' cannot be read ({error.strerror}); mend its permissions or choose another.")
+READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What goes wrong with a file that may not be read, or with its archive."""
+
+
+def unreadable(file: Traversable, error: Exception) -> LogError:
+    """What is said of a file that cannot be read, for one of READ_ERRORS."""
+    if isinstance(error, OSError):
+        return LogError(f"'{file}' cannot be read ({error.strerror}); mend its permissions or choose another.")
+    return LogError(f"'{file}' cannot be unpacked ({error}): the archive is damaged; fetch it again.")
 
 
 def _check_text(file: str, content: bytes) -> None:

@@ -195,10 +195,10 @@ def test_clicks_tell_exposures_one_at_a_time(tmp_path):
 @pytest.mark.parametrize("first", [0, 1])
 def test_requests_gather_slates_and_positions_count_from_zero_or_one(tmp_path, first):
     rows = [
-        ("a", 1, SECOND, 0, "r1", first, 0),
-        ("a", 2, SECOND, 1, "r1", first + 1, 0),
+        ("a", 1, SECOND, 0, "r7", first, 0),
+        ("a", 2, SECOND, 1, "r7", first + 1, 0),
         ("a", 3, SECOND + 5, 0, "r2", first, 1),
-        ("b", 1, SECOND, 1, "r1", first + 2, 0),
+        ("b", 1, SECOND, 1, "r7", first + 2, 0),
     ]
     path = write(tmp_path / "l.csv", rows, "who,what,when,hit,page,slot,dice")
     log = load_log(path, columns=COLUMNS + ",click=hit,request=page,position=slot,random=dice")

@@ -143,6 +143,20 @@ def test_a_zip_archive_is_read_like_its_folder(tmp_path):
     assert log.name == "ml-latest-small"
 
 
+def test_a_damaged_archive_is_refused_with_the_file_in_it(tmp_path):
+    write_latest(tmp_path)
+    for damaged in ("ratings.csv", "movies.csv"):
+        with zipfile.ZipFile(tmp_path / "ml.zip", "w") as archive:
+            for name in ("ratings.csv", "movies.csv"):
+                archive.write(tmp_path / name, f"ml/{name}")
+            header = archive.getinfo(f"ml/{damaged}").header_offset
+        content = bytearray((tmp_path / "ml.zip").read_bytes())
+        content[header + 80] ^= 1
+        (tmp_path / "ml.zip").write_bytes(content)
+        with pytest.raises(LogError, match=rf"ml/{damaged}' cannot be unpacked \(.*the archive is damaged"):
+            load_log(str(tmp_path / "ml.zip"))
+
+
 def test_both_forms_of_ml_100k_give_the_same_log(tmp_path):
     log = load_log(write_100k(tmp_path / "grouplens"))
     assert_same_log(log, load_log(write_recbole(tmp_path / "recbole")))
