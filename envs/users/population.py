@@ -1,6 +1,7 @@
 """A population: a distribution over users, fitted to those of a log, from which any number of other users is drawn.
 
-A user is a row of parameters of the user model (`UserModel.user_parameters`) and the length of its history. Their joint
+A user is a row of parameters of the user model (`UserModel.user_parameters`) and the length of its history. Traits and
+lengths are skewed, so they are taken as normal scores: a drawn one is read off the log users' own quantiles. The joint
 distribution is a mixture of normals in whitened coordinates, one of two kinds, whichever tells held-out users better:
 
 - a smoothed bootstrap: a normal around each log user, all of one width h, drawn together towards the mean by
@@ -17,12 +18,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from envs.catalogue import SECONDS_PER_DAY
 from envs.errors import LogError
 from envs.logs.schema import InteractionLog
 from envs.randomness import Purpose, draw_normal, draw_uniform
-from envs.users.protocol import UserModel
+from envs.users.protocol import Trait, UserModel
 
 BANDWIDTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0)
 """Widths h of the smoothed bootstrap that are tried, in standard deviations."""
@@ -31,6 +33,8 @@ COMPONENTS = (1, 2, 4, 8)
 FOLDS = 5
 """Parts of the users for held-out likelihoods."""
 SPACING_QUANTILES = 101
+MOST_QUANTILES = 1_001
+"""Quantiles of a trait, at most."""
 MOST_HELD_OUT = 2_000
 """Log users whose held-out likelihood is looked at, at most."""
 _EVEN_RANK = 1e-5
@@ -68,7 +72,7 @@ class Population:
     log_users: NDArray[np.int64]
     """[A] the log users it was fitted to: those who consumed anything."""
     mean: NDArray[np.float64]
-    """[P + 1] of the log users' parameters and log(1 + items consumed)."""
+    """[P + 1] of the log users' parameters, traits as normal scores, and of the normal scores of their numbers of items."""
     spread: NDArray[np.float64]
     """[R, P + 1]; whitened coordinates @ spread + mean are users; R is the rank of the users' covariance."""
     cumulative_weight: NDArray[np.float64]
@@ -79,9 +83,10 @@ class Population:
     """[K or 1, R, R] a component's draws are centre + factor @ normal draws; 1 where all have the same."""
     cumulative_parent: NDArray[np.float64] | None
     """[K, A] sums over log users of their shares in a component; None where component k is log user k."""
-    shortest: int
-    longest: int
-    """Range of the log users' numbers of items."""
+    quantiles: NDArray[np.float64]
+    """[len(Trait) + 1, Q] of the log users' traits and log(1 + items consumed), at the normal scores `scores`."""
+    scores: NDArray[np.float64]
+    """[Q] ascending."""
     start_seconds: NDArray[np.float64]
     """[A] second of the day of each log user's last item."""
     spacings: NDArray[np.float64]
@@ -109,12 +114,14 @@ class Population:
         values = np.broadcast_to(self.mean, (len(numbers), len(self.mean))).copy()
         for column in range(rank):
             values += white[:, column, None] * self.spread[column]
-        length = np.clip(np.rint(np.expm1(np.minimum(values[:, -1], 50))), self.shortest, self.longest)
+        first = values.shape[1] - len(self.quantiles)
+        for column, quantiles in enumerate(self.quantiles):
+            values[:, first + column] = np.interp(values[:, first + column], self.scores, quantiles)
         return DrawnUsers(
             number=numbers,
             parameters=values[:, :-1].astype(np.float32),
             parent=self.log_users[parent],
-            length=length.astype(np.int64),
+            length=np.rint(np.expm1(values[:, -1])).astype(np.int64),
             start_second=self.start_seconds[parent],
         )
 
@@ -130,12 +137,18 @@ def fit_population(model: UserModel, log: InteractionLog, seed: int = 0) -> Popu
     Raises:
         LogError: if fewer than two users consumed anything.
     """
+    from scipy.stats import rankdata  # costs a second, which a bare environment need not pay
+
     events = log.consumed()
     lengths = np.diff(events.user_starts)
     active = np.flatnonzero(lengths)
     if len(active) < 2:
         raise LogError(f"log '{log.name}' has {len(active)} users with consumed items; a population needs at least 2.")
     users = np.column_stack([model.user_parameters[active], np.log1p(lengths[active])]).astype(np.float64)
+    skewed = users[:, -len(Trait) - 1 :]
+    probabilities = (np.arange(min(len(users), MOST_QUANTILES)) + 0.5) / min(len(users), MOST_QUANTILES)
+    scores, quantiles = ndtri(probabilities), np.quantile(skewed, probabilities, axis=0).T
+    users[:, -len(Trait) - 1 :] = ndtri((rankdata(skewed, axis=0) - 0.5) / len(users))
     mean = users.mean(axis=0)
     white, spread = _whitened(users - mean)
     tried = _held_out_likelihoods(white, seed)
@@ -165,8 +178,8 @@ def fit_population(model: UserModel, log: InteractionLog, seed: int = 0) -> Popu
         centres=centres,
         factors=factors,
         cumulative_parent=share,
-        shortest=int(lengths[active].min()),
-        longest=int(lengths[active].max()),
+        quantiles=quantiles,
+        scores=scores,
         start_seconds=(events.timestamp[last] % SECONDS_PER_DAY).astype(np.float64),
         spacings=np.quantile(inside if len(inside) else [60.0], np.linspace(0, 1, SPACING_QUANTILES)),
     )
