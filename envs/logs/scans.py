@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from envs.errors import LogError
 from envs.logs.fields import DATE_FORMS, Field, Kind, date_forms_of
-from envs.logs.tables import READ_ERRORS, Rows, Table, header_names, line_table, open_quoted, quoted_tables, unreadable
+from envs.logs.rows import Rows
+from envs.logs.tables import READ_ERRORS, Table, header_names, line_table, open_quoted, quoted_tables, unreadable
 
 BLOCK_BYTES = 1 << 25
 """Text that is taken apart together in the careful reading."""
@@ -368,43 +369,25 @@ def _parquet_frame(
     title: str, path: Path, fields: Sequence[Field], categories: dict[str, pl.Categories]
 ) -> pl.DataFrame:
     try:
-        types = parquet_types(title, path)
-        missing = [field.column for field in fields if field.column not in types]
-        if missing:
-            raise LogError(f"{title}: column '{missing[0]}' is missing (the file has {', '.join(types)}).")
-        times = [field.column for field in fields if field.kind is Kind.TIME and types[field.column] == pl.String]
         scan = pl.scan_parquet(path)
-        sample = scan.select(times).head(SAMPLE_ROWS).collect() if times else pl.DataFrame()
-        dates = {column: list(DATE_FORMS) if date_forms_of(sample[column]) else [] for column in times}
+        types = dict(scan.collect_schema())
         for field in fields:
+            if field.column not in types:
+                raise LogError(f"{title}: column '{field.column}' is missing (the file has {', '.join(types)}).")
             if not field.can_be(types[field.column]):
                 raise LogError(
                     f"{title}: column '{field.column}' holds values of type {types[field.column]}; "
                     f"it must be {field.kind.value}."
                 )
+        times = [field.column for field in fields if field.kind is Kind.TIME and types[field.column] == pl.String]
+        sample = scan.select(times).head(SAMPLE_ROWS).collect() if times else pl.DataFrame()
+        dates = {column: list(DATE_FORMS) if date_forms_of(sample[column]) else [] for column in times}
         return scan.select(_expressions(fields, types, categories, dates)).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise damaged_parquet(title, error) from error
-
-
-def parquet_types(title: str, path: Path) -> dict[str, pl.DataType]:
-    """Types of the columns of a Parquet file.
-
-    Raises:
-        LogError: if it is damaged or none.
-    """
-    try:
-        return dict(pl.scan_parquet(path).collect_schema())
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise damaged_parquet(title, error) from error
-
-
-def damaged_parquet(title: str, error: Exception) -> LogError:
-    """What is said of a file that is cut short or no Parquet at all."""
-    return LogError(
-        f"{title} cannot be read as Parquet ({str(error).splitlines()[0]}): it is damaged or cut short; "
-        "write or fetch it again."
-    )
+        raise LogError(
+            f"{title} cannot be read as Parquet ({str(error).splitlines()[0]}): it is damaged or cut short; "
+            "write or fetch it again."
+        ) from error
 
 
 @contextmanager

@@ -7,7 +7,7 @@ milliseconds.
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.logs.tables import Rows
+from envs.logs.rows import Rows
 
 EARLIEST, LATEST = 631_152_000, 4_102_444_800
 """Seconds since 1970 at which 1990 and 2100 begin; events lie between."""
