@@ -17,7 +17,7 @@ from envs.logs.schema import InteractionLog
 from envs.randomness import Purpose, draw_uniform
 from envs.users.likelihood import EventSplit
 from envs.users.protocol import UserModel, age_effect, position_logits
-from evaluation.fidelity.free_running import test_places
+from evaluation.fidelity.free_running import observed_lengths
 from evaluation.fidelity.statistics import UserValues
 
 
@@ -40,7 +40,7 @@ def exposure_values(
     if not log.has_exposures or not (log.request >= 0).any():
         return {}
     shown = _Shown.of(log, split, users)
-    held_out = shown.consumed_before >= test_places(split)[shown.user]
+    held_out = shown.consumed_before >= observed_lengths(split)[shown.user]
     if not held_out.any():
         return {}
     clicks = shown.clicked[held_out]

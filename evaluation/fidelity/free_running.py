@@ -81,7 +81,7 @@ def history(split: EventSplit) -> Sequences:
 def held_out_calendar(log: InteractionLog, split: EventSplit) -> Sequences:
     """All real events after each user's 80 % point until the log's end, also those beyond the protocol's first 300."""
     events = log.consumed()
-    rows = events.place >= test_places(split)[events.user]
+    rows = events.place >= observed_lengths(split)[events.user]
     return Sequences(
         num_users=split.num_users,
         user=events.user[rows].astype(np.int64),
@@ -90,7 +90,7 @@ def held_out_calendar(log: InteractionLog, split: EventSplit) -> Sequences:
     )
 
 
-def test_places(split: EventSplit) -> NDArray[np.int64]:
+def observed_lengths(split: EventSplit) -> NDArray[np.int64]:
     """[U] number of events before the test part."""
     return np.bincount(split.user[split.part != Part.TEST], minlength=split.num_users)
 
@@ -114,7 +114,7 @@ def existing_from(log: InteractionLog) -> NDArray[np.int64]:
 def replayed(model: UserModel, split: EventSplit, users: NDArray[np.int64]) -> UserModelState:
     """State of log users `users` [N] at their 80 % points."""
     state = model.start(model.user_parameters[users])
-    ends = test_places(split)[users]
+    ends = observed_lengths(split)[users]
     for place in range(int(ends.max(initial=0))):
         rows = np.flatnonzero(ends > place)
         events = split.starts[users[rows]] + place
@@ -150,7 +150,7 @@ def free_run(
     """
     users = np.arange(split.num_users) if users is None else users
     lengths = np.diff(split.starts)[users]
-    wanted = np.where(lengths > 0, max_items, 0) if by_calendar else lengths - test_places(split)[users]
+    wanted = np.where(lengths > 0, max_items, 0) if by_calendar else lengths - observed_lengths(split)[users]
     runner = _Runner(model, log, split, seed, float(log.timestamp.max()) if by_calendar else None)
     block = max(_CELLS // split.num_items, 1)
     parts: list[tuple[NDArray[np.int64], ...]] = []
@@ -193,7 +193,7 @@ class _Runner:
         self, model: UserModel, log: InteractionLog, split: EventSplit, seed: int, last_second: float | None
     ) -> None:
         self.model, self.split, self.seed, self.last_second = model, split, seed, last_second
-        self.pace, self.ends = pace_seconds(split), test_places(split)
+        self.pace, self.ends = pace_seconds(split), observed_lengths(split)
         self.birth, self.exists_from, self.retired = log.catalogue.birth, existing_from(log), log.catalogue.retired
 
     def run(self, users: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:

@@ -1,8 +1,9 @@
 """A classifier that reads sequences item by item: a small 1-D convolutional network over what is known of each item.
 
-Of each step it sees the item's co-occurrence embedding, categories, popularity and birth, and how far the item is from the one
-before it; two convolutions see five steps at a time, and their mean and maximum over the sequence decide. It is stopped after a
-fixed number of epochs and held small by weight decay and dropout: there are some hundreds of users to learn from.
+Of each step it sees the item's co-occurrence embedding, categories, popularity and birth, its place in the sequence, and by how
+much more the item is like each of the three before it than items of the sequence are like each other. Two convolutions see
+five steps at a time, and their mean and maximum over the sequence decide. It is stopped after a fixed number of epochs and held
+small by weight decay and dropout: there are some hundreds of users to learn from.
 """
 
 import numpy as np
@@ -88,20 +89,35 @@ def _steps(
     place = np.arange(int(lengths.max(initial=1)))
     exists = place < lengths[:, None]
     item = sequences.item[np.where(exists, starts[:, None] + place, starts[:, None])]
-    previous = np.concatenate([item[:, :1], item[:, :-1]], axis=1)
     popularity, birth = _standardised(features.popularity), _standardised(features.birth_years)
     seen = [
         features.embedding[item],
         features.categories[item],
         popularity[item][..., None],
         birth[item][..., None],
-        (features.embedding[item] * features.embedding[previous]).sum(axis=-1, keepdims=True),
-        (features.directions[item] * features.directions[previous]).sum(axis=-1, keepdims=True),
-        np.abs(popularity[item] - popularity[previous])[..., None],
-        np.abs(birth[item] - birth[previous])[..., None],
+        np.broadcast_to((place / lengths[:, None])[..., None], (*item.shape, 1)),
     ]
+    likeness = (
+        np.einsum("std,sud->stu", features.embedding[item], features.embedding[item]),
+        np.einsum("std,sud->stu", features.directions[item], features.directions[item]),
+        -np.abs(popularity[item][:, :, None] - popularity[item][:, None]),
+        -np.abs(birth[item][:, :, None] - birth[item][:, None]),
+    )
+    seen += [_beyond_chance(matrix, exists, lag)[..., None] for matrix in likeness for lag in (1, 2, 3)]
     steps = np.concatenate(seen, axis=-1) * exists[..., None]
     return steps.transpose(0, 2, 1).astype(np.float32), exists[:, None].astype(np.float32)
+
+
+def _beyond_chance(likeness: NDArray[np.float64], exists: NDArray[np.bool_], lag: int) -> NDArray[np.float64]:
+    """[S, T] likeness of each item to the one `lag` before it, less the mean over all pairs of the sequence, in standard deviations
+    of these: near zero on average where the order is random."""
+    pairs = exists[:, :, None] & exists[:, None, :] & ~np.eye(exists.shape[1], dtype=bool)
+    count = np.maximum(pairs.sum(axis=(1, 2)), 1)[:, None]
+    mean = (likeness * pairs).sum(axis=(1, 2))[:, None] / count
+    spread = np.sqrt((((likeness - mean[..., None]) ** 2) * pairs).sum(axis=(1, 2))[:, None] / count)
+    found = np.zeros(exists.shape)
+    found[:, lag:] = (np.diagonal(likeness, offset=lag, axis1=1, axis2=2) - mean) / np.maximum(spread, 1e-6)
+    return np.clip(found, -4, 4) * exists
 
 
 def _standardised(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -23,7 +23,7 @@ from evaluation.fidelity.free_running import (
     held_out_calendar,
     held_out_sequences,
     history,
-    test_places,
+    observed_lengths,
 )
 from evaluation.fidelity.report import distances_table, importances_table, two_sample_table
 from evaluation.fidelity.sequence_classifier import sequence_test
@@ -85,7 +85,7 @@ class Study:
     @property
     def last_known(self) -> NDArray[np.int64]:
         """[U] seconds since 1970 of each user's last event before the 80 % point."""
-        last = self.split.starts[:-1] + np.maximum(test_places(self.split) - 1, 0)
+        last = self.split.starts[:-1] + np.maximum(observed_lengths(self.split) - 1, 0)
         return self.split.timestamp[np.minimum(last, len(self.split) - 1)]
 
 
