@@ -1,0 +1,335 @@
+"""Fits the parametric user model to a log with exposures: what was taken from each slate, or that nothing was.
+
+Embeddings and users' starts are not numbers to be found but unknowns with a distribution: each item's embedding is its categories'
+centre plus a normal deviation, each user's start a linear function of its features plus a normal deviation, and the spreads of
+the deviations are estimated too. Weights such as alpha are then those that make the log most likely with these unknowns
+integrated out; at their best guesses the weights would come out wrong, since guesses have errors (errors in variables).
+
+The posterior of the unknowns is approximated by a normal for each user and each item, its mean moved by Newton steps on samples
+(Khan et al. 2018, Fast and scalable Bayesian deep learning by weight-perturbation in Adam: variational online Newton), its
+precision the information of the multinomial logit plus the prior's. Weights, omega and phi move by Adam on the same samples
+(Fisher's identity); spreads by EM. No part of the log is needed for early stopping.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.users.calibration import FREE_START, age_basis, age_precision
+from envs.users.exposures import Requests
+from envs.users.interest import NUM_CONTEXTS, context_rows
+from envs.users.protocol import AGE_KNOTS, position_logits
+from envs.users.slates import RequestBatch, SlateLoss, interests
+from envs.users.training import Scalars, user_batches
+
+STATIC = {"short_weight": 0.0, "satiation_gain": 0.0, "long_rate": -20.0}
+"""Scalars of a model whose users do not move."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExposureFitConfig:
+    """How the user model is fitted to a log with exposures."""
+
+    embedding_size: int = 16
+    """d: width of the embeddings."""
+    epochs: int = 14
+    """Passes over the requests."""
+    batches: int = 32
+    """Steps in a pass."""
+    batch_requests: int = 500
+    """Requests in a step, at least."""
+    learning_rate: float = 0.03
+    """First step size of Adam; it falls to 0 by a cosine."""
+    centre_learning_rate: float = 0.02
+    """The same for the categories' centres."""
+    item_step: float = 0.1
+    """First share of a Newton step that an item's mean moves; it falls as well."""
+    certain_share: float = 0.2
+    """First share of the passes in which items and users are taken as certain, until there is something to be uncertain about."""
+    held_share: float = 0.3
+    """First share of the passes in which the spreads of items and users are held."""
+    start_sd: float = 0.5
+    """First spread of a user's start in each coordinate."""
+    own_share: float = 0.5
+    """First variance of an item's deviation, all coordinates together, on the scale of a mean norm of 1."""
+    seed: int = 0
+    """Seed of start values, samples and the order of batches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExposurePosterior:
+    """What the fit found, on the scale of a root mean square norm of v near 1 (a mean norm, errors included)."""
+
+    values: dict[str, Tensor]
+    """Point estimates: the scalars of `FREE_START`, 'outside', 'position', 'phi' [knots], 'omega' [contexts, G], 'bias' [I]."""
+    embedding: Tensor
+    """[I, d] means of v."""
+    embedding_cov: Tensor
+    """[I, d, d]."""
+    start: Tensor
+    """[U, d] means of p before the first event."""
+    item_precision: Tensor
+    """[I, d, d] prior precision of an item's deviation."""
+    start_precision: Tensor
+    """[d, d] prior precision of a user's deviation."""
+    bias_precision: Tensor
+    """[] prior precision of b."""
+    omega_precision: Tensor
+    """[] prior precision of omega."""
+
+    @property
+    def norm(self) -> Tensor:
+        """[] mean norm of v, its error included: means alone are shorter than what they estimate."""
+        spread = self.embedding_cov.diagonal(dim1=1, dim2=2).sum(dim=1)
+        return (self.embedding.square().sum(dim=1) + spread).sqrt().mean()
+
+
+AGE_PRECISION = torch.from_numpy(age_precision(slope_sd=1.0, bend_sd=1.0).astype(np.float32))
+"""Prior of phi: wide, since b is independent of an item's birth a priori; only the mean of the knots is held."""
+
+
+@dataclass(frozen=True)
+class SlateFeatures:
+    """What the requests of a log show besides items: ages, slots and contexts."""
+
+    age: NDArray[np.float32]
+    """[Q, K] place on the scale of the knots."""
+    contexts: Tensor
+    """[Q, 3] rows of omega."""
+    discount: Tensor
+    """[K] logits by slot at a slope of 1."""
+
+    @classmethod
+    def of(cls, requests: Requests, birth: NDArray[np.int64]) -> "SlateFeatures":
+        days = np.maximum(requests.ages(birth), 0)
+        return cls(
+            age=days,
+            contexts=torch.from_numpy(context_rows(requests.hour, requests.weekday, requests.consumed_in_visit)),
+            discount=torch.from_numpy(position_logits(requests.slate_size)),
+        )
+
+    def basis(self, batch: RequestBatch) -> Tensor:
+        """[R, K, knots] weights of the knots of phi."""
+        return torch.from_numpy(age_basis(self.age[batch.request]))
+
+
+def fit_exposures(
+    requests: Requests,
+    high: NDArray[np.int64],
+    categories: NDArray[np.float32],
+    birth: NDArray[np.int64],
+    features: NDArray[np.float32],
+    config: ExposureFitConfig = ExposureFitConfig(),
+    moving: bool = True,
+    tick: Callable[[], None] = lambda: None,
+) -> ExposurePosterior:
+    """Fits to the first `high[user]` requests of each user.
+
+    Args:
+        requests: the requests of the log.
+        high: [U] how many of each user's requests are used.
+        categories: [I, G] m.
+        birth: [I] seconds since 1970.
+        features: [U, Fu] public attributes of the users.
+        config: how to fit.
+        moving: whether interests move; else the model is static, for comparison.
+        tick: called after each pass.
+    """
+    fit = _Fit(requests, high, torch.from_numpy(categories), birth, torch.from_numpy(features), config, moving)
+    for epoch in range(config.epochs):
+        fit.epoch(epoch / config.epochs)
+        tick()
+    return fit.posterior()
+
+
+class _Fit:
+    """State of the optimisation."""
+
+    def __init__(
+        self,
+        requests: Requests,
+        high: NDArray[np.int64],
+        categories: Tensor,
+        birth: NDArray[np.int64],
+        features: Tensor,
+        config: ExposureFitConfig,
+        moving: bool,
+    ) -> None:
+        self.requests, self.high, self.categories, self.config = requests, high, categories, config
+        self.features = SlateFeatures.of(requests, birth)
+        self.rng = np.random.default_rng(config.seed)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        users, items, groups, size = requests.num_users, requests.num_items, categories.shape[1], config.embedding_size
+        none = max(float((requests.chosen == requests.slate_size).mean()), 1e-3) if len(requests) else 0.5
+        self.learnt = {name: torch.tensor(value) for name, value in FREE_START.items()} | {
+            "centres": self._normal(groups, size) / np.sqrt(size),
+            "bias": torch.zeros(items),
+            "omega": torch.zeros(NUM_CONTEXTS, groups),
+            "phi": torch.zeros(len(AGE_KNOTS)),
+            "outside": torch.tensor(float(np.log(none / max(1 - none, 1e-3) * requests.slate_size))),
+            "position": torch.tensor(0.5),
+        }
+        held = () if moving else tuple(STATIC)
+        if not moving:
+            self.learnt |= {name: torch.tensor(value) for name, value in STATIC.items()}
+        self.own = (0.1 / np.sqrt(size) * self._normal(items, size)).requires_grad_()
+        scalars = [name for name in (*FREE_START, "phi", "outside", "position") if name not in held]
+        for name in ("centres", "bias", "omega", *scalars):
+            self.learnt[name].requires_grad_()
+        self.rates = (config.learning_rate, config.centre_learning_rate, config.learning_rate)
+        groups_of = (("bias", "omega"), ("centres",), tuple(scalars))
+        self.optimiser = torch.optim.Adam(
+            [{"params": [self.learnt[name] for name in names]} for names in groups_of], betas=(0.9, 0.99)
+        )
+        self.design = torch.cat([torch.ones(users, 1), features - features.mean(dim=0)], dim=1)
+        self.start, self.start_mean = torch.zeros(users, size), torch.zeros(users, size)
+        self.start_precision = torch.eye(size) / config.start_sd**2
+        self.item_precision = torch.eye(size) * (size / config.own_share)
+        self.start_cov = torch.linalg.inv(self.start_precision).expand(users, -1, -1).clone()
+        self.item_information = torch.zeros(items, size, size)
+        self.item_momentum = torch.zeros(items, size)
+        self.bias_precision, self.omega_precision = torch.tensor(1.0), torch.tensor(10.0)
+        self.steps = 0
+        self.total = int(high.sum())
+        self._update_item_cov()
+
+    def _normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator)
+
+    @property
+    def embedding(self) -> Tensor:
+        return self.categories @ self.learnt["centres"] + self.own
+
+    def _update_item_cov(self) -> None:
+        self.item_cov = torch.linalg.inv(self.item_information + self.item_precision)
+        self.item_root = torch.linalg.cholesky(self.item_cov)
+
+    def epoch(self, done: float) -> None:
+        """One pass, begun when the share `done` of all passes is behind."""
+        size = max(self.total // self.config.batches, self.config.batch_requests)
+        batches = list(user_batches(self.high, size, self.rng))
+        for number, users in enumerate(batches):
+            left = 0.5 * (1 + np.cos(np.pi * (done + number / len(batches) / self.config.epochs)))
+            for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+                group["lr"] = rate * left
+            self._step(RequestBatch.of(self.requests, users, self.high), left, certain=done < self.config.certain_share)
+            if self.steps % 8 == 0:
+                self._update_spreads(held=done < self.config.held_share)
+
+    def _step(self, batch: RequestBatch, left: float, certain: bool) -> None:
+        """Moves everything by what one batch of users tells; `left` is the share of the step sizes that is left."""
+        self.steps += 1
+        users, share = batch.users, len(batch) / self.total
+        start_noise = torch.linalg.cholesky(self.start_cov[users]) @ self._normal(len(users), self.own.shape[1], 1)
+        item_noise = self.item_root @ self._normal(*self.own.shape, 1)
+        start_noise, item_noise = (noise[:, :, 0] * float(not certain) for noise in (start_noise, item_noise))
+        start = (self.start[users] + start_noise).requires_grad_()
+        embedding = self.embedding + item_noise
+        scalars = Scalars.from_free(self.learnt)
+        interest, satiation = interests(batch, scalars, embedding, self.categories, start)
+        taste = self.learnt["omega"][self.features.contexts[batch.request]].sum(dim=1)
+        preference = torch.cat([interest, taste - scalars.satiation_gain * satiation], dim=1)
+        vectors = torch.cat([embedding, self.categories], dim=1)
+        extra = self.features.basis(batch) @ self.learnt["phi"] + self.learnt["position"] * self.features.discount
+        loss, shares = SlateLoss.apply(preference, vectors, self.learnt["bias"], extra, self.learnt["outside"], batch)
+        prior = self.bias_precision * self.learnt["bias"].square().sum()
+        prior = prior + self.omega_precision * self.learnt["omega"].square().sum()
+        prior = prior + self.learnt["phi"] @ AGE_PRECISION @ self.learnt["phi"]
+        self.optimiser.zero_grad()
+        self.own.grad = None
+        (loss + 0.5 * share * prior).backward()
+        with torch.no_grad():
+            self._move_users(batch, start, start_noise, embedding, shares, scalars, max(left, 0.1))
+            self._move_items(batch, item_noise, interest, shares, share, left)
+            self.optimiser.step()
+
+    def _move_users(
+        self,
+        batch: RequestBatch,
+        start: Tensor,
+        noise: Tensor,
+        embedding: Tensor,
+        shares: Tensor,
+        scalars: Scalars,
+        step: float,
+    ) -> None:
+        """A Newton step for the batch's users. Of the gradient at the sample the part that the noise made is taken off."""
+        users = batch.users
+        information = start_information(batch, embedding, shares, scalars)
+        assert start.grad is not None
+        gradient = start.grad - (information @ noise[:, :, None])[:, :, 0]
+        gradient += (self.start[users] - self.start_mean[users]) @ self.start_precision
+        cov = torch.linalg.inv(information + self.start_precision)
+        self.start[users] -= step * (cov @ gradient[:, :, None])[:, :, 0]
+        self.start_cov[users] = cov
+
+    def _move_items(
+        self, batch: RequestBatch, noise: Tensor, interest: Tensor, shares: Tensor, share: float, left: float
+    ) -> None:
+        """The same for all items, with momentum, since a batch tells of each only a little."""
+        items, size = self.own.shape
+        weights = batch.of_items((shares * (1 - shares)).numpy(), items)
+        of_batch = (weights.T @ (interest[:, :, None] * interest[:, None, :]).reshape(len(batch), -1).numpy()) / share
+        information = torch.from_numpy(of_batch.astype(np.float32)).reshape(items, size, size)
+        self.item_information += max(1 / self.config.batches, 1 / self.steps) * (information - self.item_information)
+        assert self.own.grad is not None
+        gradient = self.own.grad / share - (information @ noise[:, :, None])[:, :, 0] + self.own @ self.item_precision
+        newton = torch.linalg.solve(self.item_information + self.item_precision, gradient[:, :, None])[:, :, 0]
+        self.item_momentum = 0.9 * self.item_momentum + 0.1 * newton
+        self.own -= self.config.item_step * left * self.item_momentum
+
+    @torch.no_grad()
+    def _update_spreads(self, held: bool) -> None:
+        """EM for the priors, then the scale: v's mean norm, errors included, is 1."""
+        design = self.design
+        weights = torch.linalg.solve(design.T @ design + torch.eye(design.shape[1]), design.T @ self.start)
+        self.start_mean = design @ weights
+        size = self.own.shape[1]
+        if not held:
+            deviation = self.start - self.start_mean
+            second = (deviation.T @ deviation + self.start_cov.sum(dim=0)) / len(deviation)
+            self.start_precision = torch.linalg.inv(second + 1e-5 * torch.eye(size))
+            own = self.own.square().sum(dim=1) + self.item_cov.diagonal(dim1=1, dim2=2).sum(dim=1)
+            self.item_precision = torch.eye(size) * (size / own.mean())
+        self.bias_precision = 1 / (self.learnt["bias"].square().mean() + 1e-3)
+        self.omega_precision = 1 / (self.learnt["omega"].square().mean() + 1e-3)
+        norm = self.posterior().norm
+        for tensor in (self.learnt["centres"], self.own, self.start, self.start_mean, self.item_momentum):
+            tensor /= norm
+        for tensor in (self.learnt["short_weight"], self.learnt["long_weight"]):
+            tensor *= norm**2
+        for tensor in (self.start_precision, self.item_precision, self.item_information):
+            tensor *= norm**2
+        self.start_cov /= norm**2
+        self._update_item_cov()
+
+    def posterior(self) -> ExposurePosterior:
+        """What has been found so far."""
+        return ExposurePosterior(
+            values={name: value.detach() for name, value in self.learnt.items()},
+            embedding=self.embedding.detach(),
+            embedding_cov=self.item_cov,
+            start=self.start,
+            item_precision=self.item_precision,
+            start_precision=self.start_precision,
+            bias_precision=self.bias_precision,
+            omega_precision=self.omega_precision,
+        )
+
+
+def start_information(batch: RequestBatch, embedding: Tensor, shares: Tensor, scalars: Scalars) -> Tensor:
+    """[B, d, d] information of the batch's requests about their users' starts."""
+    shown = embedding[torch.from_numpy(batch.slate)] * (scalars.long_weight * batch.fade(scalars))[:, None, None]
+    mean = (shares[:, None] @ shown)[:, 0]
+    spread = shown * shares.sqrt()[:, :, None]
+    ends = np.searchsorted(batch.row.numpy(), np.arange(len(batch.users) + 1))
+    information = embedding.new_empty(len(batch.users), embedding.shape[1], embedding.shape[1])
+    for user, (begin, end) in enumerate(pairwise(ends)):
+        rows = spread[begin:end].reshape(-1, embedding.shape[1])
+        information[user] = rows.T @ rows - mean[begin:end].T @ mean[begin:end]
+    return information
