@@ -130,7 +130,7 @@ def population_table(report: pl.DataFrame) -> Table:
 
 def population_figures(report: pl.DataFrame) -> dict[str, float]:
     """The report as flat figures: 'population_<quantity>' and '..._floor'."""
-    figures = {}
+    figures: dict[str, float] = {}
     for row in report.iter_rows(named=True):
         name = "population_" + row["quantity"].replace(", ", "_").replace(" ", "_").replace("'", "")
         figures |= {name: row["distance"], f"{name}_floor": row["floor"]}

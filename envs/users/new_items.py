@@ -34,7 +34,7 @@ def resembling(
     squares = categories.T @ values**2 / weight
     share = categories[parents]
     total = share.sum(axis=1, keepdims=True)
-    share = share / np.where(total > 0, total, 1)
+    share /= np.where(total > 0, total, 1)
     centre = np.where(total > 0, share @ means, values.mean(axis=0))
     square = np.where(total > 0, share @ squares, (values**2).mean(axis=0))
     spread = np.sqrt(np.maximum(square - centre**2, 0))
