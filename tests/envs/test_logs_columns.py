@@ -247,6 +247,29 @@ def test_a_bad_value_is_refused_by_its_address_and_left_out_on_demand(tmp_path, 
     assert_same_rows(log, load_log(write(tmp_path / "good.csv", rows[:1] * 2, header), columns=columns))
 
 
+def test_a_row_with_too_many_fields_is_refused_even_behind_columns_that_are_not_read(tmp_path):
+    path = write(tmp_path / "l.csv", [(*ROWS[0], 1), (*ROWS[1], 2, 3)], "who,what,when,more")
+    with pytest.raises(LogError, match=r"l.csv, line 3: the row has more than its 4 columns"):
+        load_log(path, columns=COLUMNS)
+    assert len(load_log(path, columns=COLUMNS, skip_bad_rows=True)) == 1
+
+
+def test_the_first_fault_of_several_files_is_named_by_its_own_file(tmp_path):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for number in range(3):
+        write(folder / f"{number}.csv", [(*ROWS[0][:2], "soon" if number else SECOND)] * 2)
+    with pytest.raises(LogError, match=r"^1.csv, line 2: column 'when' is 'soon'"):
+        load_log(str(folder), columns=COLUMNS)
+    assert load_log(str(folder), columns=COLUMNS, skip_bad_rows=True).skipped_rows == 4
+    for number in range(3):
+        when = [None, SECOND] if number == 1 else [SECOND, SECOND]
+        pl.DataFrame({"who": "a", "what": "b", "when": when}).write_parquet(folder / f"{number}.parquet")
+        (folder / f"{number}.csv").unlink()
+    with pytest.raises(LogError, match=r"^1.parquet, row 1: column 'when' is empty"):
+        load_log(str(folder), columns=COLUMNS)
+
+
 def test_a_letter_in_another_encoding_is_refused_by_its_address(tmp_path):
     path = tmp_path / "l.csv"
     for quote in ("", '"'):

@@ -97,6 +97,12 @@ def test_consumed_keeps_the_clicked_rows_and_their_order(rows):
     assert log.has_repeats == (len(set(pairs)) < len(pairs))
 
 
+def test_times_too_far_apart_for_one_key_are_sorted_all_the_same():
+    log = make_log([(1, 0, 2**62, True), (0, 1, 2**62, True), (1, 2, -(2**62), True), (0, 3, -(2**62), False)])
+    assert_array_equal(log.user, [0, 0, 1, 1])
+    assert_array_equal(log.item, [3, 1, 2, 0])
+
+
 def test_rows_out_of_order_or_range_and_columns_of_other_lengths_are_refused():
     good = {
         "name": "made",
