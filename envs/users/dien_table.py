@@ -10,6 +10,20 @@ from envs.users.parameter_table import Row, row
 if TYPE_CHECKING:
     from envs.users.dien import DienModel
 
+_SYMBOLS = {
+    "long_weight": "κ",
+    "short_weight": "α",
+    "satiation_gain": "β",
+    "long_rate": "η",
+    "short_decay": "λ",
+    "short_half_life_days": "h_s",
+    "satiation_decay": "γ",
+    "satiation_half_life_days": "h_f",
+    "item_embedding": "v",
+    "user_embedding": "p",
+    "item_bias": "b",
+    "context_weights": "ω",
+}
 _JOINTLY = "learnt together with the facets, stopped early"
 _WEIGHTS = f"{_JOINTLY}; no interval: a network's weights are not identified one by one"
 
@@ -31,12 +45,11 @@ def dien_rows(
     def scaled(name: str, part: str, note: str) -> Row:
         value, relative = getattr(base.params, name), half_width[part] / abs(weight[part])
         half = abs(value) * relative
-        return row(name, symbols[name], value, (value - half, value + half), f"{note}; {factor}; {_JOINTLY}")
+        return row(name, _SYMBOLS[name], value, (value - half, value + half), f"{note}; {factor}; {_JOINTLY}")
 
     def mean_square(array: np.ndarray) -> float:
         return float(np.sqrt(np.mean(array**2)))
 
-    symbols = {of["name"]: of["symbol"] for of in base.table}
     new = {
         "long_weight": scaled("long_weight", "drift", "logits per unit of long-term interest"),
         "short_weight": scaled("short_weight", "average", "logits per unit of the exponential average"),
@@ -49,17 +62,17 @@ def dien_rows(
         ("satiation_decay", "share kept per item"),
         ("satiation_half_life_days", "days between visits"),
     ):
-        new[name] = row(name, symbols[name], getattr(base.params, name), None, f"{unit}; {_JOINTLY}; no interval")
+        new[name] = row(name, _SYMBOLS[name], getattr(base.params, name), None, f"{unit}; {_JOINTLY}; no interval")
     for name, value, meaning in (
         ("item_embedding", np.linalg.norm(base.item_embedding, axis=1).mean(), "mean norm, fixed to 1"),
         ("user_embedding", np.linalg.norm(base.user_embedding, axis=1).mean(), "mean norm before the first event"),
         ("item_bias", base.item_bias.std(), "standard deviation over items, in logits"),
         ("context_weights", mean_square(base.context_weights), "root mean square, in logits"),
     ):
-        new[name] = row(name, symbols[name], float(value), None, f"{meaning}; {_JOINTLY}")
+        new[name] = row(name, _SYMBOLS[name], float(value), None, f"{meaning}; {_JOINTLY}")
 
     interval = (weight["facets"] - half_width["facets"], weight["facets"] + half_width["facets"])
-    rows = [new.get(of["name"], of) for of in base.table]
+    rows = [*new.values(), *(of for of in base.table if of["name"] not in new)]
     rows.append(row("facet_weight", "", weight["facets"], interval, f"folded into the output; {factor}"))
     for name, symbol, value, meaning in (
         ("prototypes", "q", float(network.num_facets), "number of facets; directions of norm 1"),
