@@ -9,6 +9,7 @@ from envs.users.calibration import Calibration
 from envs.users.interest import InterestModel, InterestParams
 from envs.users.protocol import AGE_KNOTS, VisitParams, position_logits
 from envs.users.rating_fit import RatingFit
+from envs.users.taste_traits import TASTES, TasteTraits
 from envs.users.visit_fit import VisitFit
 
 Row = dict[str, Any]
@@ -69,7 +70,10 @@ def interest_rows(
         ("satiation_half_life_days", "h_f", "days between visits"),
     )
     rows = [
-        row(name, symbol, getattr(params, name), intervals[name], f"{unit}; {method}") for name, symbol, unit in named
+        row(name, symbol, getattr(params, name), None, f"{unit}; left out of this fit", "assumed")
+        if name in calibration.held
+        else row(name, symbol, getattr(params, name), intervals[name], f"{unit}; {method}")
+        for name, symbol, unit in named
     ]
     walk = "the log has too few visits per user to tell a walk from noise"
     rows.append(row("walk_sd", "σ_p", params.walk_sd, None, walk, "assumed"))
@@ -181,6 +185,17 @@ def visit_rows(fit: VisitFit) -> list[Row]:
     rows.append(row("outside_option", "x_0", float("nan"), None, outside, "assumed"))
     rows.append(row("position_logits", "π", float(position_logits(2)[1]), None, position, "assumed"))
     return rows
+
+
+def taste_rows(tastes: TasteTraits) -> list[Row]:
+    """Rows of how users differ in their weights on popularity and novelty and in their focus."""
+    note = "standard deviation over users; scores of events of a user at least four apart"
+    if tastes.gain <= 0:
+        note = "users' own do not predict held-out events: none are given"
+    return [
+        row(f"{trait.name.lower()}_taste_spread", "", spread, None, note)
+        for trait, spread in zip(TASTES, tastes.spread, strict=True)
+    ]
 
 
 def rating_rows(fit: RatingFit) -> list[Row]:
