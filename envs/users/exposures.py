@@ -204,7 +204,7 @@ def request_likelihood(
     """
     if model.choice.outside is None:
         raise ValueError("the user model does not know its outside option; fit it to a log with exposures.")
-    preference = _replayed_preferences(model, requests)
+    preference = replayed_preferences(model, requests)
     rows = np.flatnonzero(requests.part == part)
     losses = np.empty(len(rows))
     for begin in range(0, len(rows), _CHUNK):
@@ -219,7 +219,7 @@ def request_likelihood(
     return RequestLikelihood(user=requests.user[rows], loss=losses)
 
 
-def _replayed_preferences(model: UserModel, requests: Requests) -> NDArray[np.float32]:
+def replayed_preferences(model: UserModel, requests: Requests) -> NDArray[np.float32]:
     """[Q, D] preference of each request's user just before it, by the simulator's own replay."""
     preferences = np.empty((len(requests), model.item_vectors.shape[1]), np.float32)
     state = model.start(model.user_parameters)
