@@ -58,7 +58,7 @@ class DienConfig:
     """How the parametric model beside it is fitted; events, embedding size, weight decays and seed are taken from it."""
     size: int = 48
     """h: width of the extractor and of each facet."""
-    facets: int = 4
+    facets: int = 2
     """K: prototypes, each with a facet of its own."""
     attentive: bool = True
     """Whether attention scales the facets' update gates; without it they are plain GRUs."""

@@ -1,4 +1,4 @@
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
@@ -9,8 +9,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from envs.errors import ArtefactError
 from envs.slate_env import SlateVectorEnv
 from envs.users.augru import augru
+from envs.users.baselines import popularity_likelihood, static_likelihood
+from envs.users.block_weights import UtilityPart, fit_block_weights
 from envs.users.dien import DienModel, augru_step
+from envs.users.dien_fit import DienConfig, fit_dien_model
 from envs.users.dien_network import Network
+from envs.users.fit import FitConfig
+from envs.users.likelihood import replay_preferences, split_events, user_model_likelihood
 from envs.users.protocol import ExtendableUserModel
 from envs.users.row_product import row_product
 
@@ -86,7 +91,7 @@ def test_the_simulators_step_is_the_plain_loop():
 
 
 def test_augru_has_the_gradient_of_its_loop():
-    arguments = [torch.from_numpy(array).requires_grad_() for array in random_recurrence(steps=4)]
+    arguments = [torch.from_numpy(array).requires_grad_() for array in random_recurrence(steps=3, users=2, size=2)]
     assert torch.autograd.gradcheck(augru, arguments)
 
 
@@ -231,3 +236,53 @@ def test_the_engine_runs_it(model):
     for _ in range(3):
         _, reward, *_ = env.step(np.tile(np.arange(3), (6, 1)))
         assert np.isfinite(reward).all()
+
+
+# --- the fit
+
+
+@pytest.mark.slow
+def test_the_fit_beats_what_stands_still_and_reports_what_is_simulated():
+    truth = make_model(users=150, items=40, seed=1, short_decay=0.7, short_weight=4.0, long_weight=2.0)
+    log = draw_log(truth, events=40, seed=2)
+    parametric = FitConfig(embedding_size=4, epochs=8, learning_rate_decay=0.85, item_weight_decay=0.1)
+    model = fit_dien_model(log, DienConfig(parametric=parametric, size=8, epochs=6), progress=False)
+    split = split_events(log)
+    still = min(likelihood(split).mean()[0] for likelihood in (static_likelihood, popularity_likelihood))
+    best = user_model_likelihood(truth, log.catalogue.birth, split).mean()[0]
+    assert best < model.fit_report["masked"] < best + 0.5 * (still - best)
+    again = user_model_likelihood(model, log.catalogue.birth, split)
+    assert model.fit_report["masked"] == again.mean()[0]
+    rows = {row["name"]: row for row in model.table}
+    assert set(asdict(model.base.params)) | set(asdict(model.visits)) <= set(rows)
+    assert {"facet_weight", "rating_slope"} <= set(rows)
+    for name, value in asdict(model.base.params).items():
+        assert rows[name]["value"] == pytest.approx(value)
+
+
+def test_factors_that_were_wrong_are_found_again():
+    truth = make_model(users=300, items=40, seed=3, short_weight=3.0, satiation_gain=0.0, short_decay=0.7)
+    log = draw_log(truth, events=30, seed=4)
+    split = split_events(log)
+    preference = replay_preferences(truth, split)
+    wrong = np.array([2.0, 0.5])
+    parts = [
+        UtilityPart(preference[:, :4] / np.float32(wrong[0]), truth.item_vectors[:, :4]),
+        UtilityPart(np.ones((len(split), 1), np.float32), truth.item_bias[:, None] / np.float32(wrong[1])),
+        UtilityPart(preference[:, 4:], truth.item_vectors[:, 4:]),
+    ]
+    found = fit_block_weights(parts, truth.age_values, log.catalogue.birth, split, np.arange(len(split)), seed=0)
+    assert_allclose(found.weight[:2], wrong, rtol=0.1)
+    error = (found.weight - [*wrong, 1]) / found.half_width * 1.96
+    assert np.abs(error).max() < 3.3
+    assert (found.half_width[:2] < 0.2 * wrong).all()
+
+
+def test_a_log_without_an_early_stopping_part_is_left_to_the_parametric_model():
+    log = draw_log(make_model(), events=5)
+    parametric = FitConfig(embedding_size=4, epochs=1)
+    model = fit_dien_model(log, DienConfig(parametric=parametric, size=4, epochs=1), progress=False)
+    assert not model.fit_report["facets_kept"]
+    assert not model.network.output.any()
+    alone = user_model_likelihood(model.base, log.catalogue.birth, split_events(log)).mean()[0]
+    assert model.fit_report["masked"] == pytest.approx(alone, rel=1e-6)
