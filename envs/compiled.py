@@ -5,8 +5,10 @@ code is kept on disk by numba (beside the module, else in the user's cache folde
 """
 
 import os
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from threading import Lock
 from typing import Annotated, Any, get_type_hints
@@ -18,6 +20,8 @@ from numpy.typing import NDArray
 
 ROWS_PER_THREAD = 1024
 """Fewest rows for which another thread is worth its start."""
+PIECES_PER_THREAD = 3
+"""Pieces into which rows are cut for each thread."""
 VECTOR_LANES = 8
 """Rows of a table whose length is a multiple of this are summed without a rest, some 1.3 times as fast."""
 
@@ -93,16 +97,27 @@ os.register_at_fork(after_in_child=_forget_pool)
 
 
 def over_rows(kernel: Kernel, count: int, *arguments: Any) -> None:
-    """Runs `kernel` on rows 0 to `count`, shared out to threads where there are many."""
+    """Runs `kernel` on rows 0 to `count`, shared out to threads where there are many.
+
+    Threads take pieces as they come, so that one that the system holds up holds up no other.
+    """
     global _pool
-    parts = min(threads(), max(count // ROWS_PER_THREAD, 1))
-    if parts == 1:
+    helpers = min(threads(), count // ROWS_PER_THREAD) - 1
+    if helpers < 1:
         kernel(0, count, *arguments)
         return
     if _pool is None:
         _pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="driftrec-kernel")
-    edges = list(pairwise(count * part // parts for part in range(parts + 1)))
-    others = [_pool.submit(kernel, begin, end, *arguments) for begin, end in edges[1:]]
-    kernel(*edges[0], *arguments)
-    for other in others:
-        other.result()
+    pieces = min(count // ROWS_PER_THREAD, PIECES_PER_THREAD * (helpers + 1))
+    waiting = deque(pairwise(count * piece // pieces for piece in range(pieces + 1)))
+
+    def work() -> None:
+        with suppress(IndexError):
+            while True:
+                kernel(*waiting.popleft(), *arguments)
+
+    begun = [_pool.submit(work) for _ in range(helpers)]
+    work()
+    for other in begun:
+        if not other.cancel():
+            other.result()
