@@ -141,8 +141,6 @@ def _log(name: str, rows: ScannedRows, columns: Mapping[str, str], skip: bool) -
         len(item_ids),
     )
     clicked, request = part("click"), part("request")
-    if request is not None:
-        request = _numbered(user * np.int64(len(rows.names[columns["request"]])) + request)
     log = InteractionLog.from_rows(
         name=name,
         users=bare_users(user_ids),
@@ -164,7 +162,9 @@ def _log(name: str, rows: ScannedRows, columns: Mapping[str, str], skip: bool) -
         random_exposure=part("random"),
         skipped_rows=rows.skipped,
     )
-    if clicked is None or request is not None:
+    if request is not None:
+        return replace(log, request=_numbered(log.user * np.int64(len(rows.names[columns["request"]])) + log.request))
+    if clicked is None:
         return log
     # shown one at a time: every row is a request of its own
     slot = log.position if position is not None else np.zeros(len(log), np.int16)

@@ -70,6 +70,9 @@ def test_ids_that_are_whole_numbers_are_in_order_of_number_and_keep_their_text(t
     )
     assert log.users.user_ids.tolist() == ["9", "10"]
     assert log.catalogue.item_ids.tolist() == ["-3", "9", "100"]
+    log = load_log(write(tmp_path / "l.csv", [(10, "b7", SECOND), ("x", 7, SECOND), (9, 12, SECOND)]), columns=COLUMNS)
+    assert log.users.user_ids.tolist() == ["10", "9", "x"]
+    assert log.catalogue.item_ids.tolist() == ["12", "7", "b7"]
     log = load_log(write(tmp_path / "l.csv", [("007", 1, SECOND), ("7", 2, SECOND)]), columns=COLUMNS)
     assert log.users.user_ids.tolist() == ["007", "7"]
 
@@ -195,10 +198,10 @@ def test_clicks_tell_exposures_one_at_a_time(tmp_path):
 @pytest.mark.parametrize("first", [0, 1])
 def test_requests_gather_slates_and_positions_count_from_zero_or_one(tmp_path, first):
     rows = [
+        ("b", 1, SECOND, 1, "r2", first + 2, 0),
         ("a", 1, SECOND, 0, "r7", first, 0),
         ("a", 2, SECOND, 1, "r7", first + 1, 0),
         ("a", 3, SECOND + 5, 0, "r2", first, 1),
-        ("b", 1, SECOND, 1, "r7", first + 2, 0),
     ]
     path = write(tmp_path / "l.csv", rows, "who,what,when,hit,page,slot,dice")
     log = load_log(path, columns=COLUMNS + ",click=hit,request=page,position=slot,random=dice")
