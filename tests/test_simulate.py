@@ -158,6 +158,8 @@ def test_an_interrupted_run_keeps_finished_agents_and_resumes(jobs: str, tmp_pat
     [
         (["fitt"], "fitt"),
         (["--dataset", "no/such/folder"], "no/such/folder"),
+        (["fit", "--dataset", "shop.csv", "--columns", "user=a,item=b"], "--columns names no time"),
+        (["fit", "--columns", "user=a,item=b,time=c"], "--columns is for a table of your own"),
         (["--agents", "mff", *SMALL], "mf"),
         (["--agents", "nowhere.py:Agent", *SMALL], "nowhere.py"),
         (["--agents", "", *SMALL], "--agents"),
