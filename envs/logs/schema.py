@@ -157,7 +157,7 @@ class InteractionLog:
         order = _order(user, timestamp)
 
         def ordered(column: NDArray, kind: type) -> NDArray:
-            return np.array(column if order is None else column[order], kind)
+            return column.astype(kind) if order is None else column[order].astype(kind, copy=False)
 
         clicked = np.ones(rows, bool) if clicked is None else clicked
         return cls(
