@@ -31,7 +31,7 @@ from envs.compiled import (
     Longs1Out,
 )
 
-TILE = 16
+TILE = 32
 """Users whose slates are computed as one flat array, which stays in the first cache and fills the vector lanes."""
 REQUEST_SECONDS = 60.0
 """Time between two requests of a visit (assumed: a log of consumption does not tell when slates were asked for)."""
@@ -39,7 +39,8 @@ OUTSIDE_KEY = -1
 """Stands for the outside option where an item is part of a draw's key."""
 LOGIT_BOUND = 64.0
 """Utilities further than this from the outside option's count as this far, so that no weight over- or underflows."""
-_LEAVE, _GAP, _RETURN = 0, 1, 3  # columns of traits, as in envs.users.protocol.Trait
+# columns of traits, as in envs.users.protocol.Trait
+_LEAVE, _GAP, _RETURN, _POPULARITY, _NOVELTY, _FOCUS = 0, 1, 3, 4, 5, 6
 _KNOTS, _KNOT_WIDTH = 8, 1.5  # of the age effect, as envs.users.protocol.AGE_KNOTS
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -85,15 +86,15 @@ def _log(x: Any) -> Any:
     upper = mantissa > np.float32(1.41421356)
     m = (mantissa * np.float32(0.5) if upper else mantissa) - _ONE
     e = np.float32(np.int32(exponent)) + (_ONE if upper else np.float32(0))
-    y = _fma(np.float32(7.0376836292e-2), m, np.float32(-1.1514610310e-1))
-    y = _fma(y, m, np.float32(1.1676998740e-1))
-    y = _fma(y, m, np.float32(-1.2420140846e-1))
-    y = _fma(y, m, np.float32(1.4249322787e-1))
-    y = _fma(y, m, np.float32(-1.6668057665e-1))
-    y = _fma(y, m, np.float32(2.0000714765e-1))
-    y = _fma(y, m, np.float32(-2.4999993993e-1))
-    y = _fma(y, m, np.float32(3.3333331174e-1))
+    # Estrin's scheme: short chains of operations that wait for each other
     square = m * m
+    fourth = square * square
+    p0 = _fma(np.float32(-2.4999993993e-1), m, np.float32(3.3333331174e-1))
+    p2 = _fma(np.float32(-1.6668057665e-1), m, np.float32(2.0000714765e-1))
+    p4 = _fma(np.float32(-1.2420140846e-1), m, np.float32(1.4249322787e-1))
+    p6 = _fma(np.float32(-1.1514610310e-1), m, np.float32(1.1676998740e-1))
+    upper_half = _fma(np.float32(7.0376836292e-2), fourth, _fma(p6, square, p4))
+    y = _fma(upper_half, fourth, _fma(p2, square, p0))
     y = _fma(e, np.float32(-2.12194440e-4), y * m * square)
     return _fma(e, np.float32(0.693359375), m + _fma(np.float32(-0.5), square, y))
 
@@ -107,12 +108,12 @@ def _exp(x: Any) -> Any:
     whole = np.int32(np.float32(shifted).view(np.int32) - np.int32(0x4B400000))
     n = shifted - np.float32(12582912.0)
     r = _fma(n, np.float32(2.12194440e-4), _fma(n, np.float32(-0.693359375), x))
-    y = _fma(np.float32(1.9875691500e-4), r, np.float32(1.3981999507e-3))
-    y = _fma(y, r, np.float32(8.3334519073e-3))
-    y = _fma(y, r, np.float32(4.1665795894e-2))
-    y = _fma(y, r, np.float32(1.6666665459e-1))
-    y = _fma(y, r, np.float32(5.0000001201e-1))
-    y = _fma(y, r * r, r + _ONE)
+    square = r * r
+    p0 = _fma(np.float32(1.6666665459e-1), r, np.float32(5.0000001201e-1))
+    p2 = _fma(np.float32(8.3334519073e-3), r, np.float32(4.1665795894e-2))
+    p4 = _fma(np.float32(1.9875691500e-4), r, np.float32(1.3981999507e-3))
+    y = _fma(_fma(p4, square, p2), square, p0)
+    y = _fma(y, square, r + _ONE)
     return np.int32((whole << np.int32(23)) + np.float32(y).view(np.int32)).view(np.float32)
 
 
@@ -191,8 +192,7 @@ def choose(
     scored = np.empty((TILE, slots), np.float32)
     score, weight = scored.reshape(-1), np.empty(TILE * slots, np.float32)
     race, shift = np.empty_like(weight), np.empty_like(weight)
-    own, key = np.empty(TILE, np.uint64), np.empty(TILE * slots, np.uint64)
-    rest, total = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    own, rest, total = np.empty(TILE, np.uint64), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     for cell in range(TILE * slots):
         shift[cell] = position[cell % slots] - outside
     for first in range(begin, end, TILE):
@@ -200,8 +200,6 @@ def choose(
         _score(first, width, preference, item_vectors, item_bias, items, scored)
         for n in range(width):
             own[n] = _extended(_extended(choice_stream, user[first + n]), request[first + n])
-            for k in range(slots):
-                key[n * slots + k] = own[n]
         for n in range(width):
             rest[n] = _ONE / -_log(_uniform(_extended(own[n], OUTSIDE_KEY)))
         cells = width * slots
@@ -213,8 +211,11 @@ def choose(
             for knot in range(_KNOTS - 1):
                 effect = _fma(age_bends[1 + knot], max(z - np.float32(knot), np.float32(0)), effect)
             score[cell] += effect
+        for n in range(width):
+            for k in range(slots):
+                race[n * slots + k] = _uniform(_extended(own[n], shown[n * slots + k]))
         for cell in range(cells):
-            race[cell] = -_log(_uniform(_extended(key[cell], shown[cell])))
+            race[cell] = -_log(race[cell])
         for cell in range(cells):
             bounded = min(max(score[cell] + shift[cell], np.float32(-LOGIT_BOUND)), np.float32(LOGIT_BOUND))
             weight[cell] = _exp(bounded) if shown[cell] >= 0 else np.float32(0)
@@ -356,6 +357,7 @@ def prefer(
     long_term: Floats2,
     short_term: Floats2,
     satiation: Floats2,
+    traits: Floats2,
     context_weights: Floats2,
     hours_per_bucket: Float,
     place_edges: Longs1,
@@ -364,12 +366,13 @@ def prefer(
     place_in_visit: Longs1,
     preference: Floats2Out,
 ) -> None:
-    """preference = (kappa p + alpha s, omega_c - beta f), filled up with zeros."""
+    """preference = ((1 + F) (kappa p + alpha s, omega_c - beta f), P + F, N), filled up with zeros."""
     width, categories = long_term.shape[1], satiation.shape[1]
     buckets = int(np.float32(24) / hours_per_bucket)
     for n in range(begin, end):
+        strength = _ONE + traits[n, _FOCUS]
         for j in range(width):
-            preference[n, j] = _fma(short_weight, short_term[n, j], long_weight * long_term[n, j])
+            preference[n, j] = strength * _fma(short_weight, short_term[n, j], long_weight * long_term[n, j])
         place = 0
         for edge in place_edges:
             place += place_in_visit[n] >= edge
@@ -378,8 +381,10 @@ def prefer(
         of_place = context_weights[buckets + 2 + place]
         for g in range(categories):
             weight = of_hour[g] + of_weekday[g] + of_place[g]
-            preference[n, width + g] = _fma(-satiation_gain, satiation[n, g], weight)
-        for j in range(width + categories, preference.shape[1]):
+            preference[n, width + g] = strength * _fma(-satiation_gain, satiation[n, g], weight)
+        preference[n, width + categories] = traits[n, _POPULARITY] + traits[n, _FOCUS]
+        preference[n, width + categories + 1] = traits[n, _NOVELTY]
+        for j in range(width + categories + 2, preference.shape[1]):
             preference[n, j] = 0
 
 

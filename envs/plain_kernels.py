@@ -114,17 +114,21 @@ def prefer(
     long_term: NDArray[np.float32],
     short_term: NDArray[np.float32],
     satiation: NDArray[np.float32],
+    traits: NDArray[np.float32],
     context_weights: NDArray[np.float32],
     hour: NDArray[np.float32],
     weekday: NDArray[np.int64],
     place_in_visit: NDArray[np.int64],
     preference: NDArray[np.float32],
 ) -> None:
-    """preference = (kappa p + alpha s, omega_c - beta f), filled up with zeros."""
+    """preference = ((1 + F) (kappa p + alpha s, omega_c - beta f), P + F, N), filled up with zeros."""
     interest = long_weight * long_term + short_weight * short_term
     taste = context_weights[context_rows(hour, weekday, place_in_visit)].sum(axis=1) - satiation_gain * satiation
+    focus = traits[:, [Trait.FOCUS]]
+    own = [traits[:, [Trait.POPULARITY]] + focus, traits[:, [Trait.NOVELTY]]]
+    filled = np.concatenate([(1 + focus) * interest, (1 + focus) * taste, *own], axis=1)
     preference[:] = 0
-    preference[:, : interest.shape[1] + taste.shape[1]] = np.concatenate([interest, taste], axis=1)
+    preference[:, : filled.shape[1]] = filled
 
 
 def consume(

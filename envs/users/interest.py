@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from envs import kernels
 from envs.artefacts import load_arrays, save_arrays
@@ -39,6 +40,8 @@ _ARRAYS = (
     "user_traits",
     "rating_item",
     "rating_grid",
+    "rating_cuts",
+    "item_novelty",
 )
 
 
@@ -81,9 +84,9 @@ class InterestParams:
     walk_sd: float = 0.02
     """Standard deviation of each coordinate of long-term interest per square root of a day between visits."""
     rating_slope: float = 0.2
-    """Stars per logit of utility."""
+    """Score of the engagement head per logit of utility; a score is a rating, or log(1 + seconds watched)."""
     rating_sd: float = 0.9
-    """Standard deviation of a rating about its mean, in stars."""
+    """Standard deviation of the score about its mean."""
 
 
 @dataclass
@@ -132,26 +135,38 @@ class InterestModel:
     user_traits: NDArray[np.float32]
     """[U, len(Trait)] of log users; see `Trait`."""
     rating_item: NDArray[np.float32]
-    """[I] an item's deviation, in stars."""
+    """[I] an item's level of engagement, on the scale of the score."""
     rating_grid: NDArray[np.float32]
-    """Ratings that the log knows, ascending; empty where it has none."""
+    """[G] values that users give, ascending, in the log's unit: ratings, or seconds watched where the log has no ratings; empty
+    where it has neither."""
     choice: ChoiceParams = field(default_factory=ChoiceParams)
     table: list[dict[str, Any]] = field(default_factory=list)
     """One row for each parameter: name, symbol, value, low, high, source ('fitted' or 'assumed'), note."""
     fit_report: dict[str, Any] = field(default_factory=dict)
     """Log-likelihoods and the like of the fit that made the model."""
 
+    rating_cuts: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    """[G - 1] scores between the values of `rating_grid`; the middles between them where none are given."""
+    item_novelty: NDArray[np.float32] | None = None
+    """[I] birth in standard deviations, as `Trait.NOVELTY` weighs it; None for none."""
+
     def __post_init__(self) -> None:
+        if not len(self.rating_cuts):
+            object.__setattr__(self, "rating_cuts", (self.rating_grid[1:] + self.rating_grid[:-1]) / 2)
+        if self.item_novelty is None:
+            object.__setattr__(self, "item_novelty", np.zeros(len(self.item_bias), np.float32))
         # the engine's kernels take arrays of one type only
         for name in _ARRAYS:
             object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), np.float32))
 
     @cached_property
     def item_vectors(self) -> NDArray[np.float32]:
-        """[I, D]: embedding, categories, and zeros up to a multiple of the vector lanes."""
-        width = self.item_embedding.shape[1] + self.categories.shape[1]
+        """[I, D]: embedding, categories, bias and novelty (that users weigh each in their own way), and zeros up to a multiple of
+        the vector lanes."""
+        own = np.column_stack([self.item_bias, self.item_novelty])  # type: ignore[list-item]
+        width = self.item_embedding.shape[1] + self.categories.shape[1] + own.shape[1]
         zeros = np.zeros((len(self.item_embedding), -width % VECTOR_LANES))
-        return np.concatenate([self.item_embedding, self.categories, zeros], axis=1, dtype=np.float32)
+        return np.concatenate([self.item_embedding, self.categories, own, zeros], axis=1, dtype=np.float32)
 
     @property
     def walk_width(self) -> int:
@@ -189,6 +204,7 @@ class InterestModel:
             state.long_term,
             state.short_term,
             state.satiation,
+            state.traits,
             self.context_weights,
             HOURS_PER_BUCKET,
             PLACE_EDGES,
@@ -245,9 +261,11 @@ class InterestModel:
         items: NDArray[np.int32],
         utility: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        return (
-            state.traits[rows, Trait.RATING] + self.rating_item[items] + np.float32(self.params.rating_slope) * utility
-        )
+        if not len(self.rating_grid):
+            return np.full(len(items), np.nan, np.float32)
+        score = self._score(state, rows, items, utility)
+        above = ndtr((score[:, None] - self.rating_cuts) / np.float32(self.params.rating_sd))
+        return (self.rating_grid[0] + (above * np.diff(self.rating_grid)).sum(axis=1)).astype(np.float32)
 
     def rate(
         self,
@@ -257,12 +275,17 @@ class InterestModel:
         utility: NDArray[np.float32],
         noise: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        mean = self.expected_rating(state, rows, items, utility)
         if not len(self.rating_grid):
-            return np.full(len(mean), np.nan, np.float32)
-        middles = (self.rating_grid[1:] + self.rating_grid[:-1]) / 2
-        drawn = np.searchsorted(middles, mean + np.float32(self.params.rating_sd) * noise)
-        return self.rating_grid[drawn]
+            return np.full(len(items), np.nan, np.float32)
+        score = self._score(state, rows, items, utility) + np.float32(self.params.rating_sd) * noise
+        return self.rating_grid[np.searchsorted(self.rating_cuts, score)]
+
+    def _score(
+        self, state: InterestState, rows: NDArray[np.int64], items: NDArray[np.int32], utility: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """[M] mean score of the engagement head, before noise and cuts."""
+        level = state.traits[rows, Trait.RATING] + self.rating_item[items]
+        return level + np.float32(self.params.rating_slope) * utility
 
     @property
     def item_noise_width(self) -> int:
@@ -279,6 +302,7 @@ class InterestModel:
             item_bias=together[:, -2].copy(),
             rating_item=together[:, -1].copy(),
             categories=np.concatenate([self.categories, self.categories[parents]]),
+            item_novelty=np.concatenate([self.item_novelty, self.item_novelty[parents]]),  # type: ignore[list-item,index]
         )
 
     def stored(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -27,6 +27,12 @@ class Trait(IntEnum):
     """Mean engagement (rating or log of watch time) at utility 0 of an average item; in the unit of the model's head."""
     RETURN = 3
     """Added to the logit of ever coming back."""
+    POPULARITY = 4
+    """Own weight on the items' biases, beyond the 1 that all have."""
+    NOVELTY = 5
+    """Logits of utility per standard deviation of an item's birth."""
+    FOCUS = 6
+    """Share by which everything but the effect of age weighs more in the user's choices: small for whoever takes what comes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -193,8 +193,11 @@ def test_interests_move_as_in_the_plain_twin() -> None:
     weights = _floats(rng, NUM_CONTEXTS, 19)
     context = [rng.uniform(0, 24, 500).astype(np.float32), rng.integers(0, 7, 500), rng.integers(0, 40, 500)]
     context[0][:3] = [0, 4, np.nextafter(np.float32(24), np.float32(0))]
-    kernels.prefer(0, 500, 1.1, 0.8, 0.3, *mine, weights, HOURS_PER_BUCKET, PLACE_EDGES, *context, preferences[0])
-    plain_kernels.prefer(1.1, 0.8, 0.3, *plain, weights, *context, preferences[1])
+    traits = _floats(rng, 500, len(Trait), scale=0.3)
+    kernels.prefer(
+        0, 500, 1.1, 0.8, 0.3, *mine, traits, weights, HOURS_PER_BUCKET, PLACE_EDGES, *context, preferences[0]
+    )
+    plain_kernels.prefer(1.1, 0.8, 0.3, *plain, traits, weights, *context, preferences[1])
     for one, two in zip([*mine, preferences[0]], [*plain, preferences[1]], strict=True):
         assert_allclose(one, two, rtol=1e-4, atol=1e-5)
     untouched = np.setdiff1d(np.arange(500), rows)

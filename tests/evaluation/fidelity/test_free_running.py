@@ -15,9 +15,9 @@ from evaluation.fidelity.free_running import (
     free_run,
     held_out_calendar,
     held_out_sequences,
+    observed_lengths,
     pace_seconds,
     replayed,
-    observed_lengths,
 )
 
 Generated = tuple[InteractionLog, InterestModel, EventSplit]
