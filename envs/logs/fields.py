@@ -144,11 +144,16 @@ def _time(column: pl.Expr, given: pl.DataType, date_forms: Sequence[str]) -> pl.
 
 
 def date_forms_of(texts: pl.Series) -> list[str]:
-    """Those of DATE_FORMS that a sample of texts is in; none where more of them are numbers than dates."""
-    texts = texts.str.strip_chars()
-    dates = {form: int(pl.select(_seconds(pl.lit(texts), form).count()).item()) for form in DATE_FORMS}
-    numbers = len(texts) - texts.cast(pl.Float64, strict=False).null_count()
-    return [form for form, count in dates.items() if count] if sum(dates.values()) > numbers else []
+    """Those of DATE_FORMS that a sample of texts needs; none where more of them are numbers than dates."""
+    rest = texts.str.strip_chars().drop_nulls()
+    numbers = int(rest.cast(pl.Float64, strict=False).is_not_null().sum())
+    count, forms = len(rest), []
+    for form in DATE_FORMS:
+        unread = rest.filter(rest.to_frame("").select(_seconds(pl.first(), form).is_null()).to_series())
+        if len(unread) < len(rest):
+            forms.append(form)
+        rest = unread
+    return forms if count - len(rest) > numbers else []
 
 
 def _seconds(column: pl.Expr, form: str) -> pl.Expr:
@@ -159,10 +164,8 @@ def _seconds(column: pl.Expr, form: str) -> pl.Expr:
     return parsed.dt.epoch("us").cast(pl.Float64) / 1e6
 
 
-DATE_FORMS = (
-    "%Y-%m-%d",
-    *(f"%Y-%m-%d{mark}%H:%M{rest}" for mark in ("T", " ") for rest in ("", ":%S%.f", "Z", ":%S%.fZ", ":%S%.f%#z")),
-)
+_CLOCKS = ("", ":%S", "Z", ":%SZ", ":%S%.f", ":%S%.fZ", ":%S%.f%#z")
+DATE_FORMS = ("%Y-%m-%d", *(f"%Y-%m-%d{mark}%H:%M{clock}" for mark in ("T", " ") for clock in _CLOCKS))
 """Dates, and dates with times, with or without zone; without one they are UTC."""
 _CONVERSIONS: dict[Kind, Callable[[pl.Expr, pl.DataType], pl.Expr]] = {
     Kind.WHOLE: _whole,
