@@ -1,6 +1,6 @@
 """From what the two stages of the fit found to the numpy model that is simulated, with its heads and its table."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -8,18 +8,20 @@ from envs.catalogue import SECONDS_PER_DAY
 from envs.logs.schema import InteractionLog
 from envs.users.baselines import popularity_likelihood
 from envs.users.calibration import Arrays, Calibration
-from envs.users.interest import InterestModel, InterestParams
+from envs.users.engagement_fit import fit_engagement
+from envs.users.interest import InterestModel
 from envs.users.likelihood import EventSplit, Part, log_popularity, replay_preferences, user_model_likelihood
 from envs.users.parameter_table import (
     array_rows,
+    engagement_rows,
     interest_rows,
     popularity_rows,
-    rating_rows,
     scaled_params,
+    taste_rows,
     visit_rows,
 )
 from envs.users.protocol import Trait, VisitParams, age_effect
-from envs.users.rating_fit import fit_ratings
+from envs.users.taste_traits import TASTES, fit_taste_traits, item_novelty, rare_item_offsets
 from envs.users.visit_fit import fit_visits
 
 
@@ -82,6 +84,20 @@ def _popularity_only(model: InterestModel, split: EventSplit) -> InterestModel:
     )
 
 
+def with_own_tastes(model: InterestModel, log: InteractionLog, split: EventSplit) -> InterestModel:
+    """The model with biases of rare items and the users' taste traits (`envs.users.taste_traits`), where there are any to find."""
+    if model.fit_report["follows_popularity"]:
+        return model
+    birth = log.catalogue.birth
+    bias = model.item_bias + rare_item_offsets(model, birth, split)
+    novelty = item_novelty(birth, split.counts(Part.FIT))
+    model = replace(model, item_bias=bias - bias.mean(), item_novelty=novelty)
+    tastes = fit_taste_traits(model, novelty, birth, split)
+    traits = model.user_traits.copy()
+    traits[:, TASTES] = tastes.users
+    return replace(model, user_traits=traits, table=model.table + taste_rows(tastes))
+
+
 def with_heads(model: InterestModel, log: InteractionLog, split: EventSplit, seed: int) -> InterestModel:
     """The model of choices with fitted visits and ratings, traits of the users, and the whole table."""
     visits = fit_visits(log, seed)
@@ -89,19 +105,21 @@ def with_heads(model: InterestModel, log: InteractionLog, split: EventSplit, see
     age = (split.timestamp - log.catalogue.birth[split.item]) / SECONDS_PER_DAY
     utility = (preference * model.item_vectors[split.item]).sum(axis=1)
     utility += model.item_bias[split.item] + age_effect(model.age_values, age.astype(np.float32))
-    rating = log.consumed().rating[split.row]
-    ratings = fit_ratings(rating, split.user, split.item, utility, split.part, split.num_users, split.num_items)
-    params = InterestParams(**(asdict(model.params) | {"rating_slope": ratings.slope, "rating_sd": ratings.sd}))
+    engagement = fit_engagement(log, split, utility)
+    params = replace(model.params, rating_slope=engagement.slope, rating_sd=engagement.sd)
     traits = visits.traits.copy()
-    traits[:, Trait.RATING] = ratings.user
-    figures = {"rating_rmse": ratings.test_rmse, "rating_calibration_error": ratings.test_calibration_error}
+    traits[:, Trait.RATING] = engagement.user
+    traits[:, TASTES] = model.user_traits[:, TASTES]
+    known = {entry["name"] for entry in model.table}
+    visit_table = [entry for entry in visit_rows(visits) if entry["name"] not in known]
     return replace(
         model,
         params=params,
         visits=visits.params,
         user_traits=traits,
-        rating_item=ratings.item,
-        rating_grid=ratings.grid,
-        table=model.table + visit_rows(visits) + rating_rows(ratings),
-        fit_report=model.fit_report | figures,
+        rating_item=engagement.item,
+        rating_grid=engagement.grid,
+        rating_cuts=engagement.cuts,
+        table=model.table + visit_table + engagement_rows(engagement),
+        fit_report=model.fit_report | engagement.figures(),
     )

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from envs.users.calibration import Calibration
+from envs.users.engagement_fit import EngagementFit
 from envs.users.interest import InterestModel, InterestParams
 from envs.users.protocol import AGE_KNOTS, VisitParams, position_logits
-from envs.users.rating_fit import RatingFit
 from envs.users.taste_traits import TASTES, TasteTraits
 from envs.users.visit_fit import VisitFit
 
@@ -198,13 +198,48 @@ def taste_rows(tastes: TasteTraits) -> list[Row]:
     ]
 
 
-def rating_rows(fit: RatingFit) -> list[Row]:
-    """Rows of the rating head; none where the log has no ratings."""
-    if not len(fit.grid):
+def engagement_rows(fit: EngagementFit) -> list[Row]:
+    """Rows of the engagement head; none where the log has neither ratings nor watch times."""
+    if not fit.unit:
         return []
-    slope = "rating units per logit of utility, user and item means held; ridge, sandwich clustered by user"
-    spread = "rating units about the mean; residuals of the early-stopping part, clustered by user"
-    return [
-        row("rating_slope", "ρ_1", fit.slope, fit.slope_interval, slope),
-        row("rating_sd", "ρ_2", fit.sd, fit.sd_interval, spread),
+    unit = "rating units" if fit.unit == "rating" else "log(1 + seconds watched)"
+    chosen = (
+        f"shrunk by {fit.user_ridge:g} events (users) and {fit.item_ridge:g} (items), a user's events count half after "
+        f"{fit.half_life:g}: chosen on the early-stopping part"
+    )
+    line = f"levels recalibrated there: {fit.recalibration[0]:.2f} + {fit.recalibration[1]:.2f} level"
+    spread = f"users or items resampled; {chosen}"
+    rows = [
+        row(
+            "rating_slope",
+            "ρ_1",
+            fit.slope,
+            fit.slope_interval,
+            f"{unit} per logit of utility, levels held; clustered by user",
+        ),
+        row(
+            "rating_sd",
+            "ρ_2",
+            fit.sd,
+            fit.sd_interval,
+            f"{unit} about the mean; ordered probit, clustered by user; {line}",
+        ),
+        row(
+            "rating_user_spread",
+            "τ_u",
+            fit.user_spread,
+            fit.user_spread_interval,
+            f"{unit} between users' levels; {spread}",
+        ),
+        row(
+            "rating_item_spread",
+            "τ_i",
+            fit.item_spread,
+            fit.item_spread_interval,
+            f"{unit} between items' levels; {spread}",
+        ),
     ]
+    if fit.unit == "watch_seconds":
+        note = "log(1 + seconds watched) per log(1 + seconds of duration); least squares, part of the items' levels"
+        rows.append(row("watch_duration_slope", "ρ_3", fit.duration_slope, None, note))
+    return rows

@@ -6,7 +6,6 @@ from fitted_logs import DAY, EPOCH, make_catalogue, make_users
 
 from envs.logs.schema import InteractionLog
 from envs.users.protocol import Trait, VisitParams
-from envs.users.rating_fit import expected_on_grid, fit_ratings
 from envs.users.visit_fit import fit_visits
 
 TRUTH = {
@@ -123,45 +122,3 @@ def test_traits_follow_what_users_did(varied):
     assert np.corrcoef(fit.traits[often, Trait.LEAVE], lengths[often])[0, 1] < -0.5
     assert np.corrcoef(fit.traits[often, Trait.GAP], of_user[often])[0, 1] > 0.5
     assert np.corrcoef(fit.traits[:, Trait.RETURN], np.log(visits))[0, 1] > 0.5
-
-
-def head(count=4000, slope=0.4, seed=0):
-    rng = np.random.default_rng(seed)
-    user, item = rng.integers(0, 60, count), rng.integers(0, 40, count)
-    utility = rng.normal(1.5, 1, count).astype(np.float32)
-    mean = 2.6 + rng.normal(0, 0.3, 60)[user] + rng.normal(0, 0.3, 40)[item] + slope * utility
-    part = np.repeat([0, 1, 2], [int(0.7 * count), int(0.1 * count), count - int(0.8 * count)])
-    return mean, rng.normal(0, 0.5, count), user, item, utility, part
-
-
-def test_slope_and_spread_of_ratings_come_back():
-    mean, noise, user, item, utility, part = head()
-    fit = fit_ratings((mean + noise).astype(np.float32), user, item, utility, part, 60, 40)
-    assert fit.slope_interval[0] < 0.4 < fit.slope_interval[1]
-    assert fit.slope == pytest.approx(0.4, abs=0.05)
-    assert fit.sd == pytest.approx(0.5, abs=0.06)
-    assert fit.sd_interval[0] < fit.sd < fit.sd_interval[1]
-    assert fit.test_rmse == pytest.approx(0.5, abs=0.06)
-    assert len(fit.grid) == 64
-
-
-def test_ratings_on_a_grid_are_calibrated_on_the_test_part():
-    mean, noise, user, item, utility, part = head()
-    rating = np.clip(np.round(mean + noise), 1, 5).astype(np.float32)
-    fit = fit_ratings(rating, user, item, utility, part, 60, 40)
-    assert list(fit.grid) == [1, 2, 3, 4, 5]
-    assert fit.test_calibration_error < 0.1
-
-
-def test_a_log_without_ratings_has_an_empty_grid():
-    _, _, user, item, utility, part = head(100)
-    fit = fit_ratings(np.full(100, np.nan, np.float32), user, item, utility, part, 60, 40)
-    assert not len(fit.grid)
-    assert np.isnan(fit.test_rmse)
-
-
-def test_expected_rating_on_the_grid_is_the_mean_of_draws():
-    grid, rng = np.arange(1, 6, dtype=np.float32), np.random.default_rng(0)
-    for mean in (0.5, 3.2, 4.9):
-        drawn = np.clip(np.round(mean + 0.7 * rng.normal(size=200_000)), 1, 5)
-        assert expected_on_grid(np.array([mean], np.float32), 0.7, grid)[0] == pytest.approx(drawn.mean(), abs=0.01)
