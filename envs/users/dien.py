@@ -20,7 +20,7 @@ from scipy.special import softmax
 from envs.artefacts import load_arrays, save_arrays
 from envs.compiled import VECTOR_LANES
 from envs.users.interest import InterestModel, InterestState
-from envs.users.protocol import ChoiceParams, VisitParams
+from envs.users.protocol import ChoiceParams, Trait, VisitParams
 from envs.users.row_product import row_product
 
 SHARPNESS = 4.0
@@ -185,6 +185,7 @@ class DienModel:
         place_in_visit: NDArray[np.int64],
     ) -> NDArray[np.float32]:
         facets = row_product(state.evolved, self.network.output)
+        facets *= 1 + state.traits[:, Trait.FOCUS, None, None]
         parametric = self.base.preference(state, hour, weekday, place_in_visit)
         return _joined(parametric, facets)
 

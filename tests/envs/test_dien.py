@@ -16,7 +16,7 @@ from envs.users.dien_fit import DienConfig, fit_dien_model
 from envs.users.dien_network import Network
 from envs.users.fit import FitConfig
 from envs.users.likelihood import replay_preferences, split_events, user_model_likelihood
-from envs.users.protocol import ExtendableUserModel
+from envs.users.protocol import ExtendableUserModel, Trait
 from envs.users.row_product import row_product
 
 
@@ -189,6 +189,16 @@ def test_a_users_state_does_not_depend_on_the_batch(model):
     assert many[76] == 4
     for f in fields(alone):
         assert_array_equal(getattr(alone, f.name)[0], getattr(together, f.name)[76])
+
+
+def test_a_focused_user_weighs_facets_more_as_all_else(model):
+    users = model.user_parameters[[2, 2]].copy()
+    users[1, -len(Trait) + Trait.FOCUS] = 0.5
+    state = model.start(users)
+    model.consume(state, np.arange(2), np.array([3, 3], np.int32))
+    zeros = np.zeros(2, np.int64)
+    plain, focused = model.preference(state, zeros.astype(np.float32), zeros, zeros) @ model.item_vectors.T
+    assert_allclose(focused, 1.5 * plain + 0.5 * model.item_bias, rtol=1e-4, atol=1e-4)
 
 
 def test_taken_users_live_their_own_lives_and_are_put_back(model):
