@@ -1,7 +1,7 @@
 """Burn-in: the history that a drawn user brings, consumed from the whole catalogue as the user model says.
 
-Visits and gaps come first, since they hang on the user's traits and not on the items: a leave hazard after each item, gaps as
-fitted, the log's own pace inside visits. The last item of a history is consumed at the second of day 0 at which the user's
+Visits and gaps come first, since they hang on the user's traits and not on the items: a leave hazard after each item, given
+that the user came back until the history was as long as it is; gaps as fitted; the log's own pace inside visits. The last item of a history is consumed at the second of day 0 at which the user's
 run begins, as it is with the log's users. Then item by item: a multinomial logit over all items that are open on that day
 and, where the log has no repeats, that the user has not had.
 """
@@ -110,7 +110,10 @@ def _timeline(
     quantiles = np.linspace(0, 1, len(population.spacings))
     for place in range(1, longest):
         logit = visits.leave_logit(in_visit, first) + traits[:, Trait.LEAVE]
-        leaves = draw_uniform(seed, Purpose.BURN_IN, number, place, _LEAVE) < expit(logit)
+        # that the history goes on says that whoever left came back
+        leave, comes_back = expit(logit), expit(visits.return_intercept + traits[:, Trait.RETURN])
+        chance = leave * comes_back / (1 - leave * (1 - comes_back))
+        leaves = draw_uniform(seed, Purpose.BURN_IN, number, place, _LEAVE) < chance
         log_days = visits.log_gap(
             draw_uniform(seed, Purpose.BURN_IN, number, place, _GAP_KIND),
             draw_normal(seed, Purpose.BURN_IN, number, place, _GAP),

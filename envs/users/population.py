@@ -1,8 +1,8 @@
 """A population: a distribution over users, fitted to those of a log, from which any number of other users is drawn.
 
-A user is a row of parameters of the user model (`UserModel.user_parameters`) and the length of its history. Traits and
-lengths are skewed, so they are taken as normal scores: a drawn one is read off the log users' own quantiles. The joint
-distribution is a mixture of normals in whitened coordinates, one of two kinds, whichever tells held-out users better:
+A user is a row of parameters of the user model (`UserModel.user_parameters`) and the length of its history. Traits, lengths and
+parameters of longer tails than a normal's enter as normal scores: a drawn one is read off the log users' own quantiles. The
+joint distribution is a mixture of normals in whitened coordinates, one of two kinds, whichever tells held-out users better:
 
 - a smoothed bootstrap: a normal around each log user, all of one width h, drawn together towards the mean by
   1 / sqrt(1 + h^2) so that covariances stay what they are (Silverman and Young 1987, eq. 3.2);
@@ -34,7 +34,7 @@ FOLDS = 5
 """Parts of the users for held-out likelihoods."""
 SPACING_QUANTILES = 101
 MOST_QUANTILES = 1_001
-"""Quantiles of a trait, at most."""
+"""Quantiles of a parameter, at most."""
 MOST_HELD_OUT = 2_000
 """Log users whose held-out likelihood is looked at, at most."""
 _EVEN_RANK = 1e-5
@@ -72,9 +72,9 @@ class Population:
     log_users: NDArray[np.int64]
     """[A] the log users it was fitted to: those who consumed anything."""
     mean: NDArray[np.float64]
-    """[P + 1] of the log users' parameters, traits as normal scores, and of the normal scores of their numbers of items."""
+    """[P + 1] of the log users' parameters and log(1 + items consumed), or of their normal scores."""
     spread: NDArray[np.float64]
-    """[R, P + 1]; whitened coordinates @ spread + mean are users; R is the rank of the users' covariance."""
+    """[R, P + 1]; whitened coordinates @ spread + mean are users; R is the rank of their covariance."""
     cumulative_weight: NDArray[np.float64]
     """[K] sums of the components' weights."""
     centres: NDArray[np.float64]
@@ -84,9 +84,11 @@ class Population:
     cumulative_parent: NDArray[np.float64] | None
     """[K, A] sums over log users of their shares in a component; None where component k is log user k."""
     quantiles: NDArray[np.float64]
-    """[len(Trait) + 1, Q] of the log users' traits and log(1 + items consumed), at the normal scores `scores`."""
+    """[P + 1, Q] of the log users' parameters and log(1 + items consumed), at the normal scores `scores`."""
     scores: NDArray[np.float64]
     """[Q] ascending."""
+    is_scored: NDArray[np.bool_]
+    """[P + 1] which of them are drawn as normal scores."""
     start_seconds: NDArray[np.float64]
     """[A] second of the day of each log user's last item."""
     spacings: NDArray[np.float64]
@@ -114,9 +116,8 @@ class Population:
         values = np.broadcast_to(self.mean, (len(numbers), len(self.mean))).copy()
         for column in range(rank):
             values += white[:, column, None] * self.spread[column]
-        first = values.shape[1] - len(self.quantiles)
-        for column, quantiles in enumerate(self.quantiles):
-            values[:, first + column] = np.interp(values[:, first + column], self.scores, quantiles)
+        for column in np.flatnonzero(self.is_scored):
+            values[:, column] = np.interp(values[:, column], self.scores, self.quantiles[column])
         return DrawnUsers(
             number=numbers,
             parameters=values[:, :-1].astype(np.float32),
@@ -137,7 +138,7 @@ def fit_population(model: UserModel, log: InteractionLog, seed: int = 0) -> Popu
     Raises:
         LogError: if fewer than two users consumed anything.
     """
-    from scipy.stats import rankdata  # costs a second, which a bare environment need not pay
+    from scipy.stats import kurtosis, rankdata  # cost a second, which a bare environment need not pay
 
     events = log.consumed()
     lengths = np.diff(events.user_starts)
@@ -145,12 +146,12 @@ def fit_population(model: UserModel, log: InteractionLog, seed: int = 0) -> Popu
     if len(active) < 2:
         raise LogError(f"log '{log.name}' has {len(active)} users with consumed items; a population needs at least 2.")
     users = np.column_stack([model.user_parameters[active], np.log1p(lengths[active])]).astype(np.float64)
-    skewed = users[:, -len(Trait) - 1 :]
     probabilities = (np.arange(min(len(users), MOST_QUANTILES)) + 0.5) / min(len(users), MOST_QUANTILES)
-    scores, quantiles = ndtri(probabilities), np.quantile(skewed, probabilities, axis=0).T
-    users[:, -len(Trait) - 1 :] = ndtri((rankdata(skewed, axis=0) - 0.5) / len(users))
-    mean = users.mean(axis=0)
-    white, spread = _whitened(users - mean)
+    is_scored = kurtosis(users, axis=0) > 0
+    is_scored[-len(Trait) - 1 :] = True
+    coordinates = np.where(is_scored, ndtri((rankdata(users, axis=0) - 0.5) / len(users)), users)
+    mean = coordinates.mean(axis=0)
+    white, spread = _whitened(coordinates - mean)
     tried = _held_out_likelihoods(white, seed)
     best = max(tried, key=lambda name: tried[name])
     kind, _, size = best.partition(" ")
@@ -178,8 +179,9 @@ def fit_population(model: UserModel, log: InteractionLog, seed: int = 0) -> Popu
         centres=centres,
         factors=factors,
         cumulative_parent=share,
-        quantiles=quantiles,
-        scores=scores,
+        quantiles=np.ascontiguousarray(np.quantile(users, probabilities, axis=0).T),
+        scores=ndtri(probabilities),
+        is_scored=is_scored,
         start_seconds=(events.timestamp[last] % SECONDS_PER_DAY).astype(np.float64),
         spacings=np.quantile(inside if len(inside) else [60.0], np.linspace(0, 1, SPACING_QUANTILES)),
     )

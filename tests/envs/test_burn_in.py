@@ -106,8 +106,10 @@ def test_visits_and_gaps_are_the_models(model, population, burnt) -> None:
     gaps = np.diff(burnt.clock, axis=1)
     known = (burnt.items[:, 1:] >= 0) & (burnt.clock[:, :-1] > -39 * DAY)
     after_first = np.concatenate([np.zeros((len(gaps), 1), bool), gaps[:, :-1] > 3600], axis=1)
-    chance = 1 / (1 + np.exp(-model.visits.leave_logit(np.zeros(1, int))))
-    assert_allclose((gaps > 3600)[known & after_first].mean(), chance[0], atol=0.05)
+    leave = 1 / (1 + np.exp(-model.visits.leave_logit(np.zeros(1, int))[0]))
+    back = 1 / (1 + np.exp(-model.visits.return_intercept))
+    chance = leave * back / (1 - leave + leave * back)  # whoever left is known to have come back
+    assert_allclose((gaps > 3600)[known & after_first].mean(), chance, atol=0.03)
     days = gaps[known & (gaps > 3600)] / DAY
     assert_allclose(np.log(days).mean(), 0.5, atol=0.12)
 
