@@ -1,9 +1,10 @@
 """Burn-in: the history that a drawn user brings, consumed from the whole catalogue as the user model says.
 
 Visits and gaps come first, since they hang on the user's traits and not on the items: a leave hazard after each item, given
-that the user came back until the history was as long as it is; gaps as fitted; the log's own pace inside visits. The last item of a history is consumed at the second of day 0 at which the user's
-run begins, as it is with the log's users. Then item by item: a multinomial logit over all items that are open on that day
-and, where the log has no repeats, that the user has not had.
+that the user came back until the history was as long as it is; gaps as fitted; the log's own pace inside visits. The last
+item of a history is consumed at the second of day 0 at which the user's run begins, as it is with the log's users. Then item
+by item: a multinomial logit over all items that are open on that day and, where the log has no repeats, that the user has
+not had.
 """
 
 from dataclasses import dataclass
