@@ -132,11 +132,11 @@ class _Starts:
         self.users, self.excludes_seen = users, world.excludes_seen
         self.item_type = np.min_scalar_type(world.num_items)
         parts = [users[begin : begin + block] for begin in range(0, len(users), block)]
-        told = [world.history(history_size, part) for part in parts]
+        told = [(*world.history(history_size, part), world.seen(part)) for part in parts]
         # an item is kept as its index + 1, and 0 for none
-        self.history = np.concatenate([(items + 1).astype(self.item_type) for items, _ in told])
-        self.clock = np.concatenate([days for _, days in told])
-        self.seen = np.concatenate([world.seen(part) for part in parts])
+        self.history = np.concatenate([(items + 1).astype(self.item_type) for items, _, _ in told])
+        self.clock = np.concatenate([days for _, days, _ in told])
+        self.seen = np.concatenate([bits for _, _, bits in told])
 
     def of(self, user: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.uint8]]:
         """(history [N, H], its days [N, H], bits of items seen) of users at the start of their lives."""
