@@ -8,7 +8,9 @@ Examples:
     python simulate.py --dataset path/to/ml-latest-small      your own ratings.csv and movies.csv
     python simulate.py --resume results/compare-...           go on with a run that was interrupted
     python simulate.py fit                                    how well the users fit their log
+    python simulate.py fit --ablation                         what each term of the user model buys
     python simulate.py fidelity                               how like the log's users the simulated ones are
+    python simulate.py sensitivity                            what 'A beats B' rests on
     python simulate.py updates                                when to update the models: three rules and a DQN
     python simulate.py plot RUN [RUN ...]                     draw saved runs again, or several together
 
@@ -34,11 +36,13 @@ from agents.updates.study import is_untrained, run_update_study, summarise_updat
 from envs.errors import DriftrecError
 from envs.logs import load_log
 from envs.logs.schema import InteractionLog
+from envs.users.ablation import ablation, ablation_figures
 from envs.users.fit import FitConfig
 from envs.users.measure import likelihood_reports
 from envs.users.models import fit_user_model
 from envs.users.protocol import UserModel
-from envs.world import World, build_world
+from envs.users.selection import choose_config
+from envs.world import World, WorldConfig, build_world
 from evaluation.comparison import EVALUATION_SEED_OFFSET, split_users
 from evaluation.fidelity.report import fidelity_likelihoods, survival_sentence
 from evaluation.fidelity.study import Study, fidelity_report
@@ -50,12 +54,15 @@ from evaluation.options import (
     FidelityOptions,
     FitOptions,
     PlotOptions,
+    SensitivityOptions,
     UpdateOptions,
     WorldOptions,
     chosen_command,
     parsed_options,
 )
+from evaluation.population_report import population_figures, population_report, population_table
 from evaluation.report import (
+    ablation_table,
     comparison_table,
     likelihood_table,
     make_console,
@@ -64,7 +71,14 @@ from evaluation.report import (
     updates_table,
 )
 from evaluation.runs import Run
-from evaluation.training import named_agents, run_comparison
+from evaluation.sensitivity import (
+    ASSUMPTIONS,
+    parsed_pairs,
+    sensitivity_figures,
+    sensitivity_report,
+    sensitivity_table,
+)
+from evaluation.training import fitted_agents, named_agents, run_comparison
 from recall.embedding import EmbeddingRecall
 
 
@@ -80,8 +94,9 @@ def compare(options: CompareOptions) -> None:
     run = open_run(options, "compare", options.resume)
 
     console.rule("users")
-    user_model = fit_user_model(options.user_model, log, fit_config(options))
-    likelihoods = likelihood_reports(log, fit_config(options), user_model=options.user_model)
+    config = fit_config(log, options, console)
+    user_model = fit_user_model(options.user_model, log, config)
+    likelihoods = likelihood_reports(log, config, user_model=options.user_model)
     console.print(likelihood_table(likelihoods))
     console.print(parameter_table(parameters(user_model)))
 
@@ -118,16 +133,23 @@ def fit(options: FitOptions) -> None:
     console = make_console()
     log = read_log(options, console)
     run = open_run(options, "fit")
-    likelihoods = likelihood_reports(log, fit_config(options), shuffled=True, user_model=options.user_model)
+    config = fit_config(log, options, console, search=options.search or None)
+    likelihoods = likelihood_reports(log, config, shuffled=True, user_model=options.user_model)
     console.print(likelihood_table(likelihoods))
     console.print(
         "Only what survives the shuffle may be called evolving interest; the rest is the order of the rating page."
     )
-    user_model = fit_user_model(options.user_model, log, fit_config(options))
+    user_model = fit_user_model(options.user_model, log, config)
     console.print(parameter_table(parameters(user_model)))
+    figures: dict[str, float] = {}
+    if options.ablation:
+        rows = ablation(log, config)
+        console.print(ablation_table(rows))
+        run.write_table("ablation", pl.DataFrame([asdict(row) for row in rows]))
+        figures = ablation_figures(rows)
     run.write_table("likelihoods", pl.DataFrame([{"model": name, **row} for name, row in likelihoods.items()]))
     run.write_table("parameters", pl.DataFrame(parameters(user_model), infer_schema_length=None))
-    finish(run, likelihood_figures(likelihoods), console)
+    finish(run, likelihood_figures(likelihoods) | engagement_figures(user_model) | figures, console)
 
 
 def fidelity(options: FidelityOptions) -> None:
@@ -135,15 +157,38 @@ def fidelity(options: FidelityOptions) -> None:
     console = make_console()
     log = read_log(options, console)
     run = open_run(options, "fidelity", options.resume)
-    config = fit_config(options)
-    likelihoods = likelihood_reports(log, config, shuffled=True, user_model=options.user_model)
+    config = fit_config(log, options, console)
+    likelihoods = likelihood_reports(log, config, user_model="dien")
+    likelihoods |= likelihood_reports(log, config, shuffled=True, user_model=options.user_model)
     console.print(likelihood_table(likelihoods))
     console.print(survival_sentence(likelihoods))
-    study = Study.of(log, fit_user_model(options.user_model, log, config), options.fidelity(config.max_events))
-    report = fidelity_report(study, run, progress)
+    user_model = fit_user_model(options.user_model, log, config)
+    report = fidelity_report(Study.of(log, user_model, options.fidelity(config.max_events)), run, progress)
     for table in report.tables():
         console.print(table)
-    finish(run, fidelity_likelihoods(likelihoods) | report.figures(), console)
+    population = drawn_beside_fitted(log, user_model, options, run)
+    console.print(population_table(population))
+    finish(run, population_figures(population) | fidelity_likelihoods(likelihoods) | report.figures(), console)
+
+
+def sensitivity(options: SensitivityOptions) -> None:
+    """Log → users → agents → the same comparison under every assumed parameter's plausible range → table and plot."""
+    pairs = parsed_pairs(options.pairs)
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    named_agents(names)
+    console = make_console()
+    log = read_log(options, console)
+    run = open_run(options, "sensitivity", options.resume)
+    user_model = fit_user_model(options.user_model, log, fit_config(log, options, console))
+    world = build_world(log, user_model, options.world())
+    comparison = options.comparison().within(world)
+    recall = EmbeddingRecall(seed=options.seed).fit(world.policy_log)
+    agents = fitted_agents(names, world, recall, run, comparison, options.training_requests(), options.seed)
+    with progress("worlds", 1 + 2 * len(ASSUMPTIONS)) as report:
+        table = sensitivity_table(agents, pairs, log, user_model, options.world(), recall, comparison, run, report)
+    run.write_table("sensitivity", table)
+    console.print(sensitivity_report(table))
+    finish(run, sensitivity_figures(table), console)
 
 
 def updates(options: UpdateOptions) -> None:
@@ -152,7 +197,7 @@ def updates(options: UpdateOptions) -> None:
     console = make_console()
     log = read_log(options, console)
     run = open_run(options, "updates", options.resume)
-    user_model = fit_user_model(options.user_model, log, fit_config(options))
+    user_model = fit_user_model(options.user_model, log, fit_config(log, options, console))
     world = build_world(log, user_model, options.world())
     config = update_config(options)
     dqn = train_update_dqn(run, world, config, options)
@@ -192,15 +237,43 @@ def read_log(options: DataOptions, console: Console) -> InteractionLog:
     return log
 
 
-def fit_config(options: DataOptions) -> FitConfig:
-    """How users are fitted; one pass over each user's first events only with --fast."""
-    return FitConfig(seed=options.seed, epochs=1, max_events=60) if options.fast else FitConfig(seed=options.seed)
+def fit_config(log: InteractionLog, options: DataOptions, console: Console, search: bool | None = None) -> FitConfig:
+    """How users are fitted: d and regularisation as chosen for the log; with --fast one pass over each user's first events."""
+    if options.fast:
+        return FitConfig(seed=options.seed, epochs=1, max_events=60)
+    choice = choose_config(log, FitConfig(seed=options.seed), search)
+    if choice.tried:
+        console.print(choice.sentence())
+    return choice.config
+
+
+def engagement_figures(user_model: UserModel) -> dict[str, float]:
+    """How well the engagement head predicts the test part, as flat figures; none where the log has no engagement."""
+    report = getattr(user_model, "fit_report", {})
+    if not report.get("engagement_unit"):
+        return {}
+    low, high = report["rating_calibration_interval"]
+    return {
+        "engagement_rmse": report["rating_rmse"],
+        "engagement_calibration_error": report["rating_calibration_error"],
+        "engagement_calibration_error_low": low,
+        "engagement_calibration_error_high": high,
+    }
 
 
 def parameters(user_model: UserModel) -> list[dict[str, Any]]:
     """The table of parameters of a user model; empty where it keeps none."""
     table: list[dict[str, Any]] = getattr(user_model, "table", [])
     return table
+
+
+def drawn_beside_fitted(log: InteractionLog, user_model: UserModel, options: FidelityOptions, run: Run) -> pl.DataFrame:
+    """How like the log's users the drawn ones are, from the run folder if it is there already."""
+    if not run.has_table("population"):
+        drawn = min(len(log.users), 50 if options.fast else 1_000)
+        world = build_world(log, user_model, WorldConfig(drawn_users=drawn, seed=options.seed))
+        run.write_table("population", population_report(world, options.seed))
+    return run.table("population")
 
 
 def update_config(options: WorldOptions) -> UpdateConfig:
@@ -268,7 +341,11 @@ def likelihood_figures(likelihoods: Mapping[str, Mapping[str, Any]]) -> dict[str
 def finish(run: Run, figures: Mapping[str, Any], console: Console) -> None:
     """Draws the plots the run has tables for, writes and prints its figures."""
     run.write_figures(figures)
-    drawn = save_figures(run) if any(run.has_table(name) for name in ("summary", "updates", "distances")) else []
+    drawn = (
+        save_figures(run)
+        if any(run.has_table(name) for name in ("summary", "updates", "distances", "sensitivity"))
+        else []
+    )
     console.rule("figures")
     print_figures(figures)
     console.print(f"run folder: {run.folder}" + (f", plots: {run.folder / 'plots'}" if drawn else ""))
@@ -279,6 +356,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "compare": (CompareOptions, compare),
     "fit": (FitOptions, fit),
     "fidelity": (FidelityOptions, fidelity),
+    "sensitivity": (SensitivityOptions, sensitivity),
     "updates": (UpdateOptions, updates),
     "plot": (PlotOptions, plot),
 }
@@ -296,7 +374,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "\ninterrupted; what was finished is kept. The same command with --resume RUN goes on (compare, updates, fidelity).",
+            "\ninterrupted; what was finished is kept. The same command with --resume RUN goes on "
+            "(compare, updates, fidelity, sensitivity).",
             file=sys.stderr,
         )
         return 130

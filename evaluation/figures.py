@@ -30,7 +30,7 @@ def save_figures(runs: Run | Sequence[Run], folder: Path | None = None) -> list[
         folder: where the PNGs go; None for the plots folder of a single run.
 
     Returns:
-        Paths of the PNGs: comparison, tradeoff, interest, learning, updates, fidelity.
+        Paths of the PNGs: comparison, tradeoff, interest, learning, updates, fidelity, sensitivity.
 
     Raises:
         ArtefactError: if a table is damaged, or no run has any table to draw.
@@ -187,6 +187,18 @@ def _fidelity(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
     return fidelity_page(*[runs[0].table(name) for name in names])
 
 
+def _sensitivity(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """Differences under each assumption, a panel for each pair of the first run."""
+    table = runs[0].table("sensitivity")
+    pairs = list(table.select("first", "second").unique(maintain_order=True).iter_rows())
+    rows = len(table) // len(pairs)
+    figure = _figure(5 * len(pairs) + 2, 0.28 * rows + 1.2)
+    panels = figure.subplots(1, len(pairs), squeeze=False, sharey=True)[0]
+    for axes, (first, second) in zip(panels, pairs, strict=True):
+        plots.differences(table.filter((pl.col("first") == first) & (pl.col("second") == second)), axes)
+    return figure
+
+
 def _prefix(axes: plots.Axes, title: str) -> None:
     if title:
         axes.set_title(f"{title}: {axes.get_title(loc='left')}")
@@ -203,5 +215,6 @@ _FIGURES: tuple[tuple[str, Callable[[Sequence[Run], Sequence[str]], Figure | Non
     ("learning", _learning, "learning"),
     ("updates", _updates, "updates"),
     ("fidelity", _fidelity, "distances"),
+    ("sensitivity", _sensitivity, "sensitivity"),
 )
 """Name of the PNG, what draws it, and the table that it needs."""

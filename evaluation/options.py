@@ -183,6 +183,11 @@ class FitOptions(DataOptions):
     Example: python simulate.py fit --dataset path/to/ml-latest-small
     """
 
+    ablation: bool = False
+    """Fit again without each term and print what the term buys on held-out events; what was fitted is kept and not fitted twice."""
+    search: bool = False
+    """Choose d and regularisation anew, also for a log whose defaults were chosen before."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FidelityOptions(DataOptions):
@@ -211,6 +216,37 @@ class FidelityOptions(DataOptions):
             max_events=max_events,
             seed=self.seed,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityOptions(WorldOptions):
+    """Moves every assumed parameter over its plausible range and shows whether 'agent A beats agent B' still holds.
+
+    Example: python simulate.py sensitivity --pairs mf:popular,mmr:mf
+    """
+
+    pairs: str = "mf:popular,mmr:mf"
+    """Pairs of agents A:B, separated by commas."""
+    users: Annotated[int | None, _sized("200, or 16")] = None
+    """Evaluation users, at most."""
+    requests: Annotated[int | None, _sized("40000, or 2048")] = None
+    """Simulated requests that an agent that trains may spend, once, in the world of the defaults."""
+    resume: Path | None = None
+    """Folder of an interrupted run to go on with; give the other options as before."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(2, users=self.users)
+        _at_least(1, requests=self.requests)
+
+    def comparison(self) -> ComparisonConfig:
+        """Whom the agents serve."""
+        users = self.users or (16 if self.fast else 200)
+        return ComparisonConfig(users=users, seed=self.seed, traced_users=0, record_events=False)
+
+    def training_requests(self) -> int:
+        """Simulated requests that an agent that trains may spend."""
+        return self.requests or (2_048 if self.fast else 40_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,7 +310,7 @@ def chosen_command(arguments: Sequence[str], commands: Sequence[str]) -> tuple[s
     return "compare", list(arguments)
 
 
-FLAGS = ("--fast", "--no-fast", "--skip-bad-rows", "--no-skip-bad-rows")
+FLAGS = tuple(f"--{no}{flag}" for flag in ("fast", "skip-bad-rows", "ablation", "search") for no in ("", "no-"))
 
 
 def parsed_options(kind: type[Options], arguments: Sequence[str], name: str, description: str | None = None) -> Options:

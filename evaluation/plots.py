@@ -365,3 +365,25 @@ def _whisker(axes: Axes, row: dict[str, Any], place: int) -> None:
     if np.isfinite([row["low"], row["high"]]).all():
         spans = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
         axes.errorbar(row["value"], place, xerr=spans, ecolor=INK, elinewidth=1, capsize=2, fmt="none", zorder=3)
+
+
+def differences(table: pl.DataFrame, axes: Axes) -> Axes:
+    """Paired differences in reward between two agents under each assumption; filled where the conclusion is another one.
+
+    Args:
+        table: assumption, value, first, second, difference, low, high, changed, as `evaluation.sensitivity` makes it, of one pair.
+        axes: where to draw.
+    """
+    labels = []
+    for place, row in enumerate(table.iter_rows(named=True)):
+        colour = VERMILLION if row["changed"] else BLUE
+        axes.plot([row["low"], row["high"]], [place, place], color=colour, lw=1.4, zorder=2)
+        axes.plot(row["difference"], place, "D" if row["changed"] else "o", color=colour, ms=5, zorder=3)
+        labels.append(row["assumption"].replace("_", " ") + ("" if row["value"] is None else f" {row['value']:g}"))
+    axes.axvline(0, color=GREY, lw=0.8)
+    axes.axvline(table["difference"][0], color=GREY, lw=0.8, ls=":")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel("difference in reward, weighted clicks per user; 95 %")
+    axes.set_title(f"{table['first'][0]} minus {table['second'][0]}; diamonds: another conclusion")
+    return axes

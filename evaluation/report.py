@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from envs.users.ablation import AblationRow
 from evaluation.summary import RETURN_DAYS, initial_name, num_users_and_seeds
 
 PLAIN_WIDTH = 120
@@ -175,6 +176,28 @@ def likelihood_table(reports: Mapping[str, Mapping[str, Any]]) -> Table:
         events, seconds = report.get("test_events"), report.get("fit_seconds")
         cells += ["" if events is None else f"{events:,}", "" if seconds is None else f"{seconds:.1f}"]
         table.add_row(name, *cells)
+    return table
+
+
+def ablation_table(rows: Iterable[AblationRow]) -> Table:
+    """What each term of the user model buys on held-out events, in nats per event."""
+    table = Table(
+        title="What each term buys: nats per test event, masked, events clustered by user", title_justify="left"
+    )
+    for heading in ("without", "order of events"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("log-likelihood", "buys", "95 % interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("so the term", overflow="fold")
+    for row in rows:
+        table.add_row(
+            row.term,
+            "shuffled in visits" if row.shuffled else "as logged",
+            f"{row.nll:.3f} ± {row.nll_half_width:.3f}",
+            f"{row.gain:+.3f}",
+            f"{row.gain_low:+.3f} to {row.gain_high:+.3f}",
+            row.verdict,
+        )
     return table
 
 

@@ -277,6 +277,34 @@ def do_unit(
     run.write_table(f"users/{unit.stem}", pl.concat([part.users for part in parts]))
 
 
+def fitted_agents(
+    names: Sequence[str],
+    world: World,
+    candidate_source: CandidateSource,
+    run: Run,
+    comparison: ComparisonConfig,
+    requests: int,
+    seed: int,
+) -> dict[str, Agent]:
+    """Name -> agent, fitted with one training seed and not asked to serve; those that the run folder has are loaded.
+
+    Raises:
+        AgentError: if an agent cannot be found or fitted.
+    """
+    agents = {}
+    for unit in units_of(names, (seed,)):
+        kind, path = resolve_agent(unit.spec), run.agent_path(unit.stem)
+        if not path.exists():
+            with blamed_on(unit.name, kind, "fit"):
+                agent = kind(slate_size=comparison.serving.slate_size, seed=seed)
+                traffic = CountedTraffic(world, candidate_source, comparison, seed)
+                agent.fit(world.policy_log, Training(make_env=traffic.make_env, requests=requests, seed=seed))
+                agent.save(path)
+        with blamed_on(unit.name, kind, "load"):
+            agents[unit.name] = kind.load(path)
+    return agents
+
+
 def _shards(users: int, shard_users: int) -> int:
     """Parts in which that many users are served: one where no Ray runs."""
     ray = sys.modules.get("ray")
