@@ -1,8 +1,8 @@
 """Fits the DIEN-like user model to a log by maximum likelihood, under the protocol of `envs.users.likelihood`.
 
-Visits, choice, the age effect and the rating head's noise are the parametric fit's. Everything else is learnt anew, network and
-parametric part together, on the fit part (`train`), stopped early; then each part of the utility gets one factor on the
-early-stopping part (`envs.users.block_weights`). Whether the facets stay is decided there too.
+It begins from the parametric fit, whose visits, choice, age effect and spread of engagement stay. Network and parametric part go on
+together on the fit part (`train`), stopped early; then each part of the utility gets one factor on the early-stopping part
+(`envs.users.block_weights`). Whether the facets stay is decided there too.
 """
 
 import time
@@ -35,7 +35,7 @@ from envs.users.taste_traits import TASTES, fit_taste_traits, item_novelty, rare
 from envs.users.threads import single_torch_thread
 
 DEFAULT_CONFIG = DienConfig()
-DIEN_VERSION = 1
+DIEN_VERSION = 2
 """Part of the name of cached fits; raised when the same configuration gives another model."""
 _MIN_EVENTS = 200
 NUM_FACTORS = 7

@@ -1,4 +1,5 @@
-"""The first stage of fitting the DIEN-like user model: network and parametric part together by AdamW on the fit part.
+"""The first stage of fitting the DIEN-like user model: network and parametric part together by AdamW on the fit part, the
+network from random weights, the parametric part from the parametric fit.
 
 The pass with the best early-stopping likelihood comes out as the numpy model that is simulated.
 """
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import logit
 from torch import Tensor
 
 from envs.catalogue import SECONDS_PER_DAY
@@ -18,8 +20,8 @@ from envs.users.calibration import FREE_START
 from envs.users.dien import DienModel
 from envs.users.dien_network import Network
 from envs.users.fit import FitConfig
-from envs.users.interest import NUM_CONTEXTS, InterestModel, context_rows
-from envs.users.likelihood import EventSplit, Part, log_popularity
+from envs.users.interest import InterestModel, context_rows
+from envs.users.likelihood import EventSplit, Part
 from envs.users.protocol import age_effect
 from envs.users.taste_traits import TASTES
 from envs.users.training import Scalars, catalogue_loss, make_batch, preferences, user_batches
@@ -33,7 +35,7 @@ class DienConfig:
     """How the DIEN-like user model is fitted."""
 
     parametric: FitConfig = field(default_factory=FitConfig)
-    """How the parametric model beside it is fitted; events, embedding size, weight decays and seed are taken from it."""
+    """How the parametric model is fitted from which it begins; events, weight decays and seed are taken from it."""
     size: int = 48
     """h: width of the extractor and of each facet."""
     facets: int = 2
@@ -46,16 +48,16 @@ class DienConfig:
     """Weight of the auxiliary loss against the negative log-likelihood."""
     dropout: float = 0.2
     """Share of embeddings read, extractor's states and facets that is dropped in training."""
-    epochs: int = 6
+    epochs: int = 4
     """Passes over the fit part at most."""
     patience: int = 1
     """Passes without a better early-stopping likelihood after which the fit ends."""
     batch_events: int = 2048
     """Events whose likelihood makes one step, at most; of a small log so many that a pass has about 32 steps."""
-    learning_rate: float = 0.03
-    """Step size of AdamW for embeddings, users, biases and context in the first pass."""
-    scalar_learning_rate: float = 0.03
-    """Step size for lambda, alpha and the other scalars."""
+    learning_rate: float = 0.005
+    """Step size of AdamW for embeddings, users, biases and context in the first pass: small, for they begin fitted."""
+    scalar_learning_rate: float = 0.006
+    """Step size for lambda, alpha and the other scalars, likewise."""
     network_learning_rate: float = 0.01
     """Step size for the network."""
     learning_rate_decay: float = 0.65
@@ -175,14 +177,22 @@ def train(
 def _learner(log: InteractionLog, split: EventSplit, parametric: InterestModel, config: DienConfig) -> Learner:
     width = parametric.item_embedding.shape[1]
     categories = torch.from_numpy(log.catalogue.categories)
-    arrays = {
-        "embedding": config.parametric.start_scale * torch.randn(split.num_items, width),
-        "start": 0.01 * torch.randn(split.num_users, width),
-        "bias": torch.from_numpy(log_popularity(split)),
-        "omega": torch.zeros(NUM_CONTEXTS, categories.shape[1]),
-    } | {name: torch.tensor(value) for name, value in FREE_START.items()}
-    if not config.average:
-        arrays["short_weight"] = torch.tensor(0.0)
+    params = parametric.params
+    start = {
+        "embedding": parametric.item_embedding,
+        "start": parametric.user_embedding,
+        "bias": parametric.item_bias,
+        "omega": parametric.context_weights,
+        "short_decay": logit(params.short_decay),
+        "short_weight": params.short_weight if config.average else 0.0,
+        "long_weight": params.long_weight,
+        "long_rate": logit(params.long_rate),
+        "satiation_decay": logit(params.satiation_decay),
+        "satiation_gain": params.satiation_gain,
+        "short_half_life_days": np.log(params.short_half_life_days),
+        "satiation_half_life_days": np.log(params.satiation_half_life_days),
+    }
+    arrays = {name: torch.tensor(np.asarray(value, np.float32)) for name, value in start.items()}
     for name, tensor in arrays.items():
         tensor.requires_grad_(config.average or not name.startswith("short_"))
     first, last = split.timestamp.min(), split.timestamp.max()
