@@ -12,6 +12,7 @@ import pytest
 
 import simulate
 from evaluation.options import CompareOptions, chosen_command, parsed_options
+from evaluation.runs import Run
 
 ROOT = Path(simulate.__file__).parent
 SMALL = [
@@ -80,6 +81,24 @@ def test_the_same_seed_gives_the_same_figures(tmp_path: Path) -> None:
         figures = json.loads((tmp_path / name / "compare.json").read_text())
         runs.append({key: value for key, value in figures.items() if "reward" in key})
     assert runs[0] == runs[1] != runs[2]
+
+
+def test_a_moving_world_of_drawn_users_is_compared(tmp_path: Path) -> None:
+    winter = tmp_path / "winter.py"
+    winter.write_text(
+        "import numpy as np\nfrom envs.modifiers import Modifier\n\n\nclass Winter(Modifier):\n"
+        "    def weights(self, scene, moment):\n"
+        "        return np.full((len(moment.user), len(scene.category_names)), -moment.day.mean() / 9)\n"
+    )
+    out = tmp_path / "run"
+    moving = ["--drawn-users", "50", "--arrivals-per-day", "2", "--births-per-day", "2", "--retire-after-days", "20"]
+    arguments = [*moving, "--modifiers", f"season,{winter}:Winter", "--agents", "random,popular,mf"]
+    assert simulate.main([*SMALL, *arguments, "--update-seeds", "1", "--out", str(out)]) == 0
+    figures = json.loads((out / "compare.json").read_text())
+    assert figures["num_users"] == 12 and 0 <= figures["day_1_return_mf"] <= 1
+    assert figures["day_7_return_mf"] is None, "no first visit ends a week before the horizon of four days"
+    assert 0 < figures["born_exposed_random"] <= 1 and figures["days_to_exposure_random"] > 0
+    assert Run.open(out).table("users")["user"].min() >= 200, "log users only teach"
 
 
 def test_plot_draws_saved_runs_again_and_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,6 +191,8 @@ def test_an_interrupted_run_keeps_finished_agents_and_resumes(jobs: str, tmp_pat
         (["--config", "nowhere.toml"], "nowhere.toml"),
         (["--resume", "nowhere", *SMALL, *HEURISTICS], "nowhere"),
         (["plot", "nowhere"], "nowhere"),
+        (["--modifiers", "sesaon", *SMALL], "did you mean 'season'"),
+        (["--drawn-users", "-3", *SMALL], "drawn_users"),
     ],
 )
 def test_wrong_input_ends_with_one_sentence(

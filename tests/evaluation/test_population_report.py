@@ -1,0 +1,60 @@
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from envs.errors import ConfigurationError
+from envs.logs.synthetic import SyntheticConfig, generate_log
+from envs.world import World, WorldConfig, build_world
+from evaluation.population_report import population_figures, population_report, population_table
+
+
+@pytest.fixture(scope="module")
+def drawn_world() -> World:
+    log, model = generate_log(SyntheticConfig(num_users=150, num_items=120, events_per_user=25), seed=2)
+    return build_world(log, model, WorldConfig(drawn_users=150, held_back_share=0))
+
+
+@pytest.fixture(scope="module")
+def report(drawn_world: World) -> pl.DataFrame:
+    return population_report(drawn_world)
+
+
+def distance(report: pl.DataFrame, quantity: str) -> float:
+    return report.filter(pl.col("quantity") == quantity)["distance"][0]
+
+
+def test_drawn_parameters_lie_within_what_sampling_makes(report: pl.DataFrame) -> None:
+    for quantity in ("parameters, means", "parameters, covariances", "parameters, spreads"):
+        row = report.filter(pl.col("quantity") == quantity).row(0, named=True)
+        assert row["distance"] < 1.5 * row["floor"], quantity
+    for row in report.iter_rows(named=True):
+        assert 0 <= row["distance"] and 0 <= row["floor"]
+
+
+def test_a_wrong_population_is_told(drawn_world: World, report: pl.DataFrame) -> None:
+    """Twice the spread and another mean in every coordinate; and histories that are all alike."""
+    newcomers = drawn_world.newcomers
+    population = newcomers.population
+    wide = replace(population, spread=2 * population.spread, mean=population.mean + 0.5)
+    wrong = population_report(replace(drawn_world, newcomers=replace(newcomers, population=wide)))
+    for quantity in ("parameters, means", "parameters, spreads", "parameters, mean coordinate"):
+        assert distance(wrong, quantity) > 3 * distance(report, quantity), quantity
+    log = drawn_world.policy_log
+    alike = replace(log, item=np.where(log.user < 150, log.item, log.item % 5).astype(np.int32))
+    same = population_report(replace(drawn_world, policy_log=alike))
+    for quantity in ("history, items", "history, Gini of popularity", "history, category entropy"):
+        assert distance(same, quantity) > 2 * distance(report, quantity), quantity
+
+
+def test_it_is_told_as_table_and_as_figures(report: pl.DataFrame) -> None:
+    assert population_table(report).row_count == len(report)
+    figures = population_figures(report)
+    assert figures["population_history_items"] == distance(report, "history, items")
+    assert "population_trait_leave_floor" in figures
+
+
+def test_without_drawn_users_there_is_nothing_to_compare(world: World) -> None:
+    with pytest.raises(ConfigurationError, match="drawn_users"):
+        population_report(world)
