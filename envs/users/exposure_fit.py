@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.users.calibration import FREE_START, age_basis, age_precision
+from envs.users.exposure_start import beginning
 from envs.users.exposures import Requests
 from envs.users.interest import NUM_CONTEXTS, context_rows
 from envs.users.protocol import AGE_KNOTS, position_logits
@@ -166,8 +167,11 @@ class _Fit:
         self.generator = torch.Generator().manual_seed(config.seed)
         users, items, groups, size = requests.num_users, requests.num_items, categories.shape[1], config.embedding_size
         none = max(float((requests.chosen == requests.slate_size).mean()), 1e-3) if len(requests) else 0.5
+        first = beginning(requests, categories.numpy(), size, self.rng)
         self.learnt = {name: torch.tensor(value) for name, value in FREE_START.items()} | {
-            "centres": self._normal(groups, size) / np.sqrt(size),
+            "short_weight": torch.tensor(first.short_weight),
+            "satiation_gain": torch.tensor(first.satiation_gain),
+            "centres": torch.from_numpy(first.centres),
             "bias": torch.zeros(items),
             "omega": torch.zeros(NUM_CONTEXTS, groups),
             "phi": torch.zeros(len(AGE_KNOTS)),
@@ -217,6 +221,8 @@ class _Fit:
             left = 0.5 * (1 + np.cos(np.pi * (done + number / len(batches) / self.config.epochs)))
             for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
                 group["lr"] = rate * left
+            if done < self.config.certain_share:
+                self.optimiser.param_groups[-1]["lr"] = 0.0
             self._step(RequestBatch.of(self.requests, users, self.high), left, certain=done < self.config.certain_share)
             if self.steps % 8 == 0:
                 self._update_spreads(held=done < self.config.held_share)
