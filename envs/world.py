@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import logsumexp
+from scipy.special import expit, logsumexp
 
 from envs.births import items_of_run, withheld_items
 from envs.catalogue import SECONDS_PER_DAY
@@ -273,12 +273,13 @@ def build_world(
         user_model=modified(items.user_model, config.modifiers, scene),
         newcomers=newcomers,
         outside=0.0,
-        baseline_satisfaction=float(-np.log1p(-config.popular_click_rate)),
+        baseline_satisfaction=0.0,
         start_interest=interest,
         start_second=start_second.astype(np.float64),
         start_day=start_day,
     )
-    return replace(world, outside=calibrate_outside(world))
+    outside, click_rate = calibrate_outside(world)
+    return replace(world, outside=outside, baseline_satisfaction=float(-np.log1p(-click_rate)))
 
 
 def _with_drawn(
@@ -301,24 +302,23 @@ def _with_drawn(
     return with_histories(log, num_logged, histories, reference_time), together
 
 
-def calibrate_outside(world: World, slate_size: int = 10) -> float:
-    """Logit of the outside option: the user model's own where its log could tell it; else that at which popular slates get the
-    stated click rate on day 0, on average over users.
+def calibrate_outside(world: World, slate_size: int = 10) -> tuple[float, float]:
+    """(logit of the outside option, click rate of popular slates on day 0 on average over users).
 
-    The slate is each user's `slate_size` most popular items of the policy's log that it has not consumed.
+    The logit is the user model's own where its log could tell it; else that at which popular slates get the stated click
+    rate. Such a slate is a user's `slate_size` most popular items of the policy's log that it has not consumed.
     """
-    if world.user_model.choice.outside is not None:
-        return world.user_model.choice.outside
     present = world.present_users
     present = present[np.unique(np.linspace(0, len(present) - 1, CALIBRATION_USERS).astype(np.int64))]
     worth = np.concatenate(
         [_worth_of_popular(world, present[start : start + 256], slate_size) for start in range(0, len(present), 256)]
     )
 
-    def excess(outside: float) -> float:
-        return float(np.mean(1 / (1 + np.exp(outside - worth))) - world.config.popular_click_rate)
-
-    return float(brentq(excess, worth.min() - 30, worth.max() + 30))
+    known, stated = world.user_model.choice.outside, world.config.popular_click_rate
+    if known is not None:
+        return known, float(np.mean(expit(worth - known)))
+    low, high = worth.min() - 30, worth.max() + 30
+    return float(brentq(lambda outside: float(np.mean(expit(worth - outside))) - stated, low, high)), stated
 
 
 def _worth_of_popular(world: World, users: NDArray[np.int64], slate_size: int) -> NDArray[np.float64]:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -5,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from envs.engine import utilities
 from envs.errors import ConfigurationError
 from envs.logs.synthetic import SyntheticConfig, generate_log
-from envs.users.protocol import position_logits
+from envs.users.protocol import ChoiceParams, position_logits
 from envs.world import World, WorldConfig, build_world
 
 
@@ -14,7 +16,9 @@ def test_withheld_items_leave_no_trace_in_what_policies_see(world: World) -> Non
     share = world.born_in_run.mean()
     assert 0.1 < share < 0.3
     assert not world.born_in_run[log.item].any()
-    assert not np.unpackbits(world.seen(np.arange(world.num_users)), axis=1, bitorder="little", count=world.num_items)[:, world.born_in_run].any()
+    assert not np.unpackbits(world.seen(np.arange(world.num_users)), axis=1, bitorder="little", count=world.num_items)[
+        :, world.born_in_run
+    ].any()
     history, _ = world.history(50)
     assert not world.born_in_run[history[history >= 0]].any()
     assert (log.catalogue.birth[world.born_in_run] >= world.reference_time).all()
@@ -50,7 +54,9 @@ def test_popular_slates_get_the_stated_click_rate() -> None:
     for rate in (0.1, 0.4):
         world = build_world(log, model, WorldConfig(popular_click_rate=rate, held_back_share=0.0))
         counts, chances = world.policy_log.item_counts(), []
-        seen = np.unpackbits(world.seen(np.arange(world.num_users)), axis=1, bitorder="little", count=world.num_items) == 1
+        seen = (
+            np.unpackbits(world.seen(np.arange(world.num_users)), axis=1, bitorder="little", count=world.num_items) == 1
+        )
         for user in range(world.num_users):
             allowed = np.flatnonzero(~seen[user] & (world.birth_clock <= 0))
             slate = allowed[np.argsort(-counts[allowed], kind="stable")[:10]].astype(np.int32)[None]
@@ -61,6 +67,18 @@ def test_popular_slates_get_the_stated_click_rate() -> None:
             weight = np.exp(utilities(model, preference, slate, age) + position_logits(10)).sum()
             chances.append(weight / (weight + np.exp(world.outside)))
         assert np.mean(chances) == pytest.approx(rate, abs=2e-3)
+
+
+def test_a_known_outside_option_is_kept_and_satisfaction_follows_it() -> None:
+    log, model = generate_log(SyntheticConfig(), seed=0)
+    plain = build_world(log, model)
+    for shift, raised in ((-1.0, True), (1.0, False)):
+        known = replace(model, choice=ChoiceParams(outside=plain.outside + shift))
+        world = build_world(log, known)
+        assert world.outside == plain.outside + shift
+        assert (world.baseline_satisfaction > plain.baseline_satisfaction) == raised
+    same = build_world(log, replace(model, choice=ChoiceParams(outside=plain.outside)))
+    assert_allclose(same.baseline_satisfaction, plain.baseline_satisfaction, rtol=1e-6)
 
 
 def test_the_seed_decides_what_is_withheld() -> None:
