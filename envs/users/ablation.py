@@ -1,4 +1,7 @@
-"""What each term of the user model buys: the model is fitted again without it, and both predict the same held-out events."""
+"""What each term of the user model buys: the model is fitted again without it, and both predict the same held-out events.
+
+Clicks count as choices from the whole catalogue, for every variant and for the full model, also where a log has exposures.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -8,10 +11,10 @@ import numpy as np
 from envs.artefacts import cache_folder, load_arrays, save_arrays
 from envs.errors import ArtefactError
 from envs.logs.schema import InteractionLog
-from envs.users.assembly import choice_model
 from envs.users.baselines import popularity_likelihood
 from envs.users.calibration import TERMS
-from envs.users.fit import FitConfig, fit_choice, fit_key, fit_or_load
+from envs.users.exposures import has_slates
+from envs.users.fit import FitConfig, catalogue_choice_model, fit_key, fit_or_load
 from envs.users.likelihood import EventLikelihood, split_events, user_model_likelihood
 from envs.users.measure import DEFAULT_CONFIG, SHUFFLE_SEED
 from envs.users.progress import fit_progress
@@ -115,8 +118,8 @@ def _row(term: str, shuffle_seed: int | None, without: EventLikelihood, full: Ev
 
 
 def _full(log: InteractionLog, config: FitConfig, shuffle_seed: int | None) -> EventLikelihood:
-    """The whole model's; as logged, that of the fit which everything else uses."""
-    if shuffle_seed is not None:
+    """The whole model's; as logged and without exposures, that of the fit which everything else uses."""
+    if shuffle_seed is not None or has_slates(log):
         return _variant(log, config, None, shuffle_seed)
     split = split_events(log, config.max_events)
     model = fit_or_load(log, config, progress=False)
@@ -129,7 +132,7 @@ def _variant(log: InteractionLog, config: FitConfig, term: str | None, shuffle_s
     def make() -> EventLikelihood:
         split = split_events(log, config.max_events, shuffle_seed)
         with single_torch_thread():
-            model = choice_model(log, split, *fit_choice(log, split, config, lambda: None))
+            model = catalogue_choice_model(log, split, config, lambda: None)
             return user_model_likelihood(model, log.catalogue.birth, split)
 
     order = "events" if shuffle_seed is None else f"shuffled-{shuffle_seed}.events"

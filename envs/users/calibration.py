@@ -40,9 +40,11 @@ TERMS: dict[str, dict[str, float]] = {
     "context": {},
     "age": {},
     "recalibration": {},
+    "own_tastes": {},
 }
 """Terms that a fit can be made without, and the values at which this holds scalars and scales. Without `own_start` every user
-begins at p = 0, without `context` ω is 0, without `age` φ is 0, without `recalibration` the second stage is left out."""
+begins at p = 0, without `context` ω is 0, without `age` φ is 0, without `recalibration` the second stage is left out, without
+`own_tastes` users weigh popularity, novelty and focus alike and rare items have the first stage's biases."""
 SCALES = ("start_scale", "bias_scale")
 """Factors of the users' start and of the item biases, folded into these arrays after the fit."""
 _PRIOR_SD = 2.0

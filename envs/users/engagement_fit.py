@@ -172,18 +172,18 @@ def fit_engagement(log: InteractionLog, split: EventSplit, utility: NDArray[np.f
     strength = _chosen_strength(events)
     slope, slope_interval = _utility_slope(events, fit, strength)
     rest = events.score - slope * events.utility
-    levels = events.summed(events.levels(rest, fit, *strength)) + mean + of_duration[events.item]
+    level = events.summed(events.levels(rest, fit, *strength)) + mean + of_duration[events.item]
     by_utility = slope * events.utility
 
     stop = part == Part.STOP if (part == Part.STOP).sum() >= _MIN_RECALIBRATION else fit
     line, sd, sd_interval = _recalibrated(
-        levels[stop],
+        level[stop],
         by_utility[stop],
         events.value[stop],
         events.user[stop],
         grid,
         cuts,
-        max(float((rest - levels)[stop].std()), 1e-2),
+        max(float((rest - level)[stop].std()), 1e-2),
         stop is not fit,
     )
 

@@ -2,12 +2,12 @@
 
 Two stages: embeddings, biases, context and age effect, users' starts and scalars by AdamW on the fit part, stopped early
 (`train`); then scalars and age effect on the early-stopping part, embeddings held (`calibrate`). Clicks count as choices from
-the whole catalogue, also where the log tells what was shown.
+the whole catalogue. Where the log tells what was shown, they are choices from slates instead (`exposure_model`).
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from envs.artefacts import cache_folder, content_hash
 from envs.catalogue import SECONDS_PER_DAY
 from envs.errors import ArtefactError, ConfigurationError
 from envs.logs.schema import InteractionLog
-from envs.users.assembly import choice_model, with_heads
+from envs.users.assembly import choice_model, with_heads, with_own_tastes
 from envs.users.calibration import (
     FREE_START,
     MAX_CELLS,
@@ -29,6 +29,9 @@ from envs.users.calibration import (
     age_precision,
     calibrate,
 )
+from envs.users.exposure_fit import ExposureFitConfig
+from envs.users.exposure_model import exposure_choice_model
+from envs.users.exposures import has_slates
 from envs.users.interest import NUM_CONTEXTS, InterestModel, context_rows
 from envs.users.likelihood import (
     MAX_EVENTS,
@@ -38,12 +41,13 @@ from envs.users.likelihood import (
     split_events,
     user_model_likelihood,
 )
+from envs.users.miss_fit import with_misses
 from envs.users.progress import fit_progress
 from envs.users.protocol import AGE_KNOTS
 from envs.users.threads import single_torch_thread
 from envs.users.training import Scalars, catalogue_loss, make_batch, preferences, user_batches
 
-FIT_VERSION = 4
+FIT_VERSION = 5
 """Part of the name of cached fits; raised when the same configuration gives another model."""
 _ARRAYS_OF_TERMS = {"start": "own_start", "omega": "context", "phi": "age"}
 """Arrays that stay at zero without a term."""
@@ -88,6 +92,8 @@ class FitConfig:
     """Prior standard deviation of the age effect's second differences."""
     without: tuple[str, ...] = ()
     """Terms that are left out, names of `envs.users.calibration.TERMS`: to see what each buys."""
+    exposures: ExposureFitConfig | None = field(default_factory=ExposureFitConfig)
+    """How a log with exposures is fitted; None takes its clicks as choices from the whole catalogue, like those of other logs."""
     seed: int = 0
     """Seed of the start values and of the order of the batches."""
 
@@ -119,7 +125,7 @@ def fit_or_load(log: InteractionLog, config: FitConfig = FitConfig(), progress: 
 
 def fit_key(log: InteractionLog, config: FitConfig) -> str:
     """Content hash of all that decides a fit."""
-    columns = ("user", "item", "timestamp", "clicked", "rating")
+    columns = ("user", "item", "timestamp", "clicked", "rating", "request", "position")
     arrays = {name: getattr(log, name) for name in columns}
     arrays |= {"categories": log.catalogue.categories, "birth": log.catalogue.birth}
     return content_hash(
@@ -146,11 +152,17 @@ def fit_interest_model(
     """
     begin = time.perf_counter()
     split = split_events(log, config.max_events, shuffle_seed)
-    with single_torch_thread(), fit_progress("Fitting users", config.epochs + 5, progress) as tick:
-        arrays, calibration, held_out = fit_choice(log, split, config, tick)
-        choice = choice_model(log, split, arrays, calibration, held_out)
+    slates = config.exposures if shuffle_seed is None and has_slates(log) else None
+    steps = config.epochs + 5 if slates is None else 2 * slates.epochs + 2
+    with single_torch_thread(), fit_progress("Fitting users", steps, progress) as tick:
+        if slates is None:
+            choice = catalogue_choice_model(log, split, config, tick)
+        else:
+            choice = exposure_choice_model(log, slates, config.max_events, tick)
         tick()
         model = with_heads(choice, log, split, config.seed)
+        if slates is not None:
+            model = with_misses(model, log)
         test = user_model_likelihood(model, log.catalogue.birth, split)
     model.fit_report.update(
         **test.report(),
@@ -160,16 +172,26 @@ def fit_interest_model(
     return model
 
 
+def catalogue_choice_model(
+    log: InteractionLog, split: EventSplit, config: FitConfig, tick: Callable[[], None]
+) -> InterestModel:
+    """The model of clicks as choices from the whole catalogue, heads still missing."""
+    model = choice_model(log, split, *fit_choice(log, split, config, tick))
+    return model if "own_tastes" in config.without else with_own_tastes(model, log, split)
+
+
 def fit_choice(
     log: InteractionLog, split: EventSplit, config: FitConfig, tick: Callable[[], None]
 ) -> tuple[Arrays, Calibration, bool]:
     """Both stages of the fit: (arrays, scalars and age effect, whether these rest on events the arrays have not seen)."""
-    arrays, free, age_values = train(log, split, config, tick)
+    first = train(log, split, config, tick)
     low, high, held_out = _calibration_events(split, config.seed)
     prior = age_precision(config.age_slope_sd, config.age_bend_sd)
     birth = log.catalogue.birth
-    calibration = calibrate(split, arrays, birth, free, age_values, prior, low, high, tick, config.without)
-    return arrays, calibration, held_out
+    calibration = calibrate(
+        split, first.arrays, birth, first.free, first.age_values, prior, low, high, tick, config.without
+    )
+    return first.arrays, calibration, held_out
 
 
 class _Ages:
@@ -192,10 +214,22 @@ class _Ages:
         return self._basis @ age_values
 
 
-def train(
-    log: InteractionLog, split: EventSplit, config: FitConfig, tick: Callable[[], None]
-) -> tuple[Arrays, dict[str, float], NDArray[np.float64]]:
-    """The first stage: (arrays, free scalars, phi) of the pass with the best early-stopping likelihood."""
+@dataclass(frozen=True, kw_only=True)
+class FirstStage:
+    """What `train` found, in the pass with the best early-stopping likelihood."""
+
+    arrays: Arrays
+    """Embeddings and the like."""
+    free: dict[str, float]
+    """Scalars, in the units of `FREE_START`."""
+    age_values: NDArray[np.float64]
+    """[knots] φ."""
+    stop_nll: float
+    """Mean negative log-likelihood of the early-stopping part, masked, nats per event; infinite where it is empty."""
+
+
+def train(log: InteractionLog, split: EventSplit, config: FitConfig, tick: Callable[[], None]) -> FirstStage:
+    """The first stage: all parameters by AdamW on the fit part, stopped early."""
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     categories = torch.from_numpy(log.catalogue.categories)
@@ -259,7 +293,7 @@ def train(
         vectors = torch.cat([arrays.embedding, categories, ages.item(learnt["phi"])], dim=1)
         return catalogue_loss(preference, vectors, arrays.bias, batch.target, batch.earlier), len(batch.target)
 
-    best, waited = np.inf, 0
+    best, waited, stops = np.inf, 0, []
     kept = {name: tensor.detach().clone() for name, tensor in learnt.items()}
     for _ in range(config.epochs):
         for users in user_batches(fit_end, batch_events, rng):
@@ -272,7 +306,7 @@ def train(
             schedule.step()
         tick()
         with torch.no_grad():
-            stops = [loss(users, fit_end, stop_end)[0].item() for users in user_batches(stop_end - fit_end, 4096)]
+            stops = [float(loss(users, fit_end, stop_end)[0]) for users in user_batches(stop_end - fit_end, 4096)]
         # Without an early-stopping part (a tiny log) every pass counts as better.
         if not stops or sum(stops) < best:
             best, waited = sum(stops), 0
@@ -281,7 +315,12 @@ def train(
             waited += 1
             if waited >= config.patience:
                 break
-    return arrays_of(kept), {name: kept[name].item() for name in FREE_START}, kept["phi"].double().numpy()
+    return FirstStage(
+        arrays=arrays_of(kept),
+        free={name: kept[name].item() for name in FREE_START},
+        age_values=kept["phi"].double().numpy(),
+        stop_nll=best / max(int((stop_end - fit_end).sum()), 1) if stops else np.inf,
+    )
 
 
 def _ends(split: EventSplit) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -88,7 +88,7 @@ def test_what_made_the_log_buys_something_and_the_rest_does_not(log, cache):
 def test_an_interrupted_study_goes_on_from_the_cache(log, cache, monkeypatch):
     quick = replace(CONFIG, epochs=1)
     first = ablation(log, quick, False, terms=("age",), shuffled_terms=())
-    monkeypatch.setattr(module, "fit_choice", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(module, "catalogue_choice_model", lambda *_: pytest.fail("fitted again"))
     assert ablation(log, quick, False, terms=("age",), shuffled_terms=()) == first
     for path in cache.rglob("*.events.npz"):
         path.write_bytes(b"damaged")
