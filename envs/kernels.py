@@ -205,18 +205,16 @@ def choose(
         cells = width * slots
         age = age_days.reshape(-1)[first * slots : first * slots + cells]
         shown = items.reshape(-1)[first * slots : first * slots + cells]
+        for n in range(width):
+            for k in range(slots):
+                race[n * slots + k] = _uniform(_extended(own[n], shown[n * slots + k]))
         for cell in range(cells):
             z = min(_log(_ONE + max(age[cell], np.float32(0))) * np.float32(1 / _KNOT_WIDTH), np.float32(_KNOTS - 1))
             effect = age_bends[0]
             for knot in range(_KNOTS - 1):
                 effect = _fma(age_bends[1 + knot], max(z - np.float32(knot), np.float32(0)), effect)
             score[cell] += effect
-        for n in range(width):
-            for k in range(slots):
-                race[n * slots + k] = _uniform(_extended(own[n], shown[n * slots + k]))
-        for cell in range(cells):
             race[cell] = -_log(race[cell])
-        for cell in range(cells):
             bounded = min(max(score[cell] + shift[cell], np.float32(-LOGIT_BOUND)), np.float32(LOGIT_BOUND))
             weight[cell] = _exp(bounded) if shown[cell] >= 0 else np.float32(0)
             race[cell] = weight[cell] / race[cell]
