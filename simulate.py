@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from envs.users.fit import FitConfig
 from envs.users.measure import likelihood_reports
 from envs.users.models import fit_user_model
 from envs.users.protocol import UserModel
+from envs.users.resampling import resampled_model
 from envs.users.selection import choose_config
 from envs.world import World, WorldConfig, build_world
 from evaluation.comparison import EVALUATION_SEED_OFFSET, split_users
@@ -78,7 +80,7 @@ from evaluation.sensitivity import (
     sensitivity_report,
     sensitivity_table,
 )
-from evaluation.training import fitted_agents, named_agents, run_comparison
+from evaluation.training import fitted_agents, named_agents, run_comparison, under_user_models
 from recall.embedding import EmbeddingRecall
 
 
@@ -115,8 +117,15 @@ def compare(options: CompareOptions) -> None:
         ray_address=options.ray_address,
         console=console,
     )
+    if options.user_model_seeds > 1:
+        worlds = refitted_worlds(log, user_model, options, config)
+        with progress("user models", len(worlds)) as report:
+            result = under_user_models(result, specs, worlds, recall, run, comparison, training, report=report)
+        console.print(
+            f"Intervals hold the fitted parameters' uncertainty: {len(worlds)} user models, each of half the users."
+        )
     console.print(comparison_table(result.summary()))
-    figures = likelihood_figures(likelihoods) | result.figures()
+    figures = likelihood_figures(likelihoods) | result.figures() | {"num_user_models": options.user_model_seeds}
 
     if options.update_seeds:
         console.rule("model updates")
@@ -265,6 +274,18 @@ def parameters(user_model: UserModel) -> list[dict[str, Any]]:
     """The table of parameters of a user model; empty where it keeps none."""
     table: list[dict[str, Any]] = getattr(user_model, "table", [])
     return table
+
+
+def refitted_worlds(
+    log: InteractionLog, user_model: UserModel, options: CompareOptions, config: FitConfig
+) -> dict[int, Callable[[], World]]:
+    """Number -> what makes the world of a user model refitted to a random half of the users."""
+
+    def world(number: int) -> World:
+        refitted = resampled_model(user_model, log, options.seed + number, config.max_events)
+        return build_world(log, refitted, options.world())
+
+    return {number: partial(world, number) for number in range(1, options.user_model_seeds + 1)}
 
 
 def drawn_beside_fitted(log: InteractionLog, user_model: UserModel, options: FidelityOptions, run: Run) -> pl.DataFrame:

@@ -131,6 +131,8 @@ class CompareOptions(WorldOptions):
     """Simulated requests that each agent that trains may spend."""
     training_seeds: int = 1
     """Number of times that each agent is trained, with seeds counted up from --seed."""
+    user_model_seeds: int = 1
+    """Above 1: that many user models refitted to random halves of the users, whose spread widens every interval."""
     diversity_weight: float = RewardWeights.diversity
     """Worth of the diversity of a consumed item, in clicks."""
     freshness_weight: float = RewardWeights.freshness
@@ -156,7 +158,8 @@ class CompareOptions(WorldOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(1, jobs=self.jobs, training_seeds=self.training_seeds, requests=self.requests)
+        _at_least(1, jobs=self.jobs, training_seeds=self.training_seeds, user_model_seeds=self.user_model_seeds)
+        _at_least(1, requests=self.requests)
         _at_least(2, users=self.users)
         _at_least(0, update_seeds=self.update_seeds)
 

@@ -8,7 +8,9 @@ A figure from several training seeds crosses them with the same users, so both a
 
     s^2(mean of z over users) / S  +  s^2(mean of z over seeds) / U  -  s^2(residuals) / (S U)
 
-with a t quantile at the Welch-Satterthwaite degrees of freedom. With one training seed it is the plain t interval over
+with a t quantile at the Welch-Satterthwaite degrees of freedom. Where the figure is also known under M user models refitted to
+resampled users, the fitted parameters' uncertainty comes on top: (1 + 1/M) times the variance between these (Rubin 1987,
+Multiple imputation, eq. 3.1.5). With one training seed it is the plain t interval over
 users, which says nothing of what another training run would give: `Estimate.num_seeds` is 1 and the reports say so.
 """
 
@@ -55,6 +57,8 @@ class Measured:
     value: float
     influence: NDArray[np.float64]
     """[S, U] how the figure moves with each (seed, user), to first order; sums to zero."""
+    by_user_model: NDArray[np.float64] | None = None
+    """[M] the figure under each refitted user model; None where there is only the one."""
 
     @classmethod
     def mean(cls, values: ArrayLike) -> "Measured":
@@ -68,13 +72,18 @@ class Measured:
         return cls.mean(numerators) / cls.mean(denominators)
 
     def __sub__(self, other: "Measured") -> "Measured":
-        return Measured(self.value - other.value, _seeds_matched(self, other) - other.influence)
+        models = None
+        if self.by_user_model is not None and other.by_user_model is not None:
+            models = self.by_user_model - other.by_user_model
+        return Measured(self.value - other.value, _seeds_matched(self, other) - other.influence, models)
 
     def __truediv__(self, other: "Measured") -> "Measured":
         if other.value == 0:
             return Measured(float("nan"), np.full_like(_seeds_matched(self, other) - other.influence, np.nan))
-        value = self.value / other.value
-        return Measured(value, (_seeds_matched(self, other) - value * other.influence) / other.value)
+        value, models = self.value / other.value, None
+        if self.by_user_model is not None and other.by_user_model is not None:
+            models = self.by_user_model / np.where(other.by_user_model == 0, np.nan, other.by_user_model)
+        return Measured(value, (_seeds_matched(self, other) - value * other.influence) / other.value, models)
 
     def estimate(self, confidence: float = CONFIDENCE) -> Estimate:
         """The value with its t interval; see the module for which."""
@@ -82,6 +91,8 @@ class Measured:
         if users < 2 or not np.isfinite(self.influence).all():
             return Estimate(self.value, float("nan"), float("nan"), users, seeds)
         error, freedom = _standard_error(self.influence)
+        if self.by_user_model is not None and len(self.by_user_model) > 1:
+            error, freedom = _with_user_models(error, freedom, self.by_user_model)
         margin = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error if error > 0 else 0.0
         return Estimate(self.value, self.value - margin, self.value + margin, users, seeds)
 
@@ -114,6 +125,16 @@ def _standard_error(influence: NDArray[np.float64]) -> tuple[float, float]:
         return 0.0, users - 1
     spread = seed_part**2 / (seeds - 1) + user_part**2 / (users - 1) + cell_part**2 / cell_freedom
     return float(np.sqrt(variance)), variance**2 / spread
+
+
+def _with_user_models(error: float, freedom: float, by_user_model: NDArray[np.float64]) -> tuple[float, float]:
+    """(standard error, degrees of freedom) with the spread over refitted user models on top of `error`."""
+    count = len(by_user_model)
+    within, between = error**2, (1 + 1 / count) * float(np.var(by_user_model, ddof=1))
+    total = within + between
+    if not total > 0:
+        return error, freedom
+    return float(np.sqrt(total)), total**2 / (within**2 / freedom + between**2 / (count - 1))
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike) -> Estimate:

@@ -1,7 +1,7 @@
 """From per-user results to figures: metrics, paired differences, normalised reward, flat names."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -61,7 +61,8 @@ def summarise(users: pl.DataFrame, agents: pl.DataFrame, reference: str = "mf") 
     """Figures of each agent with 95 % intervals, and paired differences to the reference agent.
 
     Args:
-        users: per-user results, as in `Served.users`; all agents must have served the same users.
+        users: per-user results, as in `Served.users`; all agents must have served the same users. With a column `user_model`, rows
+            of 0 are of the fitted user model, others of those refitted to resampled users: they widen the intervals.
         agents: per-agent results, as in `Served.agents`.
         reference: the agent that differences are taken to; left out where it is not in the comparison.
 
@@ -72,8 +73,7 @@ def summarise(users: pl.DataFrame, agents: pl.DataFrame, reference: str = "mf") 
         noise. `CATALOGUE_METRICS` describe the catalogue, not users: they have no interval.
     """
     roles = dict(users.select("agent", "role").unique(maintain_order=True).iter_rows())
-    columns = {agent: _columns(users, agent) for agent in roles}
-    measured = {metric.name: {agent: metric.of(values) for agent, values in columns.items()} for metric in METRICS}
+    measured = {metric.name: {agent: _measured(metric, users, agent) for agent in roles} for metric in METRICS}
     rewards = measured["reward"]
     scaled = normalised(rewards)
     if scaled is not None:
@@ -114,6 +114,16 @@ def summarise(users: pl.DataFrame, agents: pl.DataFrame, reference: str = "mf") 
 def num_users_and_seeds(summary: pl.DataFrame) -> tuple[int, int]:
     """Number of users and of training seeds (the most that any agent has) behind a summary."""
     return max(summary["num_users"].to_list(), default=0), max(summary["num_seeds"].to_list(), default=0)
+
+
+def _measured(metric: Metric, users: pl.DataFrame, agent: str) -> Measured:
+    """A metric of one agent, with its values under refitted user models where `users` has them."""
+    if "user_model" not in users.columns:
+        return metric.of(_columns(users, agent))
+    models = sorted(users["user_model"].unique().to_list())
+    found = {model: metric.of(_columns(users.filter(pl.col("user_model") == model), agent)) for model in models}
+    refitted = np.array([found[model].value for model in models if model])
+    return replace(found[0], by_user_model=refitted if len(refitted) else None)
 
 
 def _columns(users: pl.DataFrame, agent: str) -> dict[str, NDArray[np.float64]]:

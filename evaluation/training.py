@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -275,6 +275,55 @@ def do_unit(
     run.write_table(f"exposure/{unit.stem}", pl.concat([part.agents for part in parts]).join(spent, how="cross"))
     run.write_table(f"interest/{unit.stem}", pl.concat([part.interest for part in parts]))
     run.write_table(f"users/{unit.stem}", pl.concat([part.users for part in parts]))
+
+
+def under_user_models(
+    result: ComparisonResult,
+    specs: Sequence[str],
+    worlds: Mapping[int, Callable[[], World]],
+    candidate_source: CandidateSource,
+    run: Run,
+    comparison: ComparisonConfig,
+    training: TrainingConfig,
+    reference: str = "mf",
+    report: Callable[[int], None] = lambda done: None,
+) -> ComparisonResult:
+    """Lets the agents of a finished comparison serve the same users under refitted user models, for the width of its intervals.
+
+    Agents stay as they were trained: what is asked is what the conclusion owes to the fitted parameters. The table summary is
+    written anew; what each user model gives is kept as 'user_models/...', so that an interrupted run goes on.
+
+    Args:
+        result: of `run_comparison` in the same run.
+        specs: as there.
+        worlds: number of the user model, from 1 -> makes the world in which it is simulated.
+        candidate_source: as there.
+        run: the folder.
+        comparison: whom the agents serve.
+        training: as there.
+        reference: the agent that paired differences are taken to.
+        report: is told how many user models are done.
+    """
+    units = units_of(specs, training.seeds)
+    config = replace(comparison, record_events=False, traced_users=0)
+    served = [result.users.with_columns(user_model=pl.lit(0))]
+    for done, (number, make_world) in enumerate(worlds.items(), start=1):
+        missing = [unit for unit in units if not run.has_table(f"user_models/{number}/{unit.stem}")]
+        world = make_world() if missing else None
+        for unit in missing:
+            assert world is not None
+            agent = resolve_agent(unit.spec).load(run.agent_path(unit.stem))
+            lives = [
+                serve(policy, world, candidate_source, config, name=name, role=role, training_seed=unit.seed).users
+                for name, policy, role in policies(unit.name, agent)
+            ]
+            run.write_table(f"user_models/{number}/{unit.stem}", pl.concat(lives))
+        tables = [run.table(f"user_models/{number}/{unit.stem}") for unit in units]
+        served.append(pl.concat(tables).with_columns(user_model=pl.lit(number)))
+        report(done)
+    wider = replace(result, users=pl.concat(served, how="diagonal_relaxed"))
+    run.write_table("summary", wider.summary(reference))
+    return wider
 
 
 def fitted_agents(

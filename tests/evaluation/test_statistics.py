@@ -139,3 +139,22 @@ def test_untrained_is_what_does_not_beat_its_own_beginning():
     assert not is_untrained(rewards["better"], rewards["start"])
     assert is_untrained(rewards["start"], rewards["better"])
     assert is_untrained(rewards["start"], rewards["start"])
+
+
+def test_refitted_user_models_add_their_variance() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(1.0, 1.0, 400)
+    plain = Measured.mean(values)
+    refitted = Measured(plain.value, plain.influence, np.array([0.5, 1.0, 1.5, 1.0, 1.0]))
+    within = values.var(ddof=1) / 400
+    between = (1 + 1 / 5) * np.var([0.5, 1.0, 1.5, 1.0, 1.0], ddof=1)
+    estimate = refitted.estimate()
+    freedom = (within + between) ** 2 / (within**2 / 399 + between**2 / 4)
+    assert estimate.margin == pytest.approx(stats.t.ppf(0.975, freedom) * np.sqrt(within + between), rel=1e-6)
+    assert estimate.value == plain.value
+    same = Measured(plain.value, plain.influence, np.full(5, 3.0))
+    assert same.estimate().margin == pytest.approx(plain.estimate().margin, rel=1e-3)
+    # what moves both figures alike does not move their difference
+    other = Measured(0.0, np.zeros_like(plain.influence), refitted.by_user_model)
+    assert (refitted - other).estimate().margin == pytest.approx(plain.estimate().margin, rel=1e-3)
+    assert (refitted - plain).by_user_model is None
