@@ -1,9 +1,11 @@
 """The table of parameters: each *fitted*, with an interval of 95 %, or *assumed*, with the reason for its value."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.users.calibration import Calibration
 from envs.users.engagement_fit import EngagementFit
@@ -108,36 +110,78 @@ def popularity_rows(gain: float, needed: int) -> list[Row]:
 
 def array_rows(model: InterestModel, calibration: Calibration) -> list[Row]:
     """Rows that sum up the arrays."""
-    norm = np.linalg.norm(model.item_embedding, axis=1)
-    rows = [
-        row("item_embedding", "v", norm.mean(), None, "mean norm, fixed to 1: the scale of v, p and s is free"),
-        row(
-            "user_embedding",
+    users, left_out = "users resampled; weight decay towards 0", "left out of this fit"
+    scale = "mean norm, fixed to 1: the scale of v, p and s is free"
+    rows = [row("item_embedding", "v", _mean_norm(model.item_embedding), None, scale, "assumed")]
+    named: tuple[tuple[str, str, NDArray[np.floating], Statistic, str], ...] = (
+        ("user_embedding", "p", model.user_embedding, _mean_norm, f"mean norm before the first event; {users}"),
+        ("user_embedding_mean", "p", model.user_embedding, _norm_of_mean, f"norm of the users' mean; {users}"),
+        ("user_embedding_spread", "p", model.user_embedding, _spread, f"root of the covariance's trace; {users}"),
+        (
+            "user_embedding_directions",
             "p",
-            np.linalg.norm(model.user_embedding, axis=1).mean(),
-            None,
-            "mean norm of the long-term interest before the first event; weight decay towards 0",
+            model.user_embedding,
+            _directions,
+            f"directions in which users differ, (trace of the covariance)² / trace of its square; {users}",
         ),
-        row(
+        (
             "item_bias",
             "b",
-            model.item_bias.std(),
-            None,
-            "standard deviation over items, in logits, centred; holds the slope of the age effect too",
+            model.item_bias[:, None],
+            _spread,
+            "standard deviation over items, in logits, centred; items resampled; holds the slope of the age effect too",
         ),
-        row(
-            "context_weights",
-            "ω",
-            float(np.sqrt(np.mean(model.context_weights**2))),
-            None,
-            "root mean square over contexts and categories, in logits; weight decay towards 0",
-        ),
-    ]
+    )
+    rows += [row(name, symbol, of(array), bootstrap(array, of), note) for name, symbol, array, of, note in named]
+    taste = model.context_weights
+    note = "root mean square over contexts and categories, in logits; categories resampled; weight decay towards 0"
+    if taste.any():
+        rows.append(
+            row("context_weights", "ω", _root_mean_square(taste.T), bootstrap(taste.T, _root_mean_square), note)
+        )
+    else:
+        rows.append(row("context_weights", "ω", 0.0, None, left_out, "assumed"))
     for knot, value, sd in zip(AGE_KNOTS, calibration.age_values, calibration.age_sd, strict=True):
         note = "logits against the mean of the knots; its slope is held near 0 by a ridge (it hides in b), its bends are fitted"
         interval = (value - 1.96 * sd, value + 1.96 * sd)
-        rows.append(row(f"age_effect_{np.expm1(knot):.0f}_days", "φ", value, interval, note))
+        name, held = f"age_effect_{np.expm1(knot):.0f}_days", "age_values" in calibration.held
+        rows.append(row(name, "φ", value, None, left_out, "assumed") if held else row(name, "φ", value, interval, note))
     return rows
+
+
+Statistic = Callable[[NDArray[np.floating]], float]
+"""Takes rows [N, D], gives one number."""
+
+
+def bootstrap(rows: NDArray[np.floating], statistic: Statistic, resamples: int = 100) -> tuple[float, float]:
+    """95 % percentile interval of `statistic` of `rows` [N, D], rows resampled."""
+    rng = np.random.default_rng(0)
+    drawn = [statistic(rows[rng.integers(len(rows), size=len(rows))]) for _ in range(resamples)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    # resampled copies make rows seem fewer, so the interval can miss the value itself
+    value = statistic(rows)
+    return min(float(low), value), max(float(high), value)
+
+
+def _mean_norm(rows: NDArray[np.floating]) -> float:
+    return float(np.linalg.norm(rows, axis=1).mean())
+
+
+def _norm_of_mean(rows: NDArray[np.floating]) -> float:
+    return float(np.linalg.norm(rows.mean(axis=0)))
+
+
+def _spread(rows: NDArray[np.floating]) -> float:
+    return float(np.sqrt(rows.var(axis=0).sum()))
+
+
+def _directions(rows: NDArray[np.floating]) -> float:
+    covariance = np.cov(rows.T, ddof=0)
+    return float(np.trace(covariance) ** 2 / max(float((covariance**2).sum()), 1e-12))
+
+
+def _root_mean_square(rows: NDArray[np.floating]) -> float:
+    return float(np.sqrt(np.mean(rows**2)))
 
 
 def visit_rows(fit: VisitFit) -> list[Row]:
@@ -165,7 +209,9 @@ def visit_rows(fit: VisitFit) -> list[Row]:
     }
     values = asdict(fit.params) | fit.spread
     rows = [
-        row(name, symbol, values[name], fit.intervals.get(name), note if name in fit.intervals else none)
+        row(name, symbol, values[name], fit.intervals[name], note)
+        if name in fit.intervals
+        else row(name, symbol, values[name], None, none, "assumed")
         for name, (symbol, note) in notes.items()
     ]
     assumed = {
@@ -189,13 +235,18 @@ def visit_rows(fit: VisitFit) -> list[Row]:
 
 def taste_rows(tastes: TasteTraits) -> list[Row]:
     """Rows of how users differ in their weights on popularity and novelty and in their focus."""
-    note = "standard deviation over users; scores of events of a user at least four apart"
+    names = [f"{trait.name.lower()}_taste_spread" for trait in TASTES]
     if tastes.gain <= 0:
         note = "users' own do not predict held-out events: none are given"
-    return [
-        row(f"{trait.name.lower()}_taste_spread", "", spread, None, note)
-        for trait, spread in zip(TASTES, tastes.spread, strict=True)
-    ]
+        return [row(name, "", 0.0, None, note, "assumed") for name in names]
+    note = "standard deviation over users; scores of events of a user at least four apart; users resampled"
+    rows = []
+    for name, spread, traits in zip(names, tastes.spread, tastes.users.T, strict=True):
+        # modes are shrunk, so they differ less than traits do; their interval is stretched by as much
+        stretch = spread / max(_spread(traits[:, None]), 1e-9)
+        low, high = bootstrap(traits[:, None], _spread)
+        rows.append(row(name, "", spread, (stretch * low, stretch * high), note))
+    return rows
 
 
 def engagement_rows(fit: EngagementFit) -> list[Row]:
