@@ -71,6 +71,11 @@ def dien_rows(
     ):
         new[name] = row(name, _SYMBOLS[name], float(value), None, f"{meaning}; {_JOINTLY}")
 
+    outside = (
+        "logit of clicking nothing: set for each run, since facets are fitted to clicks as choices from the catalogue"
+    )
+    new["outside_option"] = row("outside_option", "x_0", float("nan"), None, outside, "assumed")
+
     interval = (weight["facets"] - half_width["facets"], weight["facets"] + half_width["facets"])
     rows = [*new.values(), *(of for of in base.table if of["name"] not in new)]
     rows.append(row("facet_weight", "", weight["facets"], interval, f"folded into the output; {factor}"))

@@ -233,6 +233,8 @@ def _assembled(parametric: InterestModel, learner: Learner) -> DienModel:
     base = replace(
         parametric,
         params=params,
+        # fitted to the slates of a log with exposures, for utilities that are no longer these
+        choice=replace(parametric.choice, outside=None),
         user_traits=traits,
         item_embedding=(arrays["embedding"] / scale).numpy(),
         item_bias=(arrays["bias"] - arrays["bias"].mean()).numpy(),
