@@ -134,7 +134,8 @@ def _with_user_models(error: float, freedom: float, by_user_model: NDArray[np.fl
     total = within + between
     if not total > 0:
         return error, freedom
-    return float(np.sqrt(total)), total**2 / (within**2 / freedom + between**2 / (count - 1))
+    welch = total**2 / (within**2 / freedom + between**2 / (count - 1))
+    return float(np.sqrt(total)), min(welch, freedom)  # more doubt makes no interval narrower
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike) -> Estimate:

@@ -14,7 +14,15 @@ from envs.event_log import EventLog
 from evaluation import training
 from evaluation.comparison import split_users
 from evaluation.runs import Run
-from evaluation.training import CountedTraffic, TrainingConfig, Unit, named_agents, run_comparison, units_of
+from evaluation.training import (
+    CountedTraffic,
+    TrainingConfig,
+    Unit,
+    named_agents,
+    run_comparison,
+    under_user_models,
+    units_of,
+)
 
 LEARNER = """
     import numpy as np
@@ -217,3 +225,30 @@ def test_agents_of_the_package_keep_their_tracebacks():
     Broken.__module__ = "agents.broken"
     with pytest.raises(ZeroDivisionError), training.blamed_on("broken", Broken(), "act"):
         _ = 1 / 0
+
+
+def test_refitted_user_models_widen_intervals_and_are_not_served_again(
+    small_world, candidate_source, few, tmp_path, monkeypatch
+):
+    run = Run.create(tmp_path / "run", "compare", {})
+    specs = ["popular", "random"]
+    arguments = (small_world, candidate_source, run)
+    result = run_comparison(specs, *arguments, comparison=few, reference="random")
+    visits = small_world.user_model.visits
+    worlds = {
+        number: lambda number=number: replace(
+            small_world,
+            user_model=replace(small_world.user_model, visits=replace(visits, leave_intercept=-1.0 - number)),
+        )
+        for number in (1, 2, 3)
+    }
+    found = under_user_models(result, specs, worlds, candidate_source, run, few, TrainingConfig(), "random")
+    plain, wider = result.summary("random"), found.summary("random")
+    assert_frame_equal(plain.drop("low", "high"), wider.drop("low", "high"))
+    rows = pl.col("metric") == "requests"
+    assert ((wider["high"] - wider["low"]) >= 0.999 * (plain["high"] - plain["low"])).drop_nulls().all()
+    assert (wider.filter(rows)["high"] > plain.filter(rows)["high"]).all()
+    assert run.table("summary").equals(wider)
+    monkeypatch.setattr(training, "serve", None)
+    again = under_user_models(result, specs, worlds, candidate_source, run, few, TrainingConfig(), "random")
+    assert again.summary("random").equals(wider)
