@@ -128,6 +128,8 @@ def fit_key(log: InteractionLog, config: FitConfig) -> str:
     columns = ("user", "item", "timestamp", "clicked", "rating", "request", "position")
     arrays = {name: getattr(log, name) for name in columns}
     arrays |= {"categories": log.catalogue.categories, "birth": log.catalogue.birth}
+    arrays |= {"watch": log.watch_seconds, "duration": log.catalogue.duration_seconds, "random": log.random_exposure}
+    arrays = {name: array for name, array in arrays.items() if array is not None}
     return content_hash(
         arrays, {"fit_version": FIT_VERSION, "users": len(log.users), "repeats": log.has_repeats, **asdict(config)}
     )

@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose
 
 from envs.logs.schema import InteractionLog
 from envs.users.engagement_fit import expected_on_grid, fit_engagement
+from envs.users.fit import FitConfig, fit_key
 from envs.users.likelihood import split_events
 
 USERS, ITEMS, EVENTS = 60, 40, 200
@@ -123,3 +124,13 @@ def test_expected_value_is_the_mean_of_draws():
         score = model.user_traits[0, 2] + model.rating_item[0] + model.params.rating_slope * utility
         again = expected_on_grid(np.array([score]), model.params.rating_sd, model.rating_grid, model.rating_cuts)
         assert_allclose(expected, again[0], rtol=1e-5)
+
+
+def test_a_fit_is_known_by_watch_times_and_durations_too():
+    durations = np.full(ITEMS, 30, np.float32)
+    log, _ = draw_log(np.expm1, watch=True, durations=durations)
+    others = [
+        replace(log, watch_seconds=log.watch_seconds + 1),
+        replace(log, catalogue=replace(log.catalogue, duration_seconds=durations + 1)),
+    ]
+    assert len({fit_key(each, FitConfig()) for each in [log, *others]}) == 3
