@@ -121,6 +121,7 @@ class SlateVectorEnv(VectorEnv):
         """[N, H] days since the run's start at which the items of the history were consumed."""
         self._seen: NDArray[np.uint8]
         self._observation: Observation
+        self._num_candidates: NDArray[np.int64]
         self._preference: NDArray[np.float32]
 
     # ------------------------------------------------------------------ gymnasium
@@ -412,13 +413,13 @@ class SlateVectorEnv(VectorEnv):
             history_days,
         )
         hour, day = state.hour, state.day
-        context = [hour, (world.reference_weekday + day) % 7, state.requests_in_visit, day]
+        context = (hour, (world.reference_weekday + day) % 7, state.requests_in_visit, day)
         self._observation = Observation(
             user=state.log_user.copy(),
             user_features=world.user_features[state.log_user],
             history=history,
             history_days=history_days,
-            context=np.stack(context, axis=1, dtype=np.float32, casting="unsafe"),
+            context=np.column_stack(context).astype(np.float32),
             candidates=Candidates(items, mask, features),
         )
         self._preference = world.preference(state)
