@@ -24,6 +24,8 @@ from envs.users.protocol import Trait, UserModel, UserModelState, age_effect
 
 BLOCK_ROWS = 192
 """Users whose utilities are one matrix product: always as many, padded, because its bits change with its shape."""
+SHELF_ITEMS = 64
+"""Items whose weights are summed first: a choice finds its shelf, then its item there, which saves running sums."""
 _LEAVE, _SPACING, _GAP_KIND, _GAP, _CHOICE, _RATING = range(6)
 
 
@@ -82,14 +84,14 @@ def burn_in(model: UserModel, population: Population, numbers: NDArray[np.int64]
     items = np.full((len(users), longest), -1, np.int32)
     rating = np.full((len(users), longest), np.nan, np.float32)
     state = model.start(users.parameters)
-    shelf = _Shelf(model, past)
+    offer = _Offer(model, past)
     order = np.argsort(lengths, kind="stable")
     with _CONTROLLER.limit(limits=1):
         for start in range(0, len(order), BLOCK_ROWS):
             rows = order[start : start + BLOCK_ROWS]
             part = state.take(rows)
             items[rows], rating[rows] = _consume(
-                model, shelf, part, users.number[rows], lengths[rows], clock[rows], begins[rows], seed, past
+                model, offer, part, users.number[rows], lengths[rows], clock[rows], begins[rows], seed, past
             )
             state.put(rows, part)
     return BurnIn(users=users, state=state, items=items, clock=clock, rating=rating)
@@ -131,15 +133,19 @@ def _timeline(
     return clock, begins
 
 
-class _Shelf:
-    """Logits that items have on a day for everybody: bias and age effect, -inf for what is not open at its midnight."""
+class _Offer:
+    """What is the same for everybody: item vectors, and the logits of a day, bias and age effect, -inf for what is not open at
+    its midnight. Both are filled up to whole shelves by items that are never open."""
 
     def __init__(self, model: UserModel, past: Past) -> None:
         self._model, self._past = model, past
         self._days: dict[int, NDArray[np.float32]] = {}
+        self._missing = -len(model.item_bias) % SHELF_ITEMS
+        self.vectors = np.ascontiguousarray(np.pad(model.item_vectors.T, ((0, 0), (0, self._missing))))
+        """[D, I'] item vectors."""
 
     def logits(self, days: NDArray[np.int64]) -> NDArray[np.float32]:
-        """[M, I] for `days` [M]."""
+        """[M, I'] for `days` [M]."""
         for day in np.unique(days):
             if day not in self._days:
                 self._days[int(day)] = self._of(int(day))
@@ -149,12 +155,13 @@ class _Shelf:
         calendar, clock = self._past.calendar, float(day * SECONDS_PER_DAY)
         age = np.maximum(clock - calendar.birth_clock, 0) / SECONDS_PER_DAY
         logits = self._model.item_bias + age_effect(self._model.age_values, age.astype(np.float32))
-        return np.where(calendar.is_open(clock) & self._past.available, logits, -np.inf).astype(np.float32)
+        logits = np.where(calendar.is_open(clock) & self._past.available, logits, -np.inf)
+        return np.pad(logits.astype(np.float32), (0, self._missing), constant_values=-np.inf)
 
 
 def _consume(
     model: UserModel,
-    shelf: _Shelf,
+    offer: _Offer,
     state: Any,
     number: NDArray[np.int64],
     lengths: NDArray[np.int64],
@@ -163,13 +170,12 @@ def _consume(
     seed: int,
     past: Past,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """(items [N, L], ratings [N, L]) of at most `BLOCK_ROWS` users, whose `state` is moved along in place."""
+    """(items [N, L], ratings [N, L]) of at most `BLOCK_ROWS` users in order of length, whose `state` is moved along in place."""
     items = np.full(clock.shape, -1, np.int32)
     rating = np.full(clock.shape, np.nan, np.float32)
-    vectors = np.ascontiguousarray(model.item_vectors.T)
-    had = np.zeros((len(number), vectors.shape[1]), bool)
+    had = np.zeros((len(number), offer.vectors.shape[1]), np.float32)  # -inf for what the user may not have again
     in_visit = np.zeros(len(number), np.int64)
-    preference = np.zeros((BLOCK_ROWS, len(vectors)), np.float32)
+    preference = np.zeros((BLOCK_ROWS, len(offer.vectors)), np.float32)
     day = np.floor(clock / SECONDS_PER_DAY).astype(np.int64)
     hour = ((clock % SECONDS_PER_DAY) / 3600).astype(np.float32)
     for place in range(int(lengths.max(initial=0))):
@@ -180,27 +186,39 @@ def _consume(
             in_visit[starting] = 0
         weekday = (past.first_weekday + day[:, place]) % 7
         preference[: len(number)] = model.preference(state, hour[:, place], weekday, in_visit)
-        rows = np.flatnonzero(lengths > place)
-        utility = (preference @ vectors)[rows] + shelf.logits(day[rows, place])
-        utility[had[rows]] = -np.inf
-        chosen = _choice(utility, draw_uniform(seed, Purpose.BURN_IN, number[rows], place, _CHOICE))
-        rows, utility, chosen = rows[chosen >= 0], utility[chosen >= 0], chosen[chosen >= 0]
-        if not len(rows):
+        first = int(np.searchsorted(lengths, place, side="right"))
+        utility = (preference @ offer.vectors)[first : len(number)]
+        utility += offer.logits(day[first:, place])
+        utility += had[first:]
+        chosen = _choice(utility, draw_uniform(seed, Purpose.BURN_IN, number[first:], place, _CHOICE))
+        known = np.flatnonzero(chosen >= 0)
+        if not len(known):
             continue
+        rows, chosen = first + known, chosen[known]
         noise = draw_normal(seed, Purpose.BURN_IN, number[rows], place, _RATING)
-        rating[rows, place] = model.rate(state, rows, chosen, utility[np.arange(len(rows)), chosen], noise)
+        rating[rows, place] = model.rate(state, rows, chosen, utility[known, chosen], noise)
         items[rows, place] = chosen
-        had[rows, chosen] = not past.repeats
+        if not past.repeats:
+            had[rows, chosen] = -np.inf
         model.consume(state, rows, chosen)
         in_visit[rows] += 1
     return items, rating
 
 
 def _choice(utility: NDArray[np.float32], uniform: NDArray[np.float32]) -> NDArray[np.int32]:
-    """[M] item chosen by a multinomial logit over `utility` [M, I], -1 where all are -inf."""
+    """[M] item chosen by a multinomial logit over `utility` [M, I'], -1 where all are -inf.
+
+    The inverse of the distribution function: first the shelf on which the uniform draw falls, then the item there.
+    """
     best = utility.max(axis=1, keepdims=True)
-    weight = np.exp(utility - np.where(np.isfinite(best), best, 0))
-    below = np.cumsum(weight, axis=1)
-    level = np.minimum(uniform * below[:, -1], np.nextafter(below[:, -1], np.float32(0)))
-    chosen = (below <= level[:, None]).sum(axis=1).astype(np.int32)
+    weight = np.exp(utility - np.where(np.isfinite(best), best, 0)).reshape(len(utility), -1, SHELF_ITEMS)
+    mass = weight.sum(axis=2)
+    below = np.cumsum(mass, axis=1, dtype=np.float64)
+    level = uniform * below[:, -1]
+    shelf = np.minimum((below <= level[:, None]).sum(axis=1), below.shape[1] - 1)
+    rows = np.arange(len(utility))
+    share = 1 - (below[rows, shelf] - level) / np.maximum(mass[rows, shelf], np.finfo(np.float32).tiny)
+    inside = np.cumsum(weight[rows, shelf], axis=1, dtype=np.float64)
+    rest = np.minimum(share * inside[:, -1], np.nextafter(inside[:, -1], 0))
+    chosen = shelf * SHELF_ITEMS + (inside <= np.maximum(rest, 0)[:, None]).sum(axis=1)
     return np.where(below[:, -1] > 0, chosen, -1).astype(np.int32)

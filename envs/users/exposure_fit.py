@@ -48,11 +48,11 @@ class ExposureFitConfig:
     """First step size of Adam; it falls to 0 by a cosine."""
     centre_learning_rate: float = 0.02
     """The same for the categories' centres."""
-    item_step: float = 0.1
+    item_step: float = 0.03
     """First share of a Newton step that an item's mean moves; it falls as well."""
     certain_share: float = 0.2
     """First share of the passes in which items and users are taken as certain, until there is something to be uncertain about."""
-    held_share: float = 0.3
+    held_share: float = 0.4
     """First share of the passes in which the spreads of items and users are held."""
     start_sd: float = 0.5
     """First spread of a user's start in each coordinate."""

@@ -116,7 +116,7 @@ class Population:
         values = np.broadcast_to(self.mean, (len(numbers), len(self.mean))).copy()
         for column in range(rank):
             values += white[:, column, None] * self.spread[column]
-        for column in np.flatnonzero(self.is_scored):
+        for column in np.flatnonzero(self.is_scored).tolist():
             values[:, column] = np.interp(values[:, column], self.scores, self.quantiles[column])
         return DrawnUsers(
             number=numbers,
@@ -147,7 +147,10 @@ def fit_population(model: UserModel, log: InteractionLog, seed: int = 0) -> Popu
         raise LogError(f"log '{log.name}' has {len(active)} users with consumed items; a population needs at least 2.")
     users = np.column_stack([model.user_parameters[active], np.log1p(lengths[active])]).astype(np.float64)
     probabilities = (np.arange(min(len(users), MOST_QUANTILES)) + 0.5) / min(len(users), MOST_QUANTILES)
-    is_scored = kurtosis(users, axis=0) > 0
+    # a trait that nobody has (all alike) has no tails
+    alike = users.max(axis=0) == users.min(axis=0)
+    is_scored = np.zeros(users.shape[1], bool)
+    is_scored[~alike] = kurtosis(users[:, ~alike], axis=0) > 0
     is_scored[-len(Trait) - 1 :] = True
     coordinates = np.where(is_scored, ndtri((rankdata(users, axis=0) - 0.5) / len(users)), users)
     mean = coordinates.mean(axis=0)

@@ -30,7 +30,7 @@ def test_drawn_parameters_lie_within_what_sampling_makes(report: pl.DataFrame) -
         row = report.filter(pl.col("quantity") == quantity).row(0, named=True)
         assert row["distance"] < 1.5 * row["floor"], quantity
     for row in report.iter_rows(named=True):
-        assert 0 <= row["distance"] and 0 <= row["floor"]
+        assert row["distance"] >= 0 and row["floor"] >= 0
 
 
 def test_a_wrong_population_is_told(drawn_world: World, report: pl.DataFrame) -> None:
