@@ -40,7 +40,9 @@ def exposure_values(
     if not log.has_exposures or not (log.request >= 0).any():
         return {}
     shown = _Shown.of(log, split, users)
-    held_out = shown.consumed_before >= observed_lengths(split)[shown.user]
+    # a log often ends with a click because it was cut there; with its last request a user's click rate would be too high
+    is_last = np.diff(shown.user, append=-1) != 0
+    held_out = (shown.consumed_before >= observed_lengths(split)[shown.user]) & ~is_last
     if not held_out.any():
         return {}
     clicks = shown.clicked[held_out]
@@ -48,7 +50,8 @@ def exposure_values(
         worth = _slate_worth(model, log, split, shown)
         outside = model.choice.outside
         if outside is None:
-            outside = _outside(worth[~held_out], shown.clicked[~held_out])
+            past = shown.consumed_before < observed_lengths(split)[shown.user]
+            outside = _outside(worth[past], shown.clicked[past])
         uniform = draw_uniform(seed, Purpose.CHOICE, shown.user[held_out], np.flatnonzero(held_out))
         clicks = uniform < expit(worth[held_out] - outside)
     who = shown.user[held_out]
@@ -90,7 +93,8 @@ class _Shown:
         total = np.concatenate([[0], np.cumsum(log.clicked)])
         before = total[first] - total[log.user_starts[log.user[first]]]
         visit_begin = first - log.place_in_visit[first]
-        known = before < np.diff(split.starts)[log.user[first]]
+        lengths, consumed = np.diff(split.starts), np.bincount(log.user[log.clicked], minlength=split.num_users)
+        known = (before < lengths[log.user[first]]) | (lengths == consumed)[log.user[first]]
         return cls(
             user=log.user[first][known].astype(np.int64),
             row=first[known],

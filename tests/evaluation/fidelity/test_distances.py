@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -43,13 +44,13 @@ def test_users_of_the_same_kind_are_as_far_as_the_floor_and_others_farther() -> 
         assert 0.5 < ratio["same", name] < 2.0, name
     for name in NAMES:
         assert ratio["other", name] > 3
-    floor = table.row(by_predicate=(table["source"] == "real") & (table["aspect"] == "gap"), named=True)
+    floor = table.row(by_predicate=(pl.col("source") == "real") & (pl.col("aspect") == "gap"), named=True)
     assert floor["low"] < floor["distance"] < floor["high"]
 
 
 def test_a_distance_of_shifted_values_is_the_shift() -> None:
     table = distance_table(sample(3000, 0), {"other": sample(3000, 2, shift=2.0)}, splits=5, seed=0, tick=lambda: None)
-    row = table.row(by_predicate=(table["source"] == "other") & (table["aspect"] == "gap"), named=True)
+    row = table.row(by_predicate=(pl.col("source") == "other") & (pl.col("aspect") == "gap"), named=True)
     assert row["distance"] == pytest.approx(2.0, abs=0.1)
 
 
