@@ -23,8 +23,8 @@ def distances_table(distances: pl.DataFrame) -> Table:
         "the real users of the other half; in brackets the distance over the floor."
     )
     table.caption_justify = "left"
-    for heading in ("aspect", "unit"):
-        table.add_column(heading, no_wrap=True)
+    table.add_column("aspect", no_wrap=True)
+    table.add_column("unit", overflow="fold", max_width=18)
     for heading in _TITLES.values():
         table.add_column(heading, justify="right", no_wrap=True)
     for (title, unit), rows in distances.group_by("title", "unit", maintain_order=True):
