@@ -14,7 +14,7 @@ from envs.observation import Candidates, Observation
 
 gymnasium.register(
     id="driftrec/Slate-v0",
-    entry_point="envs.slate_env:SlateEnv",
+    entry_point="envs.single_env:SlateEnv",
     vector_entry_point="envs.slate_env:SlateVectorEnv",
 )
 

@@ -1,4 +1,4 @@
-"""The slate environment: N users stepped as arrays (`SlateVectorEnv`), and a thin single-user face on it (`SlateEnv`).
+"""The slate environment: N users stepped as arrays. `envs.single_env` shows one of them.
 
 A step is one request: the action is a slate, given as indices into the candidates; the observation is the next request. An
 episode is a user's life over the horizon: leaving a visit moves the clock to the next one, only churn terminates, the
@@ -18,13 +18,14 @@ from envs.buffers import Buffers
 from envs.candidate_source import CandidateSource, RecallRequest, SampledCandidates, tell_changes
 from envs.catalogue import SECONDS_PER_DAY
 from envs.compiled import over_rows
-from envs.engine import Response, UserState, advance, respond, utilities
+from envs.engine import Response, UserState, advance, respond
 from envs.errors import ConfigurationError
 from envs.event_log import EventLog
+from envs.hidden_state import HiddenState
 from envs.logs.schema import InteractionLog
 from envs.measures import RewardWeights, consumed_diversity
 from envs.observation import FIRST_CATEGORY, Candidates, Observation, observation_space
-from envs.users.protocol import UserModel, age_effect
+from envs.users.protocol import UserModel
 from envs.world import World, build_world, default_world
 
 ObservationArrays = dict[str, NDArray[Any]]
@@ -426,131 +427,6 @@ class SlateVectorEnv(VectorEnv):
 
     def _info(self, active: NDArray[np.bool_]) -> dict[str, Any]:
         return {"active": active, "num_candidates": self._num_candidates}
-
-
-class HiddenState:
-    """What only oracles and recorders may read: the true utilities of the present requests and their near future."""
-
-    def __init__(self, env: SlateVectorEnv) -> None:
-        self._env = env
-
-    @property
-    def outside(self) -> float:
-        """Logit of consuming nothing."""
-        return self._env.world.outside
-
-    @property
-    def reward_weights(self) -> RewardWeights:
-        """Weights of the scalar reward."""
-        return self._env.reward_weights
-
-    def utilities(self, items: NDArray[np.int32]) -> NDArray[np.float32]:
-        """[N, C] utility in logits of `items` [N, C] for each user's present request; -inf for items of -1."""
-        env = self._env
-        return utilities(env.world.user_model, env._preference, items, env._age_days(items))
-
-    def utilities_after_each(self, consumed: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.float32]:
-        """[N, M, C] utility of `items` [N, C] in each user's next request, had it consumed each of `consumed` [N, M] alone."""
-        env = self._env
-        model, rows = env.world.user_model, np.repeat(np.arange(len(consumed)), consumed.shape[1])
-        state = env._state.take(rows)
-        model.consume(state.interest, np.arange(len(rows)), consumed.reshape(-1))
-        state.consumed_in_visit += 1
-        preference = env.world.preference(state)
-        shown = np.maximum(items, 0)
-        taste = np.matmul(preference.reshape(*consumed.shape, -1), model.item_vectors[shown].transpose(0, 2, 1))
-        taste += (model.item_bias[shown] + age_effect(model.age_values, env._age_days(items)))[:, None, :]
-        return np.where(items[:, None, :] >= 0, taste, -np.inf)
-
-    def interest(self) -> NDArray[np.float32]:
-        """[N, G] interest of each user in each category: softmax of the mean taste for its items, popularity and age aside."""
-        env = self._env
-        categories = env.world.policy_log.catalogue.categories
-        centre = categories.T @ env.world.user_model.item_vectors / np.maximum(categories.sum(axis=0), 1e-9)[:, None]
-        taste = env._preference @ centre.T
-        taste = np.exp(taste - taste.max(axis=1, keepdims=True))
-        return taste / taste.sum(axis=1, keepdims=True)
-
-
-class SlateEnv(gymnasium.Env):
-    """One user of `SlateVectorEnv`; the same arguments without `num_envs` and `autoreset_mode`.
-
-    `render()` with render_mode "ansi" tells the last request as text: what was shown, what the user did, how interest moved.
-    """
-
-    metadata: dict[str, Any] = {"render_modes": ["ansi"]}
-
-    def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
-        if render_mode not in (None, "ansi"):
-            raise ConfigurationError(f"render_mode is '{render_mode}'; it must be 'ansi' or None.")
-        self.render_mode = render_mode
-        self.vector = SlateVectorEnv(1, autoreset_mode=AutoresetMode.DISABLED, **arguments)
-        self.observation_space = self.vector.single_observation_space
-        self.action_space = self.vector.single_action_space
-        self._told = "No request yet."
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[ObservationArrays, dict[str, Any]]:
-        """Begins the next user's life; a seed begins with the first user again."""
-        super().reset(seed=seed)
-        observation, info = self.vector.reset(seed=seed)
-        self._told = "A new user, no request yet."
-        return _first(observation), _first(info)
-
-    def step(self, action: NDArray[np.int64]) -> tuple[ObservationArrays, float, bool, bool, dict[str, Any]]:
-        """Shows one slate [K]."""
-        before = self.vector.hidden.interest()[0] if self.render_mode else None
-        observation, reward, terminated, truncated, info = self.vector.step(np.asarray(action)[None])
-        single = _first(info)
-        if before is not None:
-            self._told = self._tell(single, before, self.vector.hidden.interest()[0], terminated[0], truncated[0])
-        return _first(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), single
-
-    def render(self) -> str:  # type: ignore[override]
-        """The last request as text."""
-        return self._told
-
-    def _tell(
-        self,
-        info: dict[str, Any],
-        before: NDArray[np.float32],
-        after: NDArray[np.float32],
-        terminated: bool,
-        truncated: bool,
-    ) -> str:
-        catalogue = self.vector.world.policy_log.catalogue
-        names = np.asarray(catalogue.category_names)
-        lines = [f"day {info['clock'] / SECONDS_PER_DAY:.2f}, user {info['user']}"]
-        for slot, item in enumerate(info["slate_items"]):
-            mark = "▶" if slot == info["clicked_slot"] else " "
-            if item < 0:
-                lines.append(f" {mark} {slot + 1:2d}. (empty)")
-                continue
-            kinds = ", ".join(names[catalogue.categories[item] > 0])
-            lines.append(f" {mark} {slot + 1:2d}. {catalogue.titles[item] or catalogue.item_ids[item]}  [{kinds}]")
-        if info["clicked_item"] < 0:
-            lines.append("consumed nothing")
-        else:
-            stars = "" if "rating" not in info else f" and rated it {info['rating']:g}"
-            lines.append(f"consumed slot {info['clicked_slot'] + 1}{stars}")
-        moved = np.argsort(-np.abs(after - before), kind="stable")[:3]
-        lines.append(
-            "interest: " + ", ".join(f"{names[g]} {100 * before[g]:.1f} % → {100 * after[g]:.1f} %" for g in moved)
-        )
-        if terminated:
-            lines.append("left and will not come back")
-        elif truncated:
-            lines.append("the run's horizon is reached")
-        elif info["leave"]:
-            lines.append(f"left; comes back on day {self.vector._state.clock[0] / SECONDS_PER_DAY:.2f}")
-        return "\n".join(lines)
-
-
-def _first(batch: dict[str, Any]) -> dict[str, Any]:
-    """What the batch says of its only user; measures that do not exist (NaN) are left out."""
-    single = {name: array[0] for name, array in batch.items()}
-    return {name: value for name, value in single.items() if not (np.isscalar(value) and value != value)}
 
 
 def _world_of(log: InteractionLog | None, user_model: UserModel | None) -> World:

@@ -18,7 +18,8 @@ from envs.candidate_source import RecallRequest, SampledCandidates, is_excluded
 from envs.errors import ConfigurationError
 from envs.event_log import EventLog
 from envs.logs.synthetic import SyntheticConfig, generate_log
-from envs.slate_env import SlateEnv, SlateVectorEnv
+from envs.single_env import SlateEnv
+from envs.slate_env import SlateVectorEnv
 from envs.world import World, WorldConfig, build_world
 
 
