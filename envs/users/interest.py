@@ -21,6 +21,7 @@ from scipy.special import ndtr
 from envs import kernels
 from envs.artefacts import load_arrays, save_arrays
 from envs.compiled import VECTOR_LANES, over_rows
+from envs.errors import ArtefactError
 from envs.users.new_items import resembling
 from envs.users.protocol import ChoiceParams, Trait, VisitParams
 
@@ -313,7 +314,14 @@ class InterestModel:
 
     @classmethod
     def restored(cls, arrays: dict[str, NDArray[Any]], configuration: dict[str, Any]) -> "InterestModel":
-        """The model from what `stored` gave."""
+        """The model from what `stored` gave.
+
+        Raises:
+            ArtefactError: if its users have other traits than this version's.
+        """
+        traits = arrays["user_traits"].shape[1]
+        if traits != len(Trait):
+            raise ArtefactError(f"the user model keeps {traits} traits of a user, not {len(Trait)}; fit it again.")
         return cls(
             params=InterestParams(**configuration["params"]),
             visits=VisitParams(**configuration["visits"]),

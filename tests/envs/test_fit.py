@@ -11,8 +11,9 @@ from envs.logs import load_log
 from envs.logs.schema import InteractionLog
 from envs.users.baselines import popularity_likelihood, static_likelihood
 from envs.users.calibration import FREE_START, Arrays, age_basis, age_precision, calibrate, preference_slopes
+from envs.users.dien_fit import DienConfig, fit_dien_model
 from envs.users.fit import FitConfig, fit_interest_model, fit_key, fit_or_load
-from envs.users.interest import context_rows
+from envs.users.interest import InterestModel, context_rows
 from envs.users.likelihood import (
     EventLikelihood,
     Part,
@@ -374,6 +375,16 @@ def test_a_fit_is_kept_and_a_damaged_one_is_made_anew(log, tmp_path, monkeypatch
     anew = fit_or_load(log, QUICK, progress=False)
     assert_array_equal(anew.item_embedding, first.item_embedding)
     assert path.stat().st_size > 1000
+
+
+def test_a_fit_whose_users_lack_traits_is_made_anew(log, tmp_path, monkeypatch):
+    monkeypatch.setenv("DRIFTREC_CACHE", str(tmp_path))
+    first = fit_or_load(log, QUICK, progress=False)
+    (path,) = (tmp_path / "fits").iterdir()
+    replace(first, user_traits=first.user_traits[:, :4]).save(path)
+    dien = fit_dien_model(log, DienConfig(parametric=QUICK, size=4, epochs=1), progress=False)
+    assert dien.base.user_traits.shape == first.user_traits.shape
+    assert_array_equal(InterestModel.load(path).user_traits, first.user_traits)
 
 
 def test_the_key_knows_data_and_configuration(log):
