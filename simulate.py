@@ -80,7 +80,8 @@ from evaluation.sensitivity import (
     sensitivity_report,
     sensitivity_table,
 )
-from evaluation.training import fitted_agents, named_agents, run_comparison, under_user_models
+from evaluation.training import run_comparison, under_user_models
+from evaluation.units import fitted_agents, named_agents
 from recall.embedding import EmbeddingRecall
 
 

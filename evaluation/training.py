@@ -1,50 +1,24 @@
 """Fits agents on training users and lets them serve evaluation users, one agent and seed at a time or side by side.
 
-The unit of work is one agent with one training seed: fit, save, serve, write. What a unit leaves in the run folder is
-complete or not there, so a run cut short goes on with the units that are missing:
-
-    agents/<agent>-seed<n>                  the fitted agent
-    tables/learning/<agent>-seed<n>         its learning curve, if it has one
-    tables/spent/<agent>-seed<n>            requests and seconds that its training took
-    events/<agent>-seed<n>.parquet          its event log, and that of its policy before training
-    tables/interest/, tables/exposure/      hidden interest of the traced users; coverage and the like
-    tables/users/<agent>-seed<n>            per-user results, written last: the unit is finished
+`evaluation.units` tells what each leaves in the run folder.
 """
 
-import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from time import perf_counter
-from typing import Any
 
 import polars as pl
-from gymnasium.vector import AutoresetMode
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from agents.base import Agent, Training
-from agents.loading import agent_names, resolve_agent
+from agents.loading import resolve_agent
 from agents.side_by_side import ray_with
 from envs.candidate_source import CandidateSource
 from envs.errors import ConfigurationError, DriftrecError
-from envs.slate_env import SlateVectorEnv
 from envs.world import World
-from evaluation.comparison import (
-    ComparisonConfig,
-    ComparisonResult,
-    blamed_on,
-    evaluation_users,
-    policies,
-    serve,
-    split_users,
-)
+from evaluation.comparison import ComparisonConfig, ComparisonResult, evaluation_users, policies, serve
 from evaluation.runs import Run
-
-Report = Callable[[str], None]
-"""Is told what is being done."""
+from evaluation.units import Report, Unit, do_unit, units_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,92 +35,6 @@ class TrainingConfig:
             raise ConfigurationError(f"requests is {self.requests}; training needs at least 1.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigurationError(f"seeds is {self.seeds}; name at least one, and none twice.")
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One agent with one training seed."""
-
-    name: str
-    spec: str
-    seed: int
-
-    @property
-    def stem(self) -> str:
-        """What its files are called."""
-        return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', self.name)}-seed{self.seed}"
-
-    def is_finished(self, run: Run) -> bool:
-        """Whether the run has its results."""
-        return run.has_table(f"users/{self.stem}")
-
-
-class CountedTraffic:
-    """Environments of training users that count the requests which an agent spends."""
-
-    def __init__(self, world: World, candidate_source: CandidateSource, config: ComparisonConfig, seed: int) -> None:
-        self.requests = 0
-        self._world, self._candidate_source, self._config, self._seed = world, candidate_source, config, seed
-
-    def make_env(self, num_envs: int, autoreset_mode: AutoresetMode) -> SlateVectorEnv:
-        """An environment whose users the comparison does not use."""
-        users, _ = split_users(self._world, self._config.seed)
-        return _CountingEnv(
-            self,
-            num_envs,
-            world=self._world,
-            candidate_source=self._candidate_source,
-            users=users,
-            slate_size=self._config.serving.slate_size,
-            num_candidates=self._config.serving.num_candidates,
-            reward_weights=self._config.serving.reward_weights,
-            autoreset_mode=autoreset_mode,
-            seed=self._seed,
-        )
-
-
-class _CountingEnv(SlateVectorEnv):
-    """Adds the requests of living users to a count."""
-
-    def __init__(self, traffic: CountedTraffic, num_envs: int, **arguments: Any) -> None:
-        super().__init__(num_envs, **arguments)
-        self._traffic = traffic
-
-    def step(self, actions: Any) -> Any:
-        result = super().step(actions)
-        self._traffic.requests += int(result[-1]["active"].sum())
-        return result
-
-
-def named_agents(specs: Sequence[str]) -> dict[str, str]:
-    """Name -> spec of each agent, file paths made absolute, in the given order.
-
-    Raises:
-        AgentError: if an agent cannot be found or is not one.
-        ConfigurationError: if there is none, or two have the same name.
-    """
-    named: dict[str, str] = {}
-    for spec in specs:
-        agent_class = resolve_agent(spec)
-        name = spec if spec in agent_names() else vars(agent_class).get("name") or agent_class.__name__
-        if name in named:
-            raise ConfigurationError(f"--agents has two agents called '{name}'; drop one or give it another `name`.")
-        if spec not in agent_names():
-            file_name, _, class_name = spec.rpartition(":")
-            spec = f"{Path(file_name).resolve()}:{class_name}"
-        named[name] = spec
-    if not named:
-        raise ConfigurationError(f"--agents is empty; known are {', '.join(agent_names())}.")
-    return named
-
-
-def units_of(specs: Sequence[str], seeds: Sequence[int]) -> list[Unit]:
-    """All units: an agent that has nothing to learn needs only the first seed."""
-    units = []
-    for name, spec in named_agents(specs).items():
-        learns = resolve_agent(spec).fit is not Agent.fit
-        units += [Unit(name, spec, seed) for seed in (seeds if learns else seeds[:1])]
-    return units
 
 
 def run_comparison(
@@ -215,68 +103,6 @@ def run_comparison(
     return result
 
 
-def do_unit(
-    unit: Unit,
-    world: World,
-    candidate_source: CandidateSource,
-    run: Run,
-    comparison: ComparisonConfig,
-    requests: int,
-    report: Report = lambda text: None,
-) -> None:
-    """Fits (or loads, where a run cut short has saved it), saves and serves one agent with one seed."""
-    agent_class = resolve_agent(unit.spec)
-    path = run.agent_path(unit.stem)
-    traffic = CountedTraffic(world, candidate_source, comparison, unit.seed)
-    begin = perf_counter()
-    if path.exists() and run.has_table(f"spent/{unit.stem}"):
-        with blamed_on(unit.name, agent_class, "load"):
-            agent = agent_class.load(path)
-    else:
-        report(f"{unit.name}: fitting")
-        with blamed_on(unit.name, agent_class, "__init__, which must take slate_size and seed"):
-            agent = agent_class(slate_size=comparison.serving.slate_size, seed=unit.seed)
-        lessons = Training(
-            make_env=traffic.make_env,
-            requests=requests,
-            seed=unit.seed,
-            report=lambda spent: report(f"{unit.name}: training, {min(spent, requests):,} of {requests:,} requests"),
-        )
-        with blamed_on(unit.name, agent_class, "fit"):
-            agent.fit(world.policy_log, lessons)
-        curve = getattr(agent, "learning_curve_", None)
-        if curve is not None and len(curve):
-            run.write_table(
-                f"learning/{unit.stem}",
-                pl.DataFrame(
-                    {
-                        "agent": unit.name,
-                        "training_seed": unit.seed,
-                        "requests": curve[:, 0].astype(float),
-                        "reward": curve[:, 1].astype(float),
-                    }
-                ),
-            )
-        with blamed_on(unit.name, agent_class, "save"):
-            agent.save(path)
-        spent = pl.DataFrame({"training_requests": [traffic.requests], "fit_seconds": [perf_counter() - begin]})
-        run.write_table(f"spent/{unit.stem}", spent)
-    spent = run.table(f"spent/{unit.stem}")
-    shards = _shards(len(evaluation_users(world, comparison)), comparison.shard_users)
-    parts = []
-    for name, policy, role in policies(unit.name, agent):
-        report(f"{name}: serving")
-        served = serve(
-            policy, world, candidate_source, comparison, name=name, role=role, training_seed=unit.seed, shards=shards
-        )
-        if comparison.record_events:
-            served.events.write(run.events_path(unit.stem if name == unit.name else f"{unit.stem}-initial"))
-        parts.append(served)
-    run.write_table(f"exposure/{unit.stem}", pl.concat([part.agents for part in parts]).join(spent, how="cross"))
-    run.write_table(f"interest/{unit.stem}", pl.concat([part.interest for part in parts]))
-    run.write_table(f"users/{unit.stem}", pl.concat([part.users for part in parts]))
-
-
 def under_user_models(
     result: ComparisonResult,
     specs: Sequence[str],
@@ -324,40 +150,6 @@ def under_user_models(
     wider = replace(result, users=pl.concat(served, how="diagonal_relaxed"))
     run.write_table("summary", wider.summary(reference))
     return wider
-
-
-def fitted_agents(
-    names: Sequence[str],
-    world: World,
-    candidate_source: CandidateSource,
-    run: Run,
-    comparison: ComparisonConfig,
-    requests: int,
-    seed: int,
-) -> dict[str, Agent]:
-    """Name -> agent, fitted with one training seed and not asked to serve; those that the run folder has are loaded.
-
-    Raises:
-        AgentError: if an agent cannot be found or fitted.
-    """
-    agents = {}
-    for unit in units_of(names, (seed,)):
-        kind, path = resolve_agent(unit.spec), run.agent_path(unit.stem)
-        if not path.exists():
-            with blamed_on(unit.name, kind, "fit"):
-                agent = kind(slate_size=comparison.serving.slate_size, seed=seed)
-                traffic = CountedTraffic(world, candidate_source, comparison, seed)
-                agent.fit(world.policy_log, Training(make_env=traffic.make_env, requests=requests, seed=seed))
-                agent.save(path)
-        with blamed_on(unit.name, kind, "load"):
-            agents[unit.name] = kind.load(path)
-    return agents
-
-
-def _shards(users: int, shard_users: int) -> int:
-    """Parts in which that many users are served: one where no Ray runs."""
-    ray = sys.modules.get("ray")
-    return -(-users // shard_users) if ray is not None and ray.is_initialized() else 1
 
 
 def _side_by_side(

@@ -11,18 +11,12 @@ from rich.console import Console
 from agents.base import Agent
 from envs.errors import AgentError, ConfigurationError
 from envs.event_log import EventLog
-from evaluation import training
-from evaluation.comparison import split_users
+from evaluation import training, units
+from evaluation.comparison import blamed_on, split_users
 from evaluation.runs import Run
-from evaluation.training import (
-    CountedTraffic,
-    TrainingConfig,
-    Unit,
-    named_agents,
-    run_comparison,
-    under_user_models,
-    units_of,
-)
+from evaluation.traffic import CountedTraffic
+from evaluation.training import TrainingConfig, run_comparison, under_user_models
+from evaluation.units import Unit, named_agents, units_of
 
 LEARNER = """
     import numpy as np
@@ -100,8 +94,8 @@ def test_two_agents_of_one_name_are_refused(agent_file):
 
 
 def test_agents_that_learn_are_fitted_once_a_seed(agent_file):
-    units = units_of(["random", f"{agent_file}:Learner"], seeds=(4, 5))
-    assert [(unit.name, unit.seed) for unit in units] == [("random", 4), ("Learner", 4), ("Learner", 5)]
+    found = units_of(["random", f"{agent_file}:Learner"], seeds=(4, 5))
+    assert [(unit.name, unit.seed) for unit in found] == [("random", 4), ("Learner", 4), ("Learner", 5)]
     assert Unit("a b/c", "x", 1).stem == "a_b_c-seed1"
 
 
@@ -143,14 +137,14 @@ def test_a_comparison_leaves_tables_agents_and_events(run, agent_file, small_wor
 
 def test_resume_does_only_what_is_missing(run, small_world, candidate_source, few, monkeypatch):
     """The second agent is interrupted while it serves: the first one's results stay, and the second is not fitted again."""
-    serve = training.serve
+    serve = units.serve
 
     def interrupted(agent, *args, name, **kwargs):
         if name == "popular":
             raise KeyboardInterrupt
         return serve(agent, *args, name=name, **kwargs)
 
-    monkeypatch.setattr(training, "serve", interrupted)
+    monkeypatch.setattr(units, "serve", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_comparison(["random", "popular"], small_world, candidate_source, run, comparison=few)
     again = Run.open(run.folder)
@@ -166,7 +160,7 @@ def test_resume_does_only_what_is_missing(run, small_world, candidate_source, fe
     def refit(self, log, training=None):
         raise AssertionError("fitted again")
 
-    monkeypatch.setattr(training, "serve", counted)
+    monkeypatch.setattr(units, "serve", counted)
     monkeypatch.setattr("agents.heuristics.Popular.fit", refit)
     resumed = run_comparison(["random", "popular"], small_world, candidate_source, again, comparison=few)
     assert served == ["popular"]
@@ -223,7 +217,7 @@ def test_agents_of_the_package_keep_their_tracebacks():
             return observation
 
     Broken.__module__ = "agents.broken"
-    with pytest.raises(ZeroDivisionError), training.blamed_on("broken", Broken(), "act"):
+    with pytest.raises(ZeroDivisionError), blamed_on("broken", Broken(), "act"):
         _ = 1 / 0
 
 
