@@ -11,9 +11,11 @@ from envs.catalogue import Catalogue
 from envs.errors import ConfigurationError, LogError
 from envs.logs.fields import Field, Kind
 from envs.logs.indexing import bare_users, births, number_names, shares
-from envs.logs.scans import ScannedRows, TextForm, read_carefully, read_rows
+from envs.logs.scanned_rows import ScannedRows
+from envs.logs.scans import read_carefully, read_rows
 from envs.logs.schema import InteractionLog
 from envs.logs.tables import unreadable
+from envs.logs.text_scans import TextForm
 from envs.logs.times import birth_seconds_of, seconds_of
 
 KEYS = {

@@ -16,9 +16,11 @@ from envs.catalogue import Catalogue
 from envs.errors import LogError
 from envs.logs.fields import Field, Kind
 from envs.logs.indexing import bare_users, births, distinct, places, shares
-from envs.logs.scans import ScannedRows, TextForm, read_carefully, read_rows
+from envs.logs.scanned_rows import ScannedRows
+from envs.logs.scans import read_carefully, read_rows
 from envs.logs.schema import InteractionLog, Users
 from envs.logs.tables import read_quoted_table
+from envs.logs.text_scans import TextForm
 from envs.logs.times import birth_seconds_of, seconds_of
 
 LOGS = ("log_standard_", "log_random_")

@@ -17,9 +17,10 @@ from envs.catalogue import Catalogue
 from envs.errors import LogError
 from envs.logs.fields import Field, Kind
 from envs.logs.indexing import bare_users, births, distinct, places, shares
-from envs.logs.scans import TextForm, read_carefully, read_rows
+from envs.logs.scans import read_carefully, read_rows
 from envs.logs.schema import InteractionLog, Users
 from envs.logs.tables import Table, read_quoted_table, read_table
+from envs.logs.text_scans import TextForm
 from envs.logs.times import YEARS, seconds_of
 
 RATINGS = (0.5, 5.0)

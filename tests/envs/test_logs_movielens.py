@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from envs.errors import LogError
-from envs.logs import InteractionLog, load_log, scans
+from envs.logs import InteractionLog, load_log, text_scans
 from envs.logs.movielens import U_ITEM_GENRES, title_and_year
 
 RATINGS = """userId,movieId,rating,timestamp
@@ -320,7 +320,7 @@ def test_a_user_of_bad_rows_only_is_left_out(tmp_path):
 
 
 def test_faults_in_late_blocks_have_the_right_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(scans, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(text_scans, "BLOCK_BYTES", 64)
     rows = "".join(f"{user},{movie},4,1000000{user:03}\n" for user in range(9) for movie in (2, 10, 30))
     header = "userId,movieId,rating,timestamp\n"
     for fault, line in (
