@@ -1,11 +1,9 @@
 """Free-running users: each logged user goes on from its 80 % point as the user model says, with nothing to hold it.
 
-Two modes. *By length*: every user consumes as many items as were held out, so that the sequences can be compared item by item.
-When it does so is the model's own affair: after each item the visit ends by the fitted hazard, the next begins after a fitted
-gap, and items of a visit follow each other at the log's median pace. *By calendar*: the visits go on until the log's end,
-however many items that gives, so that visits, gaps and activity can be compared.
-
-In both, items come from the whole catalogue that exists by then: born, or seen in the log, before the simulated clock.
+Every user consumes as many items as were held out, so that the sequences can be compared item by item. When it does so is the
+model's own affair: after each item the visit ends by the fitted hazard, the next begins after a fitted gap, and items of a
+visit follow each other at the log's median pace. Items come from the whole catalogue that exists by then: born, or seen in
+the log, before the simulated clock. How many items there are in how many visits is compared in `evaluation.fidelity.calendar`.
 """
 
 from collections.abc import Callable
@@ -78,18 +76,6 @@ def history(split: EventSplit) -> Sequences:
     )
 
 
-def held_out_calendar(log: InteractionLog, split: EventSplit) -> Sequences:
-    """All real events after each user's 80 % point until the log's end, also those beyond the protocol's first 300."""
-    events = log.consumed()
-    rows = events.place >= observed_lengths(split)[events.user]
-    return Sequences(
-        num_users=split.num_users,
-        user=events.user[rows].astype(np.int64),
-        item=events.item[rows].astype(np.int64),
-        timestamp=events.timestamp[rows],
-    )
-
-
 def observed_lengths(split: EventSplit) -> NDArray[np.int64]:
     """[U] number of events before the test part."""
     return np.bincount(split.user[split.part != Part.TEST], minlength=split.num_users)
@@ -132,8 +118,6 @@ def free_run(
     *,
     seed: int,
     users: NDArray[np.int64] | None = None,
-    by_calendar: bool = False,
-    max_items: int = 2_000,
     tick: Callable[[], None] = lambda: None,
 ) -> Sequences:
     """Lets log users go on from their 80 % points.
@@ -141,17 +125,14 @@ def free_run(
     Args:
         model: any user model whose users and items are those of the log.
         log: the log that the split is of.
-        split: tells the 80 % points, and in the mode by length how many items each user is to consume.
+        split: tells the 80 % points, and how many items each user is to consume.
         seed: of the draws, which are keyed by user and step, so that they depend on nobody else.
         users: who goes on; None for all.
-        by_calendar: whether visits go on until the log's end, instead of until the number of items is reached.
-        max_items: items of a user at most, by calendar.
         tick: called after each block of users.
     """
     users = np.arange(split.num_users) if users is None else users
-    lengths = np.diff(split.starts)[users]
-    wanted = np.where(lengths > 0, max_items, 0) if by_calendar else lengths - observed_lengths(split)[users]
-    runner = _Runner(model, log, split, seed, float(log.timestamp.max()) if by_calendar else None)
+    wanted = np.diff(split.starts)[users] - observed_lengths(split)[users]
+    runner = _Runner(model, log, split, seed)
     block = max(_CELLS // split.num_items, 1)
     parts: list[tuple[NDArray[np.int64], ...]] = []
     for begin in range(0, len(users), block):
@@ -189,15 +170,13 @@ class _Walkers:
 class _Runner:
     """Runs blocks of users; what all blocks share is made once."""
 
-    def __init__(
-        self, model: UserModel, log: InteractionLog, split: EventSplit, seed: int, last_second: float | None
-    ) -> None:
-        self.model, self.split, self.seed, self.last_second = model, split, seed, last_second
+    def __init__(self, model: UserModel, log: InteractionLog, split: EventSplit, seed: int) -> None:
+        self.model, self.split, self.seed = model, split, seed
         self.pace, self.ends = pace_seconds(split), observed_lengths(split)
         self.birth, self.exists_from, self.retired = log.catalogue.birth, existing_from(log), log.catalogue.retired
 
     def run(self, users: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-        """(user, item, timestamp) of the items that `users` [N] consume, `wanted` [N] at most, step by step."""
+        """(user, item, timestamp) of the items that `users` [N] consume, `wanted` [N] of each, step by step."""
         split, ends = self.split, self.ends[users]
         last = np.minimum(split.starts[users] + np.maximum(ends - 1, 0), len(split) - 1)
         place = split.place_in_visit[last] + 1
@@ -218,8 +197,6 @@ class _Runner:
         step = 0
         while True:
             walkers.alive &= wanted > step
-            if self.last_second is not None:
-                walkers.alive &= walkers.clock <= self.last_second
             rows = np.flatnonzero(walkers.alive)
             if not len(rows):
                 return tuple(np.concatenate(column) for column in zip(*found, strict=True))
@@ -256,9 +233,9 @@ class _Runner:
         return utility
 
     def _move_on(self, walkers: _Walkers, rows: NDArray[np.int64], step: int) -> None:
-        """Moves the users at `rows` from an item to the next: on in the visit, to the next visit, or away for good.
+        """Moves the users at `rows` from an item to the next: on in the visit, or to the next visit.
 
-        Where the number of items is given nobody stays away.
+        As the number of items is given, nobody stays away for good.
         """
         visits, traits, seed = self.model.visits, walkers.state.traits, self.seed
         logit = visits.leave_logit(walkers.place[rows] - 1, walkers.in_first_visit[rows]) + traits[rows, Trait.LEAVE]
@@ -266,11 +243,6 @@ class _Runner:
         walkers.clock[rows[~leaves]] += self.pace
         away = rows[leaves]
         who, which = walkers.user[away], walkers.visit[away]
-        if self.last_second is not None:
-            logit = visits.return_intercept + traits[away, Trait.RETURN]
-            back = draw_uniform(seed, Purpose.RETURN, who, which) < 1 / (1 + np.exp(-logit))
-            walkers.alive[away[~back]] = False
-            away, who, which = away[back], who[back], which[back]
         log_days = visits.log_gap(
             draw_uniform(seed, Purpose.GAP_KIND, who, which), draw_normal(seed, Purpose.GAP, who, which)
         )

@@ -137,7 +137,7 @@ def fidelity_page(
             ),
             (panels[2, 0], "visit_length", "Length of a visit", "items", "share of visits", _exponentials),
             (panels[2, 1], "gap", "Gap between visits", "days", "share of gaps", _exponentials),
-            (panels[2, 2], "activity", "Items of a user until the log's end", "1 + items", share, _exponentials),
+            (panels[2, 2], "activity", "Items of a user from the date on", "1 + items", share, _exponentials),
         ]
         for axes, name, title, x, y, scale in drawn:
             curve(curves, axes, name, title, x, y)

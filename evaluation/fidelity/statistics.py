@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from envs.catalogue import SECONDS_PER_DAY, Catalogue
 from envs.logs.schema import VISIT_GAP_SECONDS
 from envs.measures import category_entropy
+from evaluation.fidelity.calendar import CalendarEvents
 from evaluation.fidelity.free_running import Sequences
 from evaluation.fidelity.sequence_features import LAGS, ItemFeatures
 
@@ -54,8 +55,7 @@ class UserSample:
 
 def user_sample(
     events: Sequences,
-    calendar: Sequences,
-    last_known: NDArray[np.int64],
+    calendar: CalendarEvents,
     catalogue: Catalogue,
     features: ItemFeatures,
     exposures: dict[str, UserValues],
@@ -64,8 +64,7 @@ def user_sample(
 
     Args:
         events: sequences whose length is given.
-        calendar: sequences until the log's end.
-        last_known: [U] seconds since 1970 of the last event before the 80 % point.
+        calendar: events from one date for all until the log's end.
         catalogue: public features of the items.
         features: what else is known of items.
         exposures: click rates and watch times, where the log has them.
@@ -81,8 +80,8 @@ def user_sample(
         "category_entropy": UserValues(user=users, value=category_entropy(mass[users])),
         "similarity": UserValues(user=events.user[1:][same_user], value=similarity),
         "item_age": UserValues(user=events.user, value=np.log1p(np.maximum(age, 0))),
-        "activity": UserValues(user=users, value=np.log1p(np.diff(calendar.starts)[users])),
-        **visit_values(calendar, last_known),
+        "activity": UserValues(user=calendar.users, value=np.log1p(calendar.items)),
+        **visit_values(calendar),
         **exposures,
     }
     return UserSample(
@@ -90,10 +89,11 @@ def user_sample(
     )
 
 
-def visit_values(calendar: Sequences, last_known: NDArray[np.int64]) -> dict[str, UserValues]:
-    """'visit_length' (log of items; a visit cut by the 80 % point counts from there) and 'gap' (log of days before a visit)."""
+def visit_values(calendar: CalendarEvents) -> dict[str, UserValues]:
+    """'visit_length' (log of items; a visit cut by the date counts from there) and 'gap' (log of days before a visit)."""
     first = np.diff(calendar.user, prepend=-1) != 0
-    previous = np.where(first, last_known[calendar.user], np.concatenate([[0], calendar.timestamp[:-1]]))
+    previous = np.roll(calendar.timestamp, 1)
+    previous[first] = calendar.last_known[np.searchsorted(calendar.users, calendar.user[first])]
     away = calendar.timestamp - previous
     after_gap = away > VISIT_GAP_SECONDS
     begins = np.flatnonzero(first | after_gap)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -15,16 +15,10 @@ from envs.randomness import Purpose, draw_uniform
 from envs.users.likelihood import EventSplit, split_events
 from envs.users.protocol import UserModel
 from evaluation.fidelity.ablations import FixedTaste
+from evaluation.fidelity.calendar import CalendarEvents, calendar_date, real_calendar, simulated_calendar
 from evaluation.fidelity.distances import ASPECTS, distance_table, lag_rates
 from evaluation.fidelity.exposures import exposure_values
-from evaluation.fidelity.free_running import (
-    Sequences,
-    free_run,
-    held_out_calendar,
-    held_out_sequences,
-    history,
-    observed_lengths,
-)
+from evaluation.fidelity.free_running import Sequences, free_run, held_out_sequences, history
 from evaluation.fidelity.report import distances_table, importances_table, two_sample_table
 from evaluation.fidelity.sequence_classifier import sequence_test
 from evaluation.fidelity.sequence_features import ItemFeatures, sequence_statistics
@@ -48,6 +42,8 @@ class FidelityConfig:
     """Users who run freely, at most; drawn at random where the log has more."""
     max_events: int = 300
     """Events of a user that count, the first ones; as in the fit."""
+    calendar_share: float = 0.8
+    """Share of the log's events before the date from which visits, gaps and activity are compared, in (0, 1)."""
     splits: int = 50
     """Halvings of the users for the distances."""
     power_rate: float = 0.1
@@ -83,52 +79,53 @@ class Study:
         return cls(log=log, split=split, users=users, models=models, config=config)
 
     @property
-    def last_known(self) -> NDArray[np.int64]:
-        """[U] seconds since 1970 of each user's last event before the 80 % point."""
-        last = self.split.starts[:-1] + np.maximum(observed_lengths(self.split) - 1, 0)
-        return self.split.timestamp[np.minimum(last, len(self.split) - 1)]
+    def date(self) -> int:
+        """Seconds since 1970 from which visits are compared."""
+        return calendar_date(self.log, self.config.calendar_share)
 
 
-def run_sequences(study: Study, run: Run, progress: Progress) -> dict[str, tuple[Sequences, Sequences]]:
-    """Source ('real' and `SOURCES`) -> (sequences by length, sequences by calendar); kept as tables 'sequences/...'.
+def run_sequences(study: Study, run: Run, progress: Progress) -> dict[str, Sequences]:
+    """Source ('real' and `SOURCES`) -> sequences of given length; kept as tables 'sequences/..._length'.
 
     Also writes real_sequences.parquet and simulated_sequences.parquet (the model under test) into the run's folder.
     """
     split, users = study.split, study.users
-    found = {"real": (held_out_sequences(split).of_users(users), held_out_calendar(study.log, split).of_users(users))}
+    found = {"real": held_out_sequences(split).of_users(users)}
     for source in SOURCES:
-        pair = []
-        for by_calendar in (False, True):
-            name = f"sequences/{source}_{'calendar' if by_calendar else 'length'}"
-            if not run.has_table(name):
-                with progress(
-                    f"{source} users run freely {'until the end' if by_calendar else 'by length'}", 1
-                ) as report:
-                    made = free_run(
-                        study.models[source],
-                        study.log,
-                        split,
-                        seed=study.config.seed,
-                        users=users,
-                        by_calendar=by_calendar,
-                    )
-                    report(1)
-                columns = {"user": made.user, "item": made.item, "timestamp": made.timestamp}
-                run.write_table(name, pl.DataFrame(columns))
-            table = run.table(name)
-            pair.append(
-                Sequences(
-                    num_users=split.num_users,
-                    user=table["user"].to_numpy(),
-                    item=table["item"].to_numpy(),
-                    timestamp=table["timestamp"].to_numpy(),
-                )
-            )
-        found[source] = (pair[0], pair[1])
+        name = f"sequences/{source}_length"
+        if not run.has_table(name):
+            with progress(f"{source} users run freely", 1) as report:
+                made = free_run(study.models[source], study.log, split, seed=study.config.seed, users=users)
+                report(1)
+            columns = {"user": made.user, "item": made.item, "timestamp": made.timestamp}
+            run.write_table(name, pl.DataFrame(columns))
+        table = run.table(name)
+        found[source] = Sequences(
+            num_users=split.num_users,
+            user=table["user"].to_numpy(),
+            item=table["item"].to_numpy(),
+            timestamp=table["timestamp"].to_numpy(),
+        )
     for source, name in (("real", "real"), (MODEL, "simulated")):
         with written_whole(run.folder / f"{name}_sequences.parquet") as temporary:
-            named_sequences(study.log, found[source][0]).write_parquet(temporary)
+            named_sequences(study.log, found[source]).write_parquet(temporary)
     return found
+
+
+def run_calendar(study: Study, run: Run, progress: Progress) -> tuple[CalendarEvents, CalendarEvents]:
+    """(real, simulated) events from the study's date on; the simulated ones, the same for every source, are kept as table
+    'calendar'. What rests on them is made anew when they are."""
+    log, date = study.log, study.date
+    real = real_calendar(log, date, study.users)
+    if not run.has_table("calendar"):
+        for name in ("distances", "curves"):
+            run.table_path(name).unlink(missing_ok=True)
+        with progress("visits from one date until the log's end", 1) as report:
+            made = simulated_calendar(log, date, study.users, study.config.seed)
+            report(1)
+        run.write_table("calendar", pl.DataFrame({"user": made.user, "timestamp": made.timestamp}))
+    table = run.table("calendar")
+    return real, replace(real, user=table["user"].to_numpy(), timestamp=table["timestamp"].to_numpy())
 
 
 def named_sequences(log: InteractionLog, sequences: Sequences) -> pl.DataFrame:
@@ -143,17 +140,19 @@ def named_sequences(log: InteractionLog, sequences: Sequences) -> pl.DataFrame:
 
 
 def samples(
-    study: Study, sequences: Mapping[str, tuple[Sequences, Sequences]], features: ItemFeatures
+    study: Study,
+    sequences: Mapping[str, Sequences],
+    calendars: tuple[CalendarEvents, CalendarEvents],
+    features: ItemFeatures,
 ) -> dict[str, UserSample]:
-    """What the distances compare, of each source."""
-    exposures = {
-        name: exposure_values(study.models.get(name), study.log, study.split, study.users, study.config.seed)
-        for name in sequences
-    }
-    return {
-        name: user_sample(events, calendar, study.last_known, study.log.catalogue, features, exposures[name])
-        for name, (events, calendar) in sequences.items()
-    }
+    """What the distances compare, of each source; `calendars` as of `run_calendar`."""
+    real, simulated = calendars
+    found = {}
+    for source, events in sequences.items():
+        exposures = exposure_values(study.models.get(source), study.log, study.split, study.users, study.config.seed)
+        calendar = real if source == "real" else simulated
+        found[source] = user_sample(events, calendar, study.log.catalogue, features, exposures)
+    return found
 
 
 def distances(study: Study, found: Mapping[str, UserSample], run: Run, progress: Progress) -> pl.DataFrame:
@@ -176,7 +175,7 @@ def distances(study: Study, found: Mapping[str, UserSample], run: Run, progress:
 
 def two_sample_tests(
     study: Study,
-    sequences: Mapping[str, tuple[Sequences, Sequences]],
+    sequences: Mapping[str, Sequences],
     features: ItemFeatures,
     run: Run,
     progress: Progress,
@@ -220,12 +219,10 @@ def two_sample_tests(
 Test = Callable[[], tuple[TwoSample, pl.DataFrame | None]]
 
 
-def _tests(
-    study: Study, sequences: Mapping[str, tuple[Sequences, Sequences]], features: ItemFeatures
-) -> dict[str, tuple[str, Test]]:
+def _tests(study: Study, sequences: Mapping[str, Sequences], features: ItemFeatures) -> dict[str, tuple[str, Test]]:
     """Name -> (classifier, the test)."""
     seed, past = study.config.seed, history(study.split)
-    real = sequences["real"][0]
+    real = sequences["real"]
     statistics, names, users = sequence_statistics(real, past, features)
 
     def trees(other: Sequences, importances: bool = False) -> Test:
@@ -250,8 +247,8 @@ def _tests(
         "real halves": (trees_name, halves),
         "one event in ten replaced": (trees_name, trees(replaced)),
         "order shuffled": (reader_name, reader(shuffled(real, seed))),
-        **{source: (trees_name, trees(sequences[source][0], source == MODEL)) for source in SOURCES},
-        **{f"{source}, as sequences": (reader_name, reader(sequences[source][0])) for source in SOURCES},
+        **{source: (trees_name, trees(sequences[source], source == MODEL)) for source in SOURCES},
+        **{f"{source}, as sequences": (reader_name, reader(sequences[source])) for source in SOURCES},
     }
 
 
@@ -355,7 +352,7 @@ def fidelity_report(study: Study, run: Run, progress: Progress) -> FidelityRepor
     """Every part of the report but the likelihoods; what the run folder has is not made again."""
     sequences = run_sequences(study, run, progress)
     features = ItemFeatures.of(study.log.catalogue, study.split)
-    found = samples(study, sequences, features)
+    found = samples(study, sequences, run_calendar(study, run, progress), features)
     distance = distances(study, found, run, progress)
     if not run.has_table("curves"):
         run.write_table("curves", curves(study, found))

@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from envs.catalogue import SECONDS_PER_DAY
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.users.likelihood import split_events
+from evaluation.fidelity.calendar import CalendarEvents
 from evaluation.fidelity.distances import distance_table, lag_rates
 from evaluation.fidelity.exposures import exposure_values
 from evaluation.fidelity.free_running import Sequences
@@ -56,13 +57,15 @@ def test_a_distance_of_shifted_values_is_the_shift() -> None:
 
 def test_visits_are_cut_by_an_hour_and_gaps_include_the_one_before() -> None:
     hour = 3600
-    calendar = Sequences(
+    calendar = CalendarEvents(
         num_users=3,
+        users=np.array([0, 2]),
+        last_known=np.array([0, 9 * SECONDS_PER_DAY]),
         user=np.array([0, 0, 0, 0, 2]),
-        item=np.zeros(5, np.int64),
         timestamp=np.array([100, 100 + hour, 101 + 2 * hour, 102 + 2 * hour, 10 * SECONDS_PER_DAY]),
     )
-    found = visit_values(calendar, np.array([0, 0, 9 * SECONDS_PER_DAY]))
+    assert_array_equal(calendar.items, [4, 1])
+    found = visit_values(calendar)
     assert_array_equal(found["visit_length"].user, [0, 0, 2])
     assert_allclose(np.exp(found["visit_length"].value), [2, 2, 1])
     assert_array_equal(found["gap"].user, [0, 2])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from envs.logs.schema import VISIT_GAP_SECONDS, InteractionLog
+from envs.logs.schema import InteractionLog
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.users.interest import InterestModel
 from envs.users.likelihood import EventSplit, Part, replay_preferences, split_events
@@ -13,10 +13,8 @@ from evaluation.fidelity.ablations import FixedTaste
 from evaluation.fidelity.free_running import (
     existing_from,
     free_run,
-    held_out_calendar,
     held_out_sequences,
     observed_lengths,
-    pace_seconds,
     replayed,
 )
 
@@ -85,29 +83,6 @@ def test_replay_stops_at_the_80_per_cent_point(generated: Generated) -> None:
         context = (split.hour[[event]], split.weekday[[event]], split.place_in_visit[[event]])
         ours = model.preference(state.take(np.array([row])), *context)
         np.testing.assert_allclose(ours[0], replay_preferences(model, split)[event], rtol=1e-5, atol=1e-6)
-
-
-def test_by_calendar_users_stop_at_the_logs_end_and_visits_are_apart(generated: Generated) -> None:
-    log, model, split = generated
-    found = free_run(model, log, split, seed=0, by_calendar=True)
-    assert found.timestamp.max() <= log.timestamp.max()
-    steps = np.diff(found.timestamp)[found.user[1:] == found.user[:-1]]
-    within = steps <= VISIT_GAP_SECONDS
-    assert within.any() and not within.all()
-    assert np.abs(steps[within] - pace_seconds(split)).max() <= 1
-    gone = replace(model, visits=replace(model.visits, return_intercept=-50.0))
-    shorter = free_run(gone, log, split, seed=0, by_calendar=True)
-    assert len(shorter) < len(found)
-    assert (np.diff(shorter.timestamp)[shorter.user[1:] == shorter.user[:-1]] <= VISIT_GAP_SECONDS).all()
-
-
-def test_the_real_calendar_goes_on_beyond_the_protocols_events(generated: Generated) -> None:
-    log, _, _ = generated
-    split = split_events(log, max_events=10)
-    real = held_out_calendar(log, split)
-    events = log.consumed()
-    expected = np.bincount(events.user, minlength=len(log.users)) - observed_lengths(split)
-    assert_array_equal(np.diff(real.starts), expected)
 
 
 def test_popularity_draws_by_counts_and_static_users_have_their_own_taste(generated: Generated) -> None:
