@@ -18,8 +18,7 @@ compare is the subcommand where none is named. `python simulate.py SUBCOMMAND --
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,13 +26,9 @@ from typing import Any
 
 import polars as pl
 from rich.console import Console
-from rich.progress import Progress
 
-from agents.side_by_side import ray_with
-from agents.updates.dqn import UpdateDQN, UpdateDQNOptions
-from agents.updates.environment import UpdateConfig
 from agents.updates.rules import DEFAULT_RULES, UpdatePolicy, rule
-from agents.updates.study import is_untrained, run_update_study, summarise_updates, update_figures
+from agents.updates.study import is_untrained, summarise_updates, update_figures
 from envs.errors import DriftrecError
 from envs.logs import load_log
 from envs.logs.schema import InteractionLog
@@ -45,7 +40,6 @@ from envs.users.protocol import UserModel
 from envs.users.resampling import resampled_model
 from envs.users.selection import choose_config
 from envs.world import World, WorldConfig, build_world
-from evaluation.comparison import EVALUATION_SEED_OFFSET, split_users
 from evaluation.fidelity.report import fidelity_likelihoods, survival_sentence
 from evaluation.fidelity.study import Study, fidelity_report
 from evaluation.figures import save_figures
@@ -58,11 +52,11 @@ from evaluation.options import (
     PlotOptions,
     SensitivityOptions,
     UpdateOptions,
-    WorldOptions,
     chosen_command,
     parsed_options,
 )
 from evaluation.population_report import population_figures, population_report, population_table
+from evaluation.progress import progress
 from evaluation.report import (
     ablation_table,
     comparison_table,
@@ -82,6 +76,7 @@ from evaluation.sensitivity import (
 )
 from evaluation.training import run_comparison, under_user_models
 from evaluation.units import fitted_agents, named_agents
+from evaluation.update_runs import judge_updates, train_update_dqn, update_config
 from recall.embedding import EmbeddingRecall
 
 
@@ -296,59 +291,6 @@ def drawn_beside_fitted(log: InteractionLog, user_model: UserModel, options: Fid
         world = build_world(log, user_model, WorldConfig(drawn_users=drawn, seed=options.seed))
         run.write_table("population", population_report(world, options.seed))
     return run.table("population")
-
-
-def update_config(options: WorldOptions) -> UpdateConfig:
-    """Traffic of the model-update runs; the horizon is the world's, five days at most with --fast."""
-    return UpdateConfig(days=min(options.days, 5) if options.fast else options.days)
-
-
-def train_update_dqn(run: Run, world: World, config: UpdateConfig, options: UpdateOptions) -> UpdateDQN:
-    """The learnt update policy, from the run folder if it is there already."""
-    path = run.agent_path("update_dqn")
-    if path.exists():
-        return UpdateDQN.load(path)
-    episodes = options.episodes or 1
-    users, _ = split_users(world, options.seed)
-    with progress("training the DQN, days", episodes * config.days) as report:
-        dqn = UpdateDQN(UpdateDQNOptions(episodes=episodes), seed=options.seed).fit(world, config, report, users)
-    curve = pl.DataFrame(dqn.learning_curve_, schema=["requests", "reward"])
-    run.write_table(
-        "learning", curve.select(pl.lit("dqn").alias("agent"), pl.lit(options.seed).alias("training_seed"), pl.all())
-    )
-    dqn.save(path)
-    return dqn
-
-
-def judge_updates(
-    run: Run, world: World, config: UpdateConfig, policies: Mapping[str, UpdatePolicy], options: Any
-) -> pl.DataFrame:
-    """Days of all update policies on the same seeds and on users that none was trained on.
-
-    Policies that the run folder has already are not judged again.
-    """
-    first = options.seed + EVALUATION_SEED_OFFSET
-    seeds = range(first, first + options.update_seeds)
-    _, users = split_users(world, options.seed)
-    jobs = 1 if options.fast else options.jobs
-    missing = [name for name in policies if not run.has_table(f"updates/{name}")]
-    with ray_with(jobs) if missing and jobs > 1 else nullcontext():
-        for name in missing:
-            with progress(f"model updates, {name}, days", len(seeds) * config.days) as report:
-                days = run_update_study(world, config, {name: policies[name]}, seeds, report, jobs, users)
-            run.write_table(f"updates/{name}", days)
-    days = pl.concat([run.table(f"updates/{name}") for name in policies])
-    run.write_table("updates", days)
-    return days
-
-
-@contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yields a function to call with the number done so far; shows a bar on the error stream if that is a terminal."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(title, total=total)
-        yield lambda done: bars.update(task, completed=done)
 
 
 def likelihood_figures(likelihoods: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -4,12 +4,10 @@
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import polars as pl
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from agents.loading import resolve_agent
 from agents.side_by_side import ray_with
@@ -17,8 +15,9 @@ from envs.candidate_source import CandidateSource
 from envs.errors import ConfigurationError, DriftrecError
 from envs.world import World
 from evaluation.comparison import ComparisonConfig, ComparisonResult, evaluation_users, policies, serve
+from evaluation.progress import comparison_progress
 from evaluation.runs import Run
-from evaluation.units import Report, Unit, do_unit, units_of
+from evaluation.units import Unit, do_unit, units_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,7 @@ def run_comparison(
         raise ConfigurationError(f"--jobs is {jobs}; it must be at least 1.")
     units = units_of(specs, training.seeds)
     missing = [unit for unit in units if not unit.is_finished(run)]
-    with _progress(console, len(units), len(units) - len(missing)) as (report, finished):
+    with comparison_progress(console, len(units), len(units) - len(missing)) as (report, finished):
         many = len(evaluation_users(world, comparison)) > comparison.shard_users
         if not missing or (ray_address is None and (jobs == 1 or (len(missing) == 1 and not many))):
             for unit in missing:
@@ -201,19 +200,3 @@ def _do_shared(
     """What a Ray task does."""
     world, candidate_source = shared
     do_unit(unit, world, candidate_source, run, comparison, requests)
-
-
-@contextmanager
-def _progress(console: Console | None, total: int, done: int) -> Iterator[tuple[Report, Callable[[], None]]]:
-    """(report, finished): one line that says what is being done, on a terminal; nothing elsewhere."""
-    console = console or Console(stderr=True)
-    columns = (
-        TextColumn("comparing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", style="dim"),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task("", total=total, completed=done)
-        yield (lambda text: bars.update(bar, description=text)), (lambda: bars.advance(bar))
