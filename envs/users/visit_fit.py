@@ -9,6 +9,10 @@ gap whose log(days) is g_0 + user's deviation + noise: normal, or one of two nor
 shows counts log(rho f(gap)); the end of a user's last visit counts log(1 - rho + rho S(days until the log's end)).
 Source: Boag (1949); Maller and Zhou (1996), Survival analysis with long-term survivors.
 
+Ageing: both the logit of leaving (but in a first visit) and the mean of log(days) move by a slope times log(visits had before). The
+process holds one value for each user, that as of the log's end: the ageing up to then, against the mean of the users, is part
+of the user's traits LEAVE and GAP, and h_0 and g_0 are those of the mean user then. Users do not age on in a simulation.
+
 The deviations are normal over users. Their likelihood is an integral over a grid of deviations, their spread a parameter
 among the others (empirical Bayes). A user's trait is one draw from its posterior, so that simulated users differ from each other
 as much as real ones do; posterior means would differ less.
@@ -34,7 +38,7 @@ _MAX_USERS = 4_000
 _BLOCK = 4_096
 """Users whose posteriors are held at once."""
 _BUCKETS_PER_OCTAVE = 4
-"""Places in a visit are grouped in steps of a quarter of a doubling; the slope is taken at the group's mean."""
+"""Places in a visit, and visits, are grouped in steps of a quarter of a doubling; slopes are taken at the group's mean."""
 _LEAVE_GRID = torch.linspace(-3.6, 3.6, 25, dtype=torch.float64)
 _RETURN_GRID = torch.linspace(-3.2, 3.2, 9, dtype=torch.float64)
 _GAP_GRID = torch.linspace(-3.6, 3.6, 25, dtype=torch.float64)
@@ -47,11 +51,14 @@ class VisitFit:
 
     params: VisitParams
     spread: dict[str, float]
-    """Standard deviation over users of the traits, by name: leave_spread, return_spread, gap_spread."""
+    """Standard deviation over users of the deviations, by name: leave_spread, return_spread, gap_spread."""
+    ageing: dict[str, float]
+    """Change of the logit of leaving and of the mean of log(days) per unit of log(visits had before), by name: leave_ageing,
+    gap_ageing."""
     intervals: dict[str, tuple[float, float]]
-    """95 % interval of each fitted field of `params` and of each spread."""
+    """95 % interval of each fitted field of `params`, of each spread and of each slope of ageing."""
     traits: NDArray[np.float32]
-    """[U, len(Trait)] the users' deviations LEAVE, GAP and RETURN; 0 in the other columns."""
+    """[U, len(Trait)] the users' deviations LEAVE, GAP and RETURN, ageing included; 0 in the other columns."""
     num_visits: int
     """Visits that the estimates rest on."""
 
@@ -80,6 +87,7 @@ _LEAVE = (
     _Parameter(name="first_leave_intercept", start=0.0, prior_sd=1.0),
     _Parameter(name="first_leave_log_place", start=0.0, prior_sd=1.0),
     _Parameter(name="leave_spread", start=-1.0, prior_sd=1.0, to_unit=np.exp),
+    _Parameter(name="leave_ageing", start=0.0, prior_sd=1.0),
 )
 _RETURN = (
     _Parameter(name="return_intercept", start=_DEFAULT.return_intercept),
@@ -87,6 +95,7 @@ _RETURN = (
     _Parameter(name="gap_log_mean", start=_DEFAULT.gap_log_mean),
     _Parameter(name="gap_log_sd", start=np.log(_DEFAULT.gap_log_sd), to_unit=np.exp),
     _Parameter(name="gap_spread", start=-1.0, prior_sd=1.0, to_unit=np.exp),
+    _Parameter(name="gap_ageing", start=0.0, prior_sd=1.0),
 )
 _WIDE = (
     _Parameter(name="wide_gap_share", start=0.0, prior_sd=1.5, to_unit=_sigmoid),
@@ -107,8 +116,8 @@ class _Visits:
     """[R] user of each event."""
     place: NDArray[np.int64]
     """[R] items before it in the visit."""
-    first: NDArray[np.bool_]
-    """[R] whether that is the user's first visit."""
+    visit: NDArray[np.int64]
+    """[R] visits of the user before this one."""
     left: NDArray[np.bool_]
     """[R] whether the visit ended there."""
     last: NDArray[np.bool_]
@@ -117,38 +126,49 @@ class _Visits:
     """[R] whether the log tells if the visit ended."""
     log_away: NDArray[np.float64]
     """[R] log of the days until the user's next event, or until the log's end after its last."""
+    age: NDArray[np.float64]
+    """[U] log of the visits that each user has had by the end, less the users' mean; 0 for users without events."""
+    mean_age: float
+    """That mean."""
 
     @classmethod
-    def of(cls, log: InteractionLog) -> "_Visits":
+    def of(cls, log: InteractionLog, until: int | None) -> "_Visits":
         events = log.consumed()
         last = np.diff(events.user, append=-1) != 0
-        until_end = events.timestamp.max(initial=0) - events.timestamp
+        until_end = (events.timestamp.max(initial=0) if until is None else until) - events.timestamp
+        log_visits = np.log1p(events.visit[last])
+        mean_age, age = float(log_visits.mean()) if len(log_visits) else 0.0, np.zeros(len(log.users))
+        age[events.user[last]] = log_visits - mean_age
         away = np.where(last, until_end, np.diff(events.timestamp, append=0)) / SECONDS_PER_DAY
         return cls(
             user=events.user.astype(np.int64),
             place=events.place_in_visit,
-            first=events.visit == 0,
+            visit=events.visit.astype(np.int64),
             left=last | (np.append(events.visit[1:], -1) != events.visit),
             last=last,
             known=~last | (until_end > VISIT_GAP_SECONDS),
             log_away=np.log(np.maximum(away, 1 / SECONDS_PER_DAY)),
+            age=age,
+            mean_age=mean_age,
         )
 
     def leaving(self, users: NDArray[np.int64]) -> Likelihood:
         """Of `users`, ascending."""
         rows = np.flatnonzero(np.isin(self.user, users) & self.known)
-        bucket = np.floor(_BUCKETS_PER_OCTAVE * np.log2(1 + self.place[rows])).astype(np.int64)
+        visit, place = self.visit[rows], self.place[rows]
         who = np.searchsorted(users, self.user[rows])
-        group, of = np.unique((who * 2 + self.first[rows]) * 256 + bucket, return_inverse=True)
+        group, of = np.unique((who * 256 + _bucket(visit)) * 256 + _bucket(place), return_inverse=True)
         events = np.bincount(of, minlength=len(group)).astype(np.float64)
-        place = np.bincount(of, np.log1p(self.place[rows]), minlength=len(group)) / events
-        count, log_place = torch.from_numpy(events)[:, None], torch.from_numpy(place)
+        count = torch.from_numpy(events)[:, None]
+        log_place = torch.from_numpy(np.bincount(of, np.log1p(place), minlength=len(group)) / events)
         left = torch.from_numpy(np.bincount(of, self.left[rows], minlength=len(group)))[:, None]
-        first = torch.from_numpy((group // 256 % 2).astype(np.float64))
-        who_of_group = torch.from_numpy(group // 512)
+        is_first = group // 256 % 256 == 0
+        log_visit = np.bincount(of, np.log(np.maximum(visit, 1)), minlength=len(group)) / events
+        age = torch.from_numpy(np.where(is_first, 0, log_visit - self.mean_age))
+        first, who_of_group = torch.from_numpy(is_first.astype(np.float64)), torch.from_numpy(group // 65_536)
 
         def likelihood(theta: Tensor) -> Tensor:
-            logit = theta[0] + theta[2] * first + (theta[1] + theta[3] * first) * log_place
+            logit = theta[0] + theta[2] * first + (theta[1] + theta[3] * first) * log_place + theta[5] * age
             logit = logit[:, None] + theta[4].exp() * _LEAVE_GRID
             each = left * logit - count * functional.softplus(logit)
             return _sum_of_users(each, who_of_group, len(users)) + _prior(_LEAVE_GRID)
@@ -163,23 +183,27 @@ class _Visits:
         who_final = torch.from_numpy(np.searchsorted(users, self.user[finals]))
         gap, final = torch.from_numpy(self.log_away[gaps]), torch.from_numpy(self.log_away[finals])
         returns = torch.bincount(who_gap, minlength=len(users)).double()
+        log_visits = np.log1p(self.visit) - self.mean_age
+        gap_age, final_age = torch.from_numpy(log_visits[gaps]), torch.from_numpy(log_visits[finals])
 
-        def scores(log_days: Tensor, theta: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        def scores(log_days: Tensor, age: Tensor, theta: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
             """(log share, standard score, log sd) of each kind of gap."""
-            off = log_days[:, None] - theta[2] - theta[4].exp() * _GAP_GRID
+            off = (log_days - theta[2] - theta[5] * age)[:, None] - theta[4].exp() * _GAP_GRID
             if not two_kinds:
                 return [(theta.new_zeros(()), off * (-theta[3]).exp(), theta[3])]
             return [
-                (functional.logsigmoid(-theta[5]), off * (-theta[3]).exp(), theta[3]),
-                (functional.logsigmoid(theta[5]), (off - theta[6]) * (-theta[7]).exp(), theta[7]),
+                (functional.logsigmoid(-theta[6]), off * (-theta[3]).exp(), theta[3]),
+                (functional.logsigmoid(theta[6]), (off - theta[7]) * (-theta[8]).exp(), theta[8]),
             ]
 
         def likelihood(theta: Tensor) -> Tensor:
             logit = theta[0] + theta[1].exp() * _RETURN_GRID
             back, stays = functional.logsigmoid(logit), functional.logsigmoid(-logit)
-            density = torch.stack([share - 0.5 * z**2 - sd for share, z, sd in scores(gap, theta)]).logsumexp(0)
-            survival = torch.stack([share + torch.special.log_ndtr(-z) for share, z, _ in scores(final, theta)])
-            survival = survival.logsumexp(0)
+            density = torch.stack([share - 0.5 * z**2 - sd for share, z, sd in scores(gap, gap_age, theta)]).logsumexp(
+                0
+            )
+            final_scores = scores(final, final_age, theta)
+            survival = torch.stack([share + torch.special.log_ndtr(-z) for share, z, _ in final_scores]).logsumexp(0)
             away = torch.logaddexp(stays[:, None], back[:, None] + survival[:, None])
             of_gap = _sum_of_users(density - 0.5 * np.log(2 * np.pi) - gap[:, None], who_gap, len(users))
             both = (returns[:, None] * back)[:, :, None] + of_gap[:, None]
@@ -189,14 +213,15 @@ class _Visits:
         return likelihood
 
 
-def fit_visits(log: InteractionLog, seed: int = 0) -> VisitFit:
+def fit_visits(log: InteractionLog, seed: int = 0, until: int | None = None) -> VisitFit:
     """Fits leaving and returning to all consumed rows of the log; fields that times cannot tell keep their defaults.
 
     Args:
         log: the log.
         seed: of the draws from the users' posteriors, and of the users that very large logs are fitted to.
+        until: seconds since 1970 until which the log was kept; None for its last event.
     """
-    visits = _Visits.of(log)
+    visits = _Visits.of(log, until)
     present = np.unique(visits.user)
     users = np.sort(np.random.default_rng(seed).permutation(present)[:_MAX_USERS])
 
@@ -217,6 +242,7 @@ def fit_visits(log: InteractionLog, seed: int = 0) -> VisitFit:
             values[parameter.name] = float(parameter.to_unit(free))
             intervals[parameter.name] = (float(parameter.to_unit(free - half)), float(parameter.to_unit(free + half)))
     spread = {name: values.pop(name) for name in ("leave_spread", "return_spread", "gap_spread")}
+    ageing = {name: values.pop(name) for name in ("leave_ageing", "gap_ageing")}
 
     traits = np.zeros((len(log.users), len(Trait)), np.float32)
     pairs = torch.cartesian_prod(_RETURN_GRID, _GAP_GRID)
@@ -231,9 +257,21 @@ def fit_visits(log: InteractionLog, seed: int = 0) -> VisitFit:
         both = _posterior_draws(returning, pairs, block, seed, 1)
         traits[block, Trait.RETURN] = spread["return_spread"] * both[:, 0]
         traits[block, Trait.GAP] = spread["gap_spread"] * both[:, 1]
+    traits[:, Trait.LEAVE] += ageing["leave_ageing"] * visits.age
+    traits[:, Trait.GAP] += ageing["gap_ageing"] * visits.age
     return VisitFit(
-        params=replace(_DEFAULT, **values), spread=spread, intervals=intervals, traits=traits, num_visits=num_visits
+        params=replace(_DEFAULT, **values),
+        spread=spread,
+        ageing=ageing,
+        intervals=intervals,
+        traits=traits,
+        num_visits=num_visits,
     )
+
+
+def _bucket(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0 for 0, and from 1 on groups of like size; below 256."""
+    return np.floor(_BUCKETS_PER_OCTAVE * np.log2(1 + numbers)).astype(np.int64)
 
 
 def _sum_of_users(each: Tensor, user: Tensor, num_users: int) -> Tensor:

@@ -124,7 +124,7 @@ def simulated_calendar(log: InteractionLog, date: int, users: NDArray[np.int64],
     past = KnownPast.of(before, date, users)
     if not len(past.users):
         return real_calendar(log, date, users)
-    fit = fit_visits(before, seed)
+    fit = fit_visits(before, seed, until=date)
     left = np.full(len(past.users), _MOST_ITEMS) if log.has_repeats else len(log.catalogue) - past.items
     rows, timestamp = simulated_visits(
         past, fit.params, fit.traits[past.users], until=int(log.timestamp[log.clicked].max()), most=left, seed=seed

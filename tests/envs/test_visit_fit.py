@@ -19,27 +19,31 @@ TRUTH = {
 
 def draw_visits(users: int, days: float, seed: int, **changed: float) -> InteractionLog:
     """Visits of users who come at random within the first half of `days`, by the formulas of `VisitParams`, with normal
-    deviations of users of standard deviations `leave_spread`, `return_spread`, `gap_spread`."""
+    deviations of users of standard deviations `leave_spread`, `return_spread`, `gap_spread`, who age by `leave_ageing` and
+    `gap_ageing`."""
     rng = np.random.default_rng(seed)
     spread = {name: changed.pop(name, 0.0) for name in ("leave_spread", "return_spread", "gap_spread")}
+    leave_ageing, gap_ageing = (changed.pop(name, 0.0) for name in ("leave_ageing", "gap_ageing"))
     visits = VisitParams(**(TRUTH | changed))
     rows = []
     for user in range(users):
         clock = rng.uniform(0, days / 2)
         of_leave, of_return, of_gap = (sd * rng.normal() for sd in spread.values())
-        first = True
+        visit = 0
         while clock < days:
             place = 0
             while True:
                 rows.append((user, clock + place / 1440))
-                leave = visits.leave_logit(np.array(place), first) + of_leave
+                leave = visits.leave_logit(np.array(place), visit == 0) + of_leave
+                leave += leave_ageing * np.log(max(visit, 1))
                 if rng.random() < 1 / (1 + np.exp(-leave)):
                     break
                 place += 1
             if rng.random() > 1 / (1 + np.exp(-visits.return_intercept - of_return)):
                 break
-            clock += place / 1440 + max(np.exp(visits.log_gap(rng.random(), rng.normal()) + of_gap), 0.05)
-            first = False
+            visit += 1
+            log_gap = visits.log_gap(rng.random(), rng.normal()) + of_gap + gap_ageing * np.log(visit)
+            clock += place / 1440 + max(np.exp(log_gap), 0.05)
     user, clock = np.array(rows).T
     seen = clock < days
     return InteractionLog.from_rows(
@@ -108,6 +112,33 @@ def test_traits_differ_between_users_as_much_as_the_fitted_spread_says(varied):
         assert fit.traits[:, trait].std() == pytest.approx(fit.spread[name], rel=0.12)
         assert abs(fit.traits[:, trait].mean()) < 0.15 * fit.spread[name]
     assert not fit.traits[:, Trait.RATING].any()
+
+
+def test_users_age_and_their_traits_are_those_of_the_end():
+    truth = {"leave_ageing": 0.5, "gap_ageing": 0.4}
+    spread = {"leave_spread": 0.3, "return_spread": 0.5, "gap_spread": 0.4}
+    log = draw_visits(900, days=200, seed=4, return_intercept=2.0, gap_log_mean=0.0, **spread, **truth)
+    fit = fit_visits(log)
+    for name, value in truth.items():
+        low, high = fit.intervals[name]
+        assert abs(fit.ageing[name] - value) < 0.8 * (high - low), name
+        assert high - low < 0.3, name
+    ends = np.diff(log.user, append=-1) != 0
+    age = np.log1p(log.visit[ends])
+    for trait, name in ((Trait.LEAVE, "leave_ageing"), (Trait.GAP, "gap_ageing")):
+        assert abs(fit.traits[:, trait].mean()) < 0.06
+        assert np.polyfit(age, fit.traits[:, trait], 1)[0] == pytest.approx(truth[name], abs=0.2)
+    # the mean user's process at the end: that of a first-time returner, moved by the mean age
+    assert fit.params.leave_intercept == pytest.approx(TRUTH["leave_intercept"] + 0.5 * age.mean(), abs=0.15)
+    assert fit.params.gap_log_mean == pytest.approx(0.4 * age.mean(), abs=0.15)
+
+
+def test_time_after_the_last_event_is_known_when_it_is_said():
+    log = draw_visits(400, days=6, seed=1)
+    end = int(log.timestamp.max())
+    short = fit_visits(log).params
+    assert short == fit_visits(log, until=end).params
+    assert fit_visits(log, until=end + 1_000 * DAY).params.return_intercept < short.return_intercept - 0.3
 
 
 def test_traits_follow_what_users_did(varied):
