@@ -118,24 +118,41 @@ def real_calendar(log: InteractionLog, date: int, users: NDArray[np.int64]) -> C
     )
 
 
-def simulated_calendar(log: InteractionLog, date: int, users: NDArray[np.int64], seed: int) -> CalendarEvents:
-    """What those of `users` do from `date` until the log's end by the visit process that is fitted to the events before it."""
+def simulated_calendars(
+    log: InteractionLog, date: int, users: NDArray[np.int64], seed: int, draws: int = 1
+) -> list[CalendarEvents]:
+    """What those of `users` do from `date` until the log's end by the visit process that is fitted to the events before it.
+
+    Args:
+        log: the log.
+        date: seconds since 1970.
+        users: [N] index of each user, ascending.
+        seed: of the fit and the draws.
+        draws: lives of each user, which differ in what befalls it, not in its traits.
+    """
     before = consumed_before(log, date)
     past = KnownPast.of(before, date, users)
     if not len(past.users):
-        return real_calendar(log, date, users)
+        return [real_calendar(log, date, users)] * draws
     fit = fit_visits(before, seed, until=date)
     left = np.full(len(past.users), _MOST_ITEMS) if log.has_repeats else len(log.catalogue) - past.items
-    rows, timestamp = simulated_visits(
-        past, fit.params, fit.traits[past.users], until=int(log.timestamp[log.clicked].max()), most=left, seed=seed
-    )
-    return CalendarEvents(
-        num_users=len(log.users),
-        users=past.users,
-        last_known=past.last,
-        user=past.users[rows],
-        timestamp=timestamp,
-    )
+    until = int(log.timestamp[log.clicked].max())
+    found = []
+    for draw in range(draws):
+        own_seed = int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
+        rows, timestamp = simulated_visits(
+            past, fit.params, fit.traits[past.users], until=until, most=left, seed=own_seed
+        )
+        found.append(
+            CalendarEvents(
+                num_users=len(log.users),
+                users=past.users,
+                last_known=past.last,
+                user=past.users[rows],
+                timestamp=timestamp,
+            )
+        )
+    return found
 
 
 def simulated_visits(

@@ -1,12 +1,13 @@
 """How far simulated users are from real ones, in units of how far real users are from each other.
 
 For many random splits of the users into halves A and B, each statistic is compared between the real users of A and of B (the
-floor: what chance alone gives) and between the simulated users of A and the real users of B. Both sides of every comparison have
+floor: what chance alone gives) and between the simulated users of A and the real users of B. Where users were simulated several
+times, the splits take turns at these. Both sides of every comparison have
 the same size and no user in common, so their means over the splits can be divided by each other. A ratio of 1 says that half of
 the users, simulated, are as like the other half as real ones are.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,13 +126,13 @@ ASPECTS = (
 
 
 def distance_table(
-    real: UserSample, simulated: Mapping[str, UserSample], *, splits: int, seed: int, tick: Callable[[], None]
+    real: UserSample, simulated: Mapping[str, Sequence[UserSample]], *, splits: int, seed: int, tick: Callable[[], None]
 ) -> pl.DataFrame:
     """Distances of each source of users to real ones beside the floor.
 
     Args:
         real: held-out real users.
-        simulated: name of the source -> its users; the same users as the real ones.
+        simulated: name of the source -> its users, the same as the real ones, simulated once or more often.
         splits: random halvings of the users.
         seed: of the halvings.
         tick: called after each aspect.
@@ -149,9 +150,11 @@ def distance_table(
     rows = []
     for aspect in ASPECTS:
         found = {
-            name: np.array([aspect.distance(sample, half, real, ~half) for half in halves])
-            for name, sample in {"real": real, **simulated}.items()
-            if aspect.name not in OPTIONAL or aspect.name in sample.values
+            name: np.array(
+                [aspect.distance(sample[k % len(sample)], half, real, ~half) for k, half in enumerate(halves)]
+            )
+            for name, sample in {"real": [real], **simulated}.items()
+            if aspect.name not in OPTIONAL or aspect.name in sample[0].values
         }
         floor = float(np.mean(found["real"])) if "real" in found else float("nan")
         for name, distances in found.items():

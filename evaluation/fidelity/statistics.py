@@ -80,8 +80,7 @@ def user_sample(
         "category_entropy": UserValues(user=users, value=category_entropy(mass[users])),
         "similarity": UserValues(user=events.user[1:][same_user], value=similarity),
         "item_age": UserValues(user=events.user, value=np.log1p(np.maximum(age, 0))),
-        "activity": UserValues(user=calendar.users, value=np.log1p(calendar.items)),
-        **visit_values(calendar),
+        **calendar_values(calendar),
         **exposures,
     }
     return UserSample(
@@ -89,8 +88,9 @@ def user_sample(
     )
 
 
-def visit_values(calendar: CalendarEvents) -> dict[str, UserValues]:
-    """'visit_length' (log of items; a visit cut by the date counts from there) and 'gap' (log of days before a visit)."""
+def calendar_values(calendar: CalendarEvents) -> dict[str, UserValues]:
+    """'activity' (log of 1 + items), 'visit_length' (log of items; a visit cut by the date counts from there) and 'gap' (log of
+    days before a visit)."""
     first = np.diff(calendar.user, prepend=-1) != 0
     previous = np.roll(calendar.timestamp, 1)
     previous[first] = calendar.last_known[np.searchsorted(calendar.users, calendar.user[first])]
@@ -100,6 +100,7 @@ def visit_values(calendar: CalendarEvents) -> dict[str, UserValues]:
     lengths = np.diff(np.append(begins, len(calendar)))
     gaps = np.flatnonzero(after_gap)
     return {
+        "activity": UserValues(user=calendar.users, value=np.log1p(calendar.items)),
         "visit_length": UserValues(user=calendar.user[begins], value=np.log(np.maximum(lengths, 1))),
         "gap": UserValues(user=calendar.user[gaps], value=np.log(away[gaps] / SECONDS_PER_DAY)),
     }

@@ -15,14 +15,14 @@ from envs.randomness import Purpose, draw_uniform
 from envs.users.likelihood import EventSplit, split_events
 from envs.users.protocol import UserModel
 from evaluation.fidelity.ablations import FixedTaste
-from evaluation.fidelity.calendar import CalendarEvents, calendar_date, real_calendar, simulated_calendar
+from evaluation.fidelity.calendar import CalendarEvents, calendar_date, real_calendar, simulated_calendars
 from evaluation.fidelity.distances import ASPECTS, distance_table, lag_rates
 from evaluation.fidelity.exposures import exposure_values
 from evaluation.fidelity.free_running import Sequences, free_run, held_out_sequences, history
 from evaluation.fidelity.report import distances_table, importances_table, two_sample_table
 from evaluation.fidelity.sequence_classifier import sequence_test
 from evaluation.fidelity.sequence_features import ItemFeatures, sequence_statistics
-from evaluation.fidelity.statistics import UserSample, user_sample
+from evaluation.fidelity.statistics import UserSample, calendar_values, user_sample
 from evaluation.fidelity.two_sample import TwoSample, tree_test
 from evaluation.runs import Run
 
@@ -44,6 +44,8 @@ class FidelityConfig:
     """Events of a user that count, the first ones; as in the fit."""
     calendar_share: float = 0.8
     """Share of the log's events before the date from which visits, gaps and activity are compared, in (0, 1)."""
+    calendar_draws: int = 10
+    """Times that each user's visits from that date on are simulated."""
     splits: int = 50
     """Halvings of the users for the distances."""
     power_rate: float = 0.1
@@ -112,20 +114,28 @@ def run_sequences(study: Study, run: Run, progress: Progress) -> dict[str, Seque
     return found
 
 
-def run_calendar(study: Study, run: Run, progress: Progress) -> tuple[CalendarEvents, CalendarEvents]:
-    """(real, simulated) events from the study's date on; the simulated ones, the same for every source, are kept as table
-    'calendar'. What rests on them is made anew when they are."""
-    log, date = study.log, study.date
+def run_calendar(study: Study, run: Run, progress: Progress) -> tuple[CalendarEvents, list[CalendarEvents]]:
+    """(real, simulated) events from the study's date on; the simulated ones, several times and the same for every source, are kept
+    as table 'calendar' (draw, user, timestamp). What rests on them is made anew when they are."""
+    log, date, draws = study.log, study.date, study.config.calendar_draws
     real = real_calendar(log, date, study.users)
     if not run.has_table("calendar"):
         for name in ("distances", "curves"):
             run.table_path(name).unlink(missing_ok=True)
         with progress("visits from one date until the log's end", 1) as report:
-            made = simulated_calendar(log, date, study.users, study.config.seed)
+            made = simulated_calendars(log, date, study.users, study.config.seed, draws)
             report(1)
-        run.write_table("calendar", pl.DataFrame({"user": made.user, "timestamp": made.timestamp}))
+        columns = [
+            pl.DataFrame({"draw": np.full(len(one), draw), "user": one.user, "timestamp": one.timestamp})
+            for draw, one in enumerate(made)
+        ]
+        run.write_table("calendar", pl.concat(columns))
     table = run.table("calendar")
-    return real, replace(real, user=table["user"].to_numpy(), timestamp=table["timestamp"].to_numpy())
+    found = []
+    for draw in range(draws):
+        own = table.filter(pl.col("draw") == draw)
+        found.append(replace(real, user=own["user"].to_numpy(), timestamp=own["timestamp"].to_numpy()))
+    return real, found
 
 
 def named_sequences(log: InteractionLog, sequences: Sequences) -> pl.DataFrame:
@@ -142,20 +152,22 @@ def named_sequences(log: InteractionLog, sequences: Sequences) -> pl.DataFrame:
 def samples(
     study: Study,
     sequences: Mapping[str, Sequences],
-    calendars: tuple[CalendarEvents, CalendarEvents],
+    calendars: tuple[CalendarEvents, list[CalendarEvents]],
     features: ItemFeatures,
-) -> dict[str, UserSample]:
-    """What the distances compare, of each source; `calendars` as of `run_calendar`."""
+) -> dict[str, list[UserSample]]:
+    """What the distances compare, of each source: a sample for each draw of its visits; `calendars` as of `run_calendar`."""
     real, simulated = calendars
     found = {}
     for source, events in sequences.items():
         exposures = exposure_values(study.models.get(source), study.log, study.split, study.users, study.config.seed)
-        calendar = real if source == "real" else simulated
-        found[source] = user_sample(events, calendar, study.log.catalogue, features, exposures)
+        first, *others = [real] if source == "real" else simulated
+        sample = user_sample(events, first, study.log.catalogue, features, exposures)
+        again = [replace(sample, values={**sample.values, **calendar_values(other)}) for other in others]
+        found[source] = [sample, *again]
     return found
 
 
-def distances(study: Study, found: Mapping[str, UserSample], run: Run, progress: Progress) -> pl.DataFrame:
+def distances(study: Study, found: Mapping[str, list[UserSample]], run: Run, progress: Progress) -> pl.DataFrame:
     """See `evaluation.fidelity.distances.distance_table`; kept as table 'distances'."""
     if not run.has_table("distances"):
         done = 0
@@ -168,7 +180,7 @@ def distances(study: Study, found: Mapping[str, UserSample], run: Run, progress:
 
             simulated = {name: sample for name, sample in found.items() if name != "real"}
             config = study.config
-            table = distance_table(found["real"], simulated, splits=config.splits, seed=config.seed, tick=tick)
+            table = distance_table(found["real"][0], simulated, splits=config.splits, seed=config.seed, tick=tick)
         run.write_table("distances", table)
     return run.table("distances")
 
@@ -285,21 +297,23 @@ def _importance_table(
     return pl.DataFrame(rows).sort("importance", descending=True)
 
 
-def curves(study: Study, found: Mapping[str, UserSample]) -> pl.DataFrame:
-    """What the plot page shows of each source in full: (curve, source, x, y)."""
+def curves(study: Study, found: Mapping[str, list[UserSample]]) -> pl.DataFrame:
+    """What the plot page shows of each source in full: (curve, source, x, y); visits of all draws together."""
     everyone = np.ones(study.split.num_users, bool)
     rows = []
-    for source, sample in found.items():
+    for source, draws in found.items():
+        sample = draws[0]
         counts = np.sort(sample.item_counts(everyone))[::-1]
         counts = counts[counts > 0]
         shown = np.unique(np.geomspace(1, len(counts), 200).astype(int)) - 1
         rows += [("rank_frequency", source, float(rank + 1), float(counts[rank] / counts.sum())) for rank in shown]
         lags = lag_rates(sample.repeats, everyone)
         rows += [("category_lags", source, float(lag + 1), float(rate)) for lag, rate in enumerate(lags)]
-        for name, values in sample.values.items():
+        for name in sample.values:
             levels = np.linspace(0, 1, 101)
-            if len(values.value):
-                quantiles = np.quantile(values.value, levels)
+            values = np.concatenate([draw.values[name].value for draw in draws])
+            if len(values):
+                quantiles = np.quantile(values, levels)
                 rows += [(name, source, float(x), float(y)) for x, y in zip(quantiles, levels, strict=True)]
     return pl.DataFrame(rows, schema=["curve", "source", "x", "y"], orient="row")
 

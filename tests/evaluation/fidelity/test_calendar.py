@@ -21,13 +21,13 @@ from evaluation.fidelity.calendar import (
     calendar_date,
     days_until_return,
     real_calendar,
-    simulated_calendar,
+    simulated_calendars,
     simulated_visits,
 )
 from evaluation.fidelity.distances import distance_table
 from evaluation.fidelity.free_running import Sequences
 from evaluation.fidelity.sequence_features import LAGS
-from evaluation.fidelity.statistics import LagPairs, UserSample, UserValues, visit_values
+from evaluation.fidelity.statistics import LagPairs, UserSample, UserValues, calendar_values
 from evaluation.fidelity.study import FidelityConfig, Study, run_calendar
 from evaluation.runs import Run
 
@@ -151,11 +151,11 @@ def test_no_event_from_the_date_on_reaches_the_fit_or_the_visits(
         return fit_visits(log, *args, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(calendar, "fit_visits", spied)
-    ours = simulated_calendar(own, date, users, seed=0)
+    ours = simulated_calendars(own, date, users, seed=0)[0]
     assert len(seen) == 1
     assert seen[0].timestamp.max() < date
     end = own.timestamp == own.timestamp.max()  # the log's end is all that is known of the rest
-    other = simulated_calendar(own.where(before | end), date, users, seed=0)
+    other = simulated_calendars(own.where(before | end), date, users, seed=0)[0]
     assert_array_equal(ours.user, other.user)
     assert_array_equal(ours.timestamp, other.timestamp)
     assert ours.timestamp.min() >= date
@@ -167,7 +167,7 @@ def test_who_begins_after_the_date_is_left_out_and_who_does_nothing_counts() -> 
     date = EPOCH + 30 * SECONDS_PER_DAY
     first = log.timestamp[log.user_starts[:-1]]
     chosen = np.arange(0, 60, 2)
-    real, simulated = real_calendar(log, date, chosen), simulated_calendar(log, date, chosen, seed=0)
+    real, simulated = real_calendar(log, date, chosen), simulated_calendars(log, date, chosen, seed=0)[0]
     for found in (real, simulated):
         assert_array_equal(found.users, chosen[first[chosen] < date])
         assert np.isin(found.user, found.users).all()
@@ -180,29 +180,30 @@ def test_who_begins_after_the_date_is_left_out_and_who_does_nothing_counts() -> 
 
 def test_a_users_visits_do_not_depend_on_who_else_is_looked_at(own: InteractionLog) -> None:
     date = calendar_date(own, 0.8)
-    among, few = (simulated_calendar(own, date, users, seed=2) for users in (np.arange(700), np.array([7, 11, 400])))
+    among, few = (
+        simulated_calendars(own, date, users, seed=2)[0] for users in (np.arange(700), np.array([7, 11, 400]))
+    )
     assert_array_equal(few.timestamp, among.timestamp[np.isin(among.user, few.users)])
 
 
 def test_nobody_consumes_more_than_the_catalogue_holds() -> None:
     log, _ = generate_log(SyntheticConfig(num_users=30, num_items=60, events_per_user=45), seed=3)
     date = calendar_date(log, 0.5)
-    found = simulated_calendar(log, date, np.arange(30), seed=0)
+    found = simulated_calendars(log, date, np.arange(30), seed=0)[0]
     earlier = np.bincount(log.user[log.clicked & (log.timestamp < date)], minlength=30)
     assert (found.items + earlier[found.users] <= 60).all()
-    assert not len(simulated_calendar(log, int(log.timestamp.min()), np.arange(30), seed=0))
+    assert not len(simulated_calendars(log, int(log.timestamp.min()), np.arange(30), seed=0)[0])
 
 
 def as_sample(found: CalendarEvents) -> UserSample:
     """With nothing to compare but visits."""
     nothing = UserValues(user=found.users, value=np.zeros(len(found.users)))
     values = dict.fromkeys(("category_entropy", "similarity", "item_age"), nothing)
-    activity = UserValues(user=found.users, value=np.log1p(found.items))
     item = np.zeros(len(found), np.int64)
     return UserSample(
         num_items=1,
         events=Sequences(num_users=found.num_users, user=found.user, item=item, timestamp=found.timestamp),
-        values={**values, "activity": activity, **visit_values(found)},
+        values={**values, **calendar_values(found)},
         repeats=LagPairs(repeats=np.zeros((found.num_users, len(LAGS))), pairs=np.zeros((found.num_users, len(LAGS)))),
     )
 
@@ -210,7 +211,7 @@ def as_sample(found: CalendarEvents) -> UserSample:
 def test_users_of_the_models_own_visits_are_as_far_as_the_floor_and_others_farther(own: InteractionLog) -> None:
     date, users = calendar_date(own, 0.7), np.arange(700)
     real = real_calendar(own, date, users)
-    simulated = {"own": as_sample(simulated_calendar(own, date, users, seed=0))}
+    simulated = {"own": [as_sample(found) for found in simulated_calendars(own, date, users, seed=0, draws=3)]}
     past = KnownPast.of(own.where(own.timestamp < date), date, users)
     fit = fit_visits(own.where(own.timestamp < date))
     ends: dict[str, VisitParams] = {
@@ -222,7 +223,7 @@ def test_users_of_the_models_own_visits_are_as_far_as_the_floor_and_others_farth
         rows, timestamp = simulated_visits(
             past, params, fit.traits[past.users], until=int(own.timestamp.max()), most=np.full(700, 9_999), seed=0
         )
-        simulated[name] = as_sample(replace(real, user=past.users[rows], timestamp=timestamp))
+        simulated[name] = [as_sample(replace(real, user=past.users[rows], timestamp=timestamp))]
     table = distance_table(as_sample(real), simulated, splits=30, seed=0, tick=lambda: None)
     ratio = {(row["source"], row["aspect"]): row["ratio"] for row in table.iter_rows(named=True)}
     for name in ends:
@@ -239,15 +240,19 @@ def test_a_run_keeps_its_visits_and_makes_anew_what_rests_on_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log, model = generate_log(SyntheticConfig(num_users=30, num_items=60, events_per_user=45), seed=3)
-    study = Study.of(log, model, FidelityConfig(calendar_share=0.6))
+    study = Study.of(log, model, FidelityConfig(calendar_share=0.6, calendar_draws=2))
     run = Run.create(tmp_path / "run", "fidelity", {})
     run.write_table("distances", pl.DataFrame({"of": ["other visits"]}))
     real, simulated = run_calendar(study, run, silent)
     assert not run.has_table("distances")
     run.write_table("distances", pl.DataFrame({"of": ["these visits"]}))
-    monkeypatch.delattr("evaluation.fidelity.study.simulated_calendar")
+    monkeypatch.delattr("evaluation.fidelity.study.simulated_calendars")
     real_again, again = run_calendar(study, run, silent)
     assert run.has_table("distances")
-    assert_array_equal(simulated.timestamp, again.timestamp)
+    assert len(simulated) == len(again) == 2
+    for one, other in zip(simulated, again, strict=True):
+        assert_array_equal(one.user, other.user)
+        assert_array_equal(one.timestamp, other.timestamp)
+    assert not np.array_equal(simulated[0].timestamp, simulated[1].timestamp)
     assert_array_equal(real.timestamp, real_again.timestamp)
     assert real.timestamp.min() >= study.date

@@ -13,7 +13,7 @@ from evaluation.fidelity.distances import distance_table, lag_rates
 from evaluation.fidelity.exposures import exposure_values
 from evaluation.fidelity.free_running import Sequences
 from evaluation.fidelity.sequence_features import LAGS
-from evaluation.fidelity.statistics import LagPairs, UserSample, UserValues, category_repeats, visit_values
+from evaluation.fidelity.statistics import LagPairs, UserSample, UserValues, calendar_values, category_repeats
 
 NAMES = ("category_entropy", "similarity", "item_age", "visit_length", "gap", "activity")
 
@@ -34,7 +34,7 @@ def sample(users: int, seed: int, shift: float = 0.0, items: int = 50) -> UserSa
 def test_users_of_the_same_kind_are_as_far_as_the_floor_and_others_farther() -> None:
     table = distance_table(
         sample(400, 0),
-        {"same": sample(400, 1), "other": sample(400, 2, shift=1.0)},
+        {"same": [sample(400, 1), sample(400, 3)], "other": [sample(400, 2, shift=1.0)]},
         splits=30,
         seed=0,
         tick=lambda: None,
@@ -50,7 +50,9 @@ def test_users_of_the_same_kind_are_as_far_as_the_floor_and_others_farther() -> 
 
 
 def test_a_distance_of_shifted_values_is_the_shift() -> None:
-    table = distance_table(sample(3000, 0), {"other": sample(3000, 2, shift=2.0)}, splits=5, seed=0, tick=lambda: None)
+    table = distance_table(
+        sample(3000, 0), {"other": [sample(3000, 2, shift=2.0)]}, splits=5, seed=0, tick=lambda: None
+    )
     row = table.row(by_predicate=(pl.col("source") == "other") & (pl.col("aspect") == "gap"), named=True)
     assert row["distance"] == pytest.approx(2.0, abs=0.1)
 
@@ -65,7 +67,9 @@ def test_visits_are_cut_by_an_hour_and_gaps_include_the_one_before() -> None:
         timestamp=np.array([100, 100 + hour, 101 + 2 * hour, 102 + 2 * hour, 10 * SECONDS_PER_DAY]),
     )
     assert_array_equal(calendar.items, [4, 1])
-    found = visit_values(calendar)
+    found = calendar_values(calendar)
+    assert_array_equal(found["activity"].user, [0, 2])
+    assert_allclose(np.expm1(found["activity"].value), [4, 1])
     assert_array_equal(found["visit_length"].user, [0, 0, 2])
     assert_allclose(np.exp(found["visit_length"].value), [2, 2, 1])
     assert_array_equal(found["gap"].user, [0, 2])
