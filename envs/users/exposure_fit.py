@@ -7,8 +7,10 @@ integrated out; at their best guesses the weights would come out wrong, since gu
 
 The posterior of the unknowns is approximated by a normal for each user and each item, its mean moved by Newton steps on samples
 (Khan et al. 2018, Fast and scalable Bayesian deep learning by weight-perturbation in Adam: variational online Newton), its
-precision the information of the multinomial logit plus the prior's. Weights, omega and phi move by Adam on the same samples
-(Fisher's identity); spreads by EM. No part of the log is needed for early stopping.
+precision the information of the multinomial logit plus the prior's. Biases, phi and the outside option move by Newton steps
+together, weights and omega by Adam, on the same samples (Fisher's identity); spreads by EM. No part of the log is needed for
+early stopping. Users and items are taken as independent, which leaves weights some percent too small where items are shown rarely
+(docs/user-model.md has figures).
 """
 
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from envs.users.calibration import FREE_START, age_basis, age_precision
@@ -38,24 +41,24 @@ class ExposureFitConfig:
 
     embedding_size: int = 16
     """d: width of the embeddings."""
-    epochs: int = 14
+    epochs: int = 30
     """Passes over the requests."""
     batches: int = 32
     """Steps in a pass."""
     batch_requests: int = 500
     """Requests in a step, at least."""
-    learning_rate: float = 0.03
+    learning_rate: float = 0.02
     """First step size of Adam; it falls to 0 by a cosine."""
     centre_learning_rate: float = 0.02
     """The same for the categories' centres."""
     item_step: float = 0.03
-    """First share of a Newton step that an item's mean moves; it falls as well."""
-    certain_share: float = 0.2
+    """First share of a Newton step that the means of items, biases, phi and the outside option move; it falls as well."""
+    certain_share: float = 0.15
     """First share of the passes in which items and users are taken as certain, until there is something to be uncertain about."""
-    held_share: float = 0.4
+    held_share: float = 0.3
     """First share of the passes in which the spreads of items and users are held."""
-    start_sd: float = 0.5
-    """First spread of a user's start in each coordinate."""
+    start_sd: float = 1.0
+    """First spread of a user's start, in logits, in each coordinate."""
     own_share: float = 0.5
     """First variance of an item's deviation, all coordinates together, on the scale of a mean norm of 1."""
     seed: int = 0
@@ -92,6 +95,12 @@ class ExposurePosterior:
 
 AGE_PRECISION = torch.from_numpy(age_precision(slope_sd=1.0, bend_sd=1.0).astype(np.float32))
 """Prior of phi: wide, since b is independent of an item's birth a priori; only the mean of the knots is held."""
+
+
+_LEAST_WEIGHT = 1e-3
+"""Of long-term interest, when it is told apart from a user's start."""
+_OUTSIDE_PRECISION = 0.01
+"""Prior precision of the outside option's logit: next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -182,21 +191,23 @@ class _Fit:
         if not moving:
             self.learnt |= {name: torch.tensor(value) for name, value in STATIC.items()}
         self.own = (0.1 / np.sqrt(size) * self._normal(items, size)).requires_grad_()
-        scalars = [name for name in (*FREE_START, "phi", "outside", "position") if name not in held]
-        for name in ("centres", "bias", "omega", *scalars):
+        scalars = [name for name in (*FREE_START, "position") if name not in held]
+        for name in ("centres", "bias", "omega", "phi", "outside", *scalars):
             self.learnt[name].requires_grad_()
         self.rates = (config.learning_rate, config.centre_learning_rate, config.learning_rate)
-        groups_of = (("bias", "omega"), ("centres",), tuple(scalars))
+        groups_of = (("omega",), ("centres",), tuple(scalars))
         self.optimiser = torch.optim.Adam(
             [{"params": [self.learnt[name] for name in names]} for names in groups_of], betas=(0.9, 0.99)
         )
         self.design = torch.cat([torch.ones(users, 1), features - features.mean(dim=0)], dim=1)
+        # kappa p in logits, not p: what choices tell of kappa p would else hold kappa back
         self.start, self.start_mean = torch.zeros(users, size), torch.zeros(users, size)
         self.start_precision = torch.eye(size) / config.start_sd**2
         self.item_precision = torch.eye(size) * (size / config.own_share)
         self.start_cov = torch.linalg.inv(self.start_precision).expand(users, -1, -1).clone()
         self.item_information = torch.zeros(items, size, size)
         self.item_momentum = torch.zeros(items, size)
+        self.levels = _Levels(items, self.learnt)
         self.bias_precision, self.omega_precision = torch.tensor(1.0), torch.tensor(10.0)
         self.steps = 0
         self.total = int(high.sum())
@@ -208,6 +219,11 @@ class _Fit:
     @property
     def embedding(self) -> Tensor:
         return self.categories @ self.learnt["centres"] + self.own
+
+    @property
+    def _memory(self) -> float:
+        """Weight of a batch's information against that of earlier ones: a pass is remembered."""
+        return max(1 / self.config.batches, 1 / self.steps)
 
     def _update_item_cov(self) -> None:
         self.item_cov = torch.linalg.inv(self.item_information + self.item_precision)
@@ -237,21 +253,25 @@ class _Fit:
         start = (self.start[users] + start_noise).requires_grad_()
         embedding = self.embedding + item_noise
         scalars = Scalars.from_free(self.learnt)
-        interest, satiation = interests(batch, scalars, embedding, self.categories, start)
+        interest, satiation = interests(batch, scalars, embedding, self.categories, torch.zeros_like(start))
+        interest = interest + start[batch.row] * batch.fade(scalars)[:, None]
         taste = self.learnt["omega"][self.features.contexts[batch.request]].sum(dim=1)
         preference = torch.cat([interest, taste - scalars.satiation_gain * satiation], dim=1)
         vectors = torch.cat([embedding, self.categories], dim=1)
-        extra = self.features.basis(batch) @ self.learnt["phi"] + self.learnt["position"] * self.features.discount
+        basis = self.features.basis(batch)
+        extra = basis @ self.learnt["phi"] + self.learnt["position"] * self.features.discount
         loss, shares = SlateLoss.apply(preference, vectors, self.learnt["bias"], extra, self.learnt["outside"], batch)
-        prior = self.bias_precision * self.learnt["bias"].square().sum()
-        prior = prior + self.omega_precision * self.learnt["omega"].square().sum()
-        prior = prior + self.learnt["phi"] @ AGE_PRECISION @ self.learnt["phi"]
+        prior = self.omega_precision * self.learnt["omega"].square().sum()
         self.optimiser.zero_grad()
-        self.own.grad = None
+        for tensor in (self.own, *self.levels.tensors):
+            tensor.grad = None
         (loss + 0.5 * share * prior).backward()
         with torch.no_grad():
             self._move_users(batch, start, start_noise, embedding, shares, scalars, max(left, 0.1))
             self._move_items(batch, item_noise, interest, shares, share, left)
+            self.levels.move(
+                batch, basis, shares, share, self.bias_precision, self._memory, self.config.item_step * left
+            )
             self.optimiser.step()
 
     def _move_users(
@@ -266,7 +286,7 @@ class _Fit:
     ) -> None:
         """A Newton step for the batch's users. Of the gradient at the sample the part that the noise made is taken off."""
         users = batch.users
-        information = start_information(batch, embedding, shares, scalars)
+        information = _start_information(batch, embedding, shares, scalars)
         assert start.grad is not None
         gradient = start.grad - (information @ noise[:, :, None])[:, :, 0]
         gradient += (self.start[users] - self.start_mean[users]) @ self.start_precision
@@ -282,7 +302,7 @@ class _Fit:
         weights = batch.of_items((shares * (1 - shares)).numpy(), items)
         of_batch = (weights.T @ (interest[:, :, None] * interest[:, None, :]).reshape(len(batch), -1).numpy()) / share
         information = torch.from_numpy(of_batch.astype(np.float32)).reshape(items, size, size)
-        self.item_information += max(1 / self.config.batches, 1 / self.steps) * (information - self.item_information)
+        self.item_information += self._memory * (information - self.item_information)
         assert self.own.grad is not None
         gradient = self.own.grad / share - (information @ noise[:, :, None])[:, :, 0] + self.own @ self.item_precision
         newton = torch.linalg.solve(self.item_information + self.item_precision, gradient[:, :, None])[:, :, 0]
@@ -305,32 +325,91 @@ class _Fit:
         self.bias_precision = 1 / (self.learnt["bias"].square().mean() + 1e-3)
         self.omega_precision = 1 / (self.learnt["omega"].square().mean() + 1e-3)
         norm = self.posterior().norm
-        for tensor in (self.learnt["centres"], self.own, self.start, self.start_mean, self.item_momentum):
+        for tensor in (self.learnt["centres"], self.own, self.item_momentum):
             tensor /= norm
+        for tensor in (self.start, self.start_mean):
+            tensor *= norm
         for tensor in (self.learnt["short_weight"], self.learnt["long_weight"]):
             tensor *= norm**2
-        for tensor in (self.start_precision, self.item_precision, self.item_information):
+        for tensor in (self.item_precision, self.item_information, self.start_cov):
             tensor *= norm**2
-        self.start_cov /= norm**2
+        self.start_precision /= norm**2
         self._update_item_cov()
 
     def posterior(self) -> ExposurePosterior:
         """What has been found so far."""
+        weight = float(self.learnt["long_weight"].detach())
+        weight = max(abs(weight), _LEAST_WEIGHT) * (1.0 if weight >= 0 else -1.0)
         return ExposurePosterior(
             values={name: value.detach() for name, value in self.learnt.items()},
             embedding=self.embedding.detach(),
             embedding_cov=self.item_cov,
-            start=self.start,
+            start=self.start / weight,
             item_precision=self.item_precision,
-            start_precision=self.start_precision,
+            start_precision=self.start_precision * weight**2,
             bias_precision=self.bias_precision,
             omega_precision=self.omega_precision,
         )
 
 
-def start_information(batch: RequestBatch, embedding: Tensor, shares: Tensor, scalars: Scalars) -> Tensor:
-    """[B, d, d] information of the batch's requests about their users' starts."""
-    shown = embedding[torch.from_numpy(batch.slate)] * (scalars.long_weight * batch.fade(scalars))[:, None, None]
+class _Levels:
+    """Items' biases, phi and the outside option, which move together.
+
+    A bias can take the place of an age effect, and only its prior tells the two apart, so that steps along one after the other
+    would hardly get anywhere. These are Newton steps of phi and the outside option with the biases profiled out.
+    """
+
+    def __init__(self, items: int, learnt: dict[str, Tensor]) -> None:
+        self.tensors = (learnt["bias"], learnt["phi"], learnt["outside"])
+        few = len(AGE_KNOTS) + 1
+        self.prior = torch.zeros(few, few)
+        self.prior[:-1, :-1] = AGE_PRECISION
+        self.prior[-1, -1] = _OUTSIDE_PRECISION
+        self.own = torch.zeros(items)
+        """[I] information about a bias alone."""
+        self.cross, self.few = torch.zeros(items, few), torch.zeros(few, few)
+        self.momentum, self.few_momentum = torch.zeros(items), torch.zeros(few)
+
+    def move(
+        self,
+        batch: RequestBatch,
+        basis: Tensor,
+        shares: Tensor,
+        share: float,
+        bias_precision: Tensor,
+        memory: float,
+        step: float,
+    ) -> None:
+        """A step of size `step`, with momentum, by what a batch with the `share` of all requests tells."""
+        bias, phi, outside = self.tensors
+        assert bias.grad is not None and phi.grad is not None and outside.grad is not None
+        effects = torch.cat([basis, basis.new_full((*basis.shape[:2], 1), -1.0)], dim=2)
+        mean = (shares[:, None] @ effects)[:, 0]
+        flat = (effects * shares.sqrt()[:, :, None]).flatten(0, 1)
+        of_items = batch.of_items(np.ones_like(shares.numpy()), len(bias))
+        pulls = (shares[:, :, None] * (effects - mean[:, None])).flatten(0, 1).numpy()
+        shown = csr_array((of_items.data, of_items.indices, np.arange(len(pulls) + 1)), shape=(len(pulls), len(bias)))
+        cross = torch.from_numpy(shown.T @ pulls)
+        own = torch.from_numpy(shown.T @ (shares * (1 - shares)).numpy().ravel())
+        for total, part in ((self.few, flat.T @ flat - mean.T @ mean), (self.cross, cross), (self.own, own)):
+            total += memory * (part / share - total)
+        precision = self.own + bias_precision
+        pull = bias.grad / share + bias_precision * bias
+        few = torch.cat([phi, outside[None]])
+        few_pull = torch.cat([phi.grad, outside.grad[None]]) / share + self.prior @ few
+        left = self.few + self.prior - self.cross.T @ (self.cross / precision[:, None])
+        few_step = torch.linalg.solve(left, few_pull - self.cross.T @ (pull / precision))
+        own_step = (pull - self.cross @ few_step) / precision
+        self.momentum = 0.9 * self.momentum + 0.1 * own_step
+        self.few_momentum = 0.9 * self.few_momentum + 0.1 * few_step
+        bias -= step * self.momentum
+        phi -= step * self.few_momentum[:-1]
+        outside -= step * self.few_momentum[-1]
+
+
+def _start_information(batch: RequestBatch, embedding: Tensor, shares: Tensor, scalars: Scalars) -> Tensor:
+    """[B, d, d] information of the batch's requests about kappa p of their users' starts."""
+    shown = embedding[torch.from_numpy(batch.slate)] * batch.fade(scalars)[:, None, None]
     mean = (shares[:, None] @ shown)[:, 0]
     spread = shown * shares.sqrt()[:, :, None]
     ends = np.searchsorted(batch.row.numpy(), np.arange(len(batch.users) + 1))
