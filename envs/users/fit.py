@@ -47,7 +47,7 @@ from envs.users.protocol import AGE_KNOTS
 from envs.users.threads import single_torch_thread
 from envs.users.training import Scalars, catalogue_loss, make_batch, preferences, user_batches
 
-FIT_VERSION = 7
+FIT_VERSION = 8
 """Part of the name of cached fits; raised when the same configuration gives another model."""
 _ARRAYS_OF_TERMS = {"start": "own_start", "omega": "context", "phi": "age"}
 """Arrays that stay at zero without a term."""

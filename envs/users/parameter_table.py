@@ -197,6 +197,7 @@ def visit_rows(fit: VisitFit) -> list[Row]:
         "leave_log_place": ("h_1", f"per log(1 + items consumed before in the visit); {leave}"),
         "first_leave_intercept": ("h_5", f"added to h_0 in a user's first visit, before any run; {leave}"),
         "first_leave_log_place": ("h_6", f"added to h_1 there; {leave}"),
+        "leave_ageing": ("h_7", f"per log(visits had), in a user's trait as of the log's end; {leave}"),
         "leave_spread": ("τ_h", f"logits of leaving; {spread}"),
         "return_intercept": ("r_0", f"logit of ever coming back; {back}"),
         "return_spread": ("τ_r", f"logits of coming back; {spread}"),
@@ -205,6 +206,7 @@ def visit_rows(fit: VisitFit) -> list[Row]:
         "wide_gap_share": ("g_3", f"share of gaps of the second kind; {back}"),
         "wide_gap_shift": ("g_4", f"mean of log(days away) of the second kind against the first; {back}"),
         "wide_gap_log_sd": ("g_5", f"standard deviation of log(days away) of the second kind; {back}"),
+        "gap_ageing": ("g_6", f"log days per log(visits had), in a user's trait as of the log's end; {back}"),
         "gap_spread": ("τ_g", f"log days; {spread}"),
     }
     values = asdict(fit.params) | fit.spread

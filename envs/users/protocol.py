@@ -57,6 +57,10 @@ class VisitParams:
     """Added to `leave_intercept` in the first visit of a user's life, which lies before every run (fitted)."""
     first_leave_log_place: float = 0.0
     """Added to `leave_log_place` there (fitted)."""
+    leave_ageing: float = 0.0
+    """Change of the trait LEAVE per unit of log(visits had) (fitted)."""
+    gap_ageing: float = 0.0
+    """Change of the trait GAP per unit of log(visits had) (fitted)."""
     gap_log_mean: float = 1.0
     """Mean of log(days until the next visit), of those who come back (fitted)."""
     gap_log_sd: float = 1.5
@@ -88,6 +92,13 @@ class VisitParams:
         wide = uniform < self.wide_gap_share
         sd = np.where(wide, self.wide_gap_log_sd, self.gap_log_sd)
         return self.gap_log_mean + np.where(wide, self.wide_gap_shift, 0.0) + sd * normal
+
+    def ageing(self, visits: NDArray[np.integer]) -> NDArray[np.float64]:
+        """[N, len(Trait)] what has been added to users' traits since their first visit once they have had `visits` [N]."""
+        added = np.zeros((len(visits), len(Trait)))
+        age = np.log(np.maximum(visits, 1))
+        added[:, Trait.LEAVE], added[:, Trait.GAP] = self.leave_ageing * age, self.gap_ageing * age
+        return added
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ gap whose log(days) is g_0 + user's deviation + noise: normal, or one of two nor
 shows counts log(rho f(gap)); the end of a user's last visit counts log(1 - rho + rho S(days until the log's end)).
 Source: Boag (1949); Maller and Zhou (1996), Survival analysis with long-term survivors.
 
-Ageing: both the logit of leaving (but in a first visit) and the mean of log(days) move by a slope times log(visits had before). The
-process holds one value for each user, that as of the log's end: the ageing up to then, against the mean of the users, is part
-of the user's traits LEAVE and GAP, and h_0 and g_0 are those of the mean user then. Users do not age on in a simulation.
+Ageing: both the logit of leaving and the mean of log(days) move by a slope times log(visits had before), in a first visit log(1).
+A fit holds one value for each user, that as of the log's end: the ageing up to then, against the mean of the users, is part of
+the user's traits LEAVE and GAP, and h_0 and g_0 are those of the mean user then. Users do not age on in a run.
 
 The deviations are normal over users. Their likelihood is an integral over a grid of deviations, their spread a parameter
 among the others (empirical Bayes). A user's trait is one draw from its posterior, so that simulated users differ from each other
@@ -52,11 +52,8 @@ class VisitFit:
     params: VisitParams
     spread: dict[str, float]
     """Standard deviation over users of the deviations, by name: leave_spread, return_spread, gap_spread."""
-    ageing: dict[str, float]
-    """Change of the logit of leaving and of the mean of log(days) per unit of log(visits had before), by name: leave_ageing,
-    gap_ageing."""
     intervals: dict[str, tuple[float, float]]
-    """95 % interval of each fitted field of `params`, of each spread and of each slope of ageing."""
+    """95 % interval of each fitted field of `params` and of each spread."""
     traits: NDArray[np.float32]
     """[U, len(Trait)] the users' deviations LEAVE, GAP and RETURN, ageing included; 0 in the other columns."""
     num_visits: int
@@ -162,10 +159,9 @@ class _Visits:
         count = torch.from_numpy(events)[:, None]
         log_place = torch.from_numpy(np.bincount(of, np.log1p(place), minlength=len(group)) / events)
         left = torch.from_numpy(np.bincount(of, self.left[rows], minlength=len(group)))[:, None]
-        is_first = group // 256 % 256 == 0
+        first = torch.from_numpy((group // 256 % 256 == 0).astype(np.float64))
         log_visit = np.bincount(of, np.log(np.maximum(visit, 1)), minlength=len(group)) / events
-        age = torch.from_numpy(np.where(is_first, 0, log_visit - self.mean_age))
-        first, who_of_group = torch.from_numpy(is_first.astype(np.float64)), torch.from_numpy(group // 65_536)
+        age, who_of_group = torch.from_numpy(log_visit - self.mean_age), torch.from_numpy(group // 65_536)
 
         def likelihood(theta: Tensor) -> Tensor:
             logit = theta[0] + theta[2] * first + (theta[1] + theta[3] * first) * log_place + theta[5] * age
@@ -242,7 +238,6 @@ def fit_visits(log: InteractionLog, seed: int = 0, until: int | None = None) -> 
             values[parameter.name] = float(parameter.to_unit(free))
             intervals[parameter.name] = (float(parameter.to_unit(free - half)), float(parameter.to_unit(free + half)))
     spread = {name: values.pop(name) for name in ("leave_spread", "return_spread", "gap_spread")}
-    ageing = {name: values.pop(name) for name in ("leave_ageing", "gap_ageing")}
 
     traits = np.zeros((len(log.users), len(Trait)), np.float32)
     pairs = torch.cartesian_prod(_RETURN_GRID, _GAP_GRID)
@@ -257,12 +252,11 @@ def fit_visits(log: InteractionLog, seed: int = 0, until: int | None = None) -> 
         both = _posterior_draws(returning, pairs, block, seed, 1)
         traits[block, Trait.RETURN] = spread["return_spread"] * both[:, 0]
         traits[block, Trait.GAP] = spread["gap_spread"] * both[:, 1]
-    traits[:, Trait.LEAVE] += ageing["leave_ageing"] * visits.age
-    traits[:, Trait.GAP] += ageing["gap_ageing"] * visits.age
+    traits[:, Trait.LEAVE] += values["leave_ageing"] * visits.age
+    traits[:, Trait.GAP] += values["gap_ageing"] * visits.age
     return VisitFit(
         params=replace(_DEFAULT, **values),
         spread=spread,
-        ageing=ageing,
         intervals=intervals,
         traits=traits,
         num_visits=num_visits,

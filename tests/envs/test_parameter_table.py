@@ -37,6 +37,12 @@ def test_spreads_between_users_are_in_the_table(rows):
     assert 1 <= rows["user_embedding_directions"]["value"] <= 4
 
 
+def test_ageing_is_in_the_table(rows):
+    for name, symbol in (("leave_ageing", "h_7"), ("gap_ageing", "g_6")):
+        assert (rows[name]["symbol"], rows[name]["source"]) == (symbol, "fitted")
+        assert rows[name]["low"] < rows[name]["value"] < rows[name]["high"]
+
+
 def test_what_is_left_out_is_assumed(log):
     left_out = replace(CONFIG, without=("context", "age"))
     rows = {row["name"]: row for row in fit_interest_model(log, left_out, progress=False).table}

@@ -19,11 +19,10 @@ TRUTH = {
 
 def draw_visits(users: int, days: float, seed: int, **changed: float) -> InteractionLog:
     """Visits of users who come at random within the first half of `days`, by the formulas of `VisitParams`, with normal
-    deviations of users of standard deviations `leave_spread`, `return_spread`, `gap_spread`, who age by `leave_ageing` and
-    `gap_ageing`."""
+    deviations of users of standard deviations `leave_spread`, `return_spread`, `gap_spread`, who age by
+    `leave_ageing` and `gap_ageing`."""
     rng = np.random.default_rng(seed)
     spread = {name: changed.pop(name, 0.0) for name in ("leave_spread", "return_spread", "gap_spread")}
-    leave_ageing, gap_ageing = (changed.pop(name, 0.0) for name in ("leave_ageing", "gap_ageing"))
     visits = VisitParams(**(TRUTH | changed))
     rows = []
     for user in range(users):
@@ -35,14 +34,15 @@ def draw_visits(users: int, days: float, seed: int, **changed: float) -> Interac
             while True:
                 rows.append((user, clock + place / 1440))
                 leave = visits.leave_logit(np.array(place), visit == 0) + of_leave
-                leave += leave_ageing * np.log(max(visit, 1))
+                leave += visits.ageing(np.array([visit]))[0, Trait.LEAVE]
                 if rng.random() < 1 / (1 + np.exp(-leave)):
                     break
                 place += 1
             if rng.random() > 1 / (1 + np.exp(-visits.return_intercept - of_return)):
                 break
             visit += 1
-            log_gap = visits.log_gap(rng.random(), rng.normal()) + of_gap + gap_ageing * np.log(visit)
+            log_gap = visits.log_gap(rng.random(), rng.normal()) + of_gap
+            log_gap += visits.ageing(np.array([visit]))[0, Trait.GAP]
             clock += place / 1440 + max(np.exp(log_gap), 0.05)
     user, clock = np.array(rows).T
     seen = clock < days
@@ -115,14 +115,14 @@ def test_traits_differ_between_users_as_much_as_the_fitted_spread_says(varied):
 
 
 def test_users_age_and_their_traits_are_those_of_the_end():
-    truth = {"leave_ageing": 0.5, "gap_ageing": 0.4}
+    truth = {"leave_ageing": 0.5, "gap_ageing": 0.4, "first_leave_intercept": -1.0}
     spread = {"leave_spread": 0.3, "return_spread": 0.5, "gap_spread": 0.4}
     log = draw_visits(900, days=200, seed=4, return_intercept=2.0, gap_log_mean=0.0, **spread, **truth)
     fit = fit_visits(log)
     for name, value in truth.items():
         low, high = fit.intervals[name]
-        assert abs(fit.ageing[name] - value) < 0.8 * (high - low), name
-        assert high - low < 0.3, name
+        assert abs(getattr(fit.params, name) - value) < 0.8 * (high - low), name
+        assert high - low < 0.45, name
     ends = np.diff(log.user, append=-1) != 0
     age = np.log1p(log.visit[ends])
     for trait, name in ((Trait.LEAVE, "leave_ageing"), (Trait.GAP, "gap_ageing")):
