@@ -1,21 +1,18 @@
-"""Re-ranking: a greedy slate from candidate terms and four weights; the kernel that heuristics, constant weights and RL share."""
+"""The weighted rule: a greedy slate from candidate terms and four weights, which heuristics, constant weights and RL share."""
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.rerankers import kernels
+from envs.compiled import over_rows
 from envs.errors import ConfigurationError
 from envs.logs.schema import InteractionLog
-from envs.observation import Observation
+from envs.observation import Candidates, Observation
 
 WEIGHT_NAMES = ("relevance", "diversity", "freshness", "popularity")
 """Order of the weights wherever they are an array."""
 FRESHNESS_DAYS = 30.0
 """Age at which the freshness of an item has fallen to 1/e."""
-
-_BLOCK_ROWS = 256
-"""Requests whose candidates fit into a core's cache together."""
-_MASKED = np.float32(-1e30)
-"""Gain of a masked candidate: below all others, above those already chosen."""
 
 
 def log_counts(log: InteractionLog) -> NDArray[np.float32]:
@@ -24,23 +21,24 @@ def log_counts(log: InteractionLog) -> NDArray[np.float32]:
 
 
 def candidate_terms(
-    observation: Observation, popularity: NDArray[np.float32]
+    observation: Observation, popularity: NDArray[np.float32], scores: NDArray[np.float32] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """(relevance, freshness, popularity), each [N, C] and 0 for masked candidates.
 
-    Relevance (the recall score) and popularity are standardised over a request's unmasked candidates, so that a weight means
+    Relevance (the score) and popularity are standardised over a request's unmasked candidates, so that a weight means
     the same to every user. Freshness is exp(-age / 30 days), between 0 and 1 and not standardised: where all candidates are
     old it should not tell them apart, and one new item among them should not stand ten deviations out.
 
     Args:
         observation: of N requests.
         popularity: [I] of the items, as `log_counts` makes it.
+        scores: [N, C] of a ranker; the recall score where None.
     """
     candidates = observation.candidates
     shown = candidates.mask == 1
-    relevance = _standardised(candidates.score, shown)
+    relevance = standardised(candidates.score if scores is None else scores, shown)
     freshness = np.exp(candidates.age * np.float32(-1 / FRESHNESS_DAYS)) * shown
-    return relevance, freshness, _standardised(popularity[np.maximum(candidates.items, 0)], shown)
+    return relevance, freshness, standardised(popularity[np.maximum(candidates.items, 0)], shown)
 
 
 def rerank(
@@ -82,11 +80,23 @@ def rerank(
     weights = np.broadcast_to(weights, (len(observation), len(WEIGHT_NAMES)))
     relevance, freshness, popular = candidate_terms(observation, popularity)
     base = weights[:, :1] * relevance + weights[:, 2:3] * freshness + weights[:, 3:4] * popular
-    base[observation.candidates.mask != 1] = _MASKED
-    slates = np.empty((len(observation), slate_size), np.int64)
-    for start in range(0, len(observation), _BLOCK_ROWS):
-        rows = slice(start, start + _BLOCK_ROWS)
-        slates[rows] = _greedy(base[rows], weights[rows, 1], observation.candidates.categories[rows], slate_size)
+    return fill_slates(base, weights[:, 1], observation.candidates, slate_size)
+
+
+def fill_slates(
+    value: NDArray[np.float32], diversity: NDArray[np.float32], candidates: Candidates, slate_size: int
+) -> NDArray[np.int64]:
+    """[N, K] slot by slot the candidate of largest `value` [N, C] less `diversity` [N] times its largest cosine to the slate."""
+    slates = np.empty((len(value), slate_size), np.int64)
+    over_rows(
+        kernels.fill_weighted,
+        len(value),
+        np.ascontiguousarray(value, np.float32),
+        np.ascontiguousarray(candidates.mask),
+        np.ascontiguousarray(candidates.features),
+        np.ascontiguousarray(diversity, np.float32),
+        slates,
+    )
     return slates
 
 
@@ -95,34 +105,10 @@ def best_first(values: NDArray[np.float32], mask: NDArray[np.int8], slate_size: 
     return np.argsort(np.where(mask == 1, -values, np.inf), axis=1, kind="stable")[:, :slate_size]
 
 
-def _greedy(
-    base: NDArray[np.float32], diversity: NDArray[np.float32], categories: NDArray[np.float32], slate_size: int
-) -> NDArray[np.int64]:
-    """[B, K] slates of B requests from gains [B, C] without diversity, its weights [B] and categories [B, C, G]."""
-    rows = np.arange(len(base))
-    slates = np.empty((len(base), slate_size), np.int64)
-    # candidates along the last axis: sums over few categories then run over whole vectors of candidates
-    direction = np.ascontiguousarray(categories.transpose(0, 2, 1))
-    norm = np.sqrt((direction * direction).sum(axis=1))
-    direction /= np.maximum(norm, np.float32(1e-12))[:, None, :]
-    likeness = np.zeros_like(base)
-    gain = base.copy()
-    for slot in range(slate_size):
-        slates[:, slot] = chosen = np.argmax(gain, axis=1)
-        base[rows, chosen] = -np.inf
-        if slot + 1 < slate_size:
-            latest = np.ascontiguousarray(direction[rows, :, chosen])
-            np.maximum(likeness, np.matmul(latest[:, None, :], direction)[:, 0], out=likeness)
-            # the weight times 1 - likeness, less the weight itself, which is the same for all candidates
-            np.multiply(likeness, -diversity[:, None], out=gain)
-            gain += base
-    return slates
-
-
-def _standardised(values: NDArray[np.float32], shown: NDArray[np.bool_]) -> NDArray[np.float32]:
+def standardised(values: NDArray[np.float32], shown: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Less the mean and over the standard deviation of the shown entries of each row [N, C]; 0 where all are alike."""
     number = np.maximum(shown.sum(axis=1, keepdims=True), 1).astype(np.float32)
     centred = np.where(shown, values, 0)
     centred = np.where(shown, centred - centred.sum(axis=1, keepdims=True) / number, 0)
     deviation = np.sqrt((centred**2).sum(axis=1, keepdims=True) / number)
-    return (centred / np.where(deviation > 1e-6, deviation, np.inf)).astype(np.float32)
+    return (centred / np.where(deviation > 1e-6, deviation, np.inf)).astype(np.float32, order="C")
