@@ -16,6 +16,7 @@ from scipy.stats import wasserstein_distance
 from envs.errors import ConfigurationError
 from envs.logs.schema import InteractionLog
 from envs.measures import category_entropy, gini
+from envs.users.population import aged
 from envs.users.protocol import Trait
 from envs.world import World
 
@@ -92,7 +93,9 @@ def population_report(world: World, seed: int = 0) -> pl.DataFrame:
     logged = newcomers.population.log_users
     numbers = np.arange(min(newcomers.num_drawn, len(logged)))
     own = world.user_model.user_parameters[logged].astype(np.float64)
-    drawn = newcomers.population.draw(numbers, newcomers.seed).parameters.astype(np.float64)
+    visits = events.visit[events.user_starts[world.num_logged + numbers + 1] - 1] + 1
+    begun = newcomers.population.draw(numbers, newcomers.seed).parameters
+    drawn = aged(begun, visits, world.user_model.visits).astype(np.float64)
     centre, spread = own.mean(axis=0), np.where(own.std(axis=0) > 0, own.std(axis=0), 1)
     first = _Users((own - centre) / spread, events, logged)
     second = _Users((drawn - centre) / spread, events, world.num_logged + numbers)

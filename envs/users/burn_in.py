@@ -2,12 +2,14 @@
 
 Visits and gaps come first, since they hang on the user's traits and not on the items: a leave hazard after each item, given
 that the user came back until the history was as long as it is; gaps as fitted; the log's own pace inside visits. The last
-item of a history is consumed at the second of day 0 at which the user's run begins, as it is with the log's users. Then item
+item of a history is consumed at the second of day 0 at which the user's run begins, as it is with the log's users. Users age
+as they go: each visit has the traits of a user who has had those before it, and the run begins with the traits after all of
+them, as a logged user's are those after the log's visits. Then item
 by item: a multinomial logit over all items that are open on that day and, where the log has no repeats, that the user has
 not had.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from envs.catalogue import SECONDS_PER_DAY
 from envs.catalogue_calendar import ItemCalendar
 from envs.logs.schema import VISIT_GAP_SECONDS
 from envs.randomness import Purpose, draw_normal, draw_uniform
-from envs.users.population import DrawnUsers, Population
+from envs.users.population import DrawnUsers, Population, aged
 from envs.users.protocol import Trait, UserModel, UserModelState, age_effect
 
 BLOCK_ROWS = 192
@@ -52,6 +54,7 @@ class BurnIn:
     """Histories of N drawn users, and where these lead."""
 
     users: DrawnUsers
+    """As their histories have left them."""
     state: UserModelState
     """Of the user model, after the history; hidden."""
     items: NDArray[np.int32]
@@ -81,6 +84,8 @@ def burn_in(model: UserModel, population: Population, numbers: NDArray[np.int64]
     lengths = users.length if past.longest is None else np.minimum(users.length, past.longest)
     longest = int(lengths.max(initial=0))
     clock, begins = _timeline(model, population, users, lengths, seed, past)
+    visits = 1 + (begins & (np.arange(longest) < lengths[:, None])).sum(axis=1)
+    users = replace(users, parameters=aged(users.parameters, visits, model.visits))
     items = np.full((len(users), longest), -1, np.int32)
     rating = np.full((len(users), longest), np.nan, np.float32)
     state = model.start(users.parameters)
@@ -108,11 +113,12 @@ def _timeline(
     longest = int(lengths.max(initial=0))
     seconds = np.zeros((len(users), longest))
     in_visit = np.zeros(len(users), np.int64)
-    first = np.ones(len(users), bool)
+    visits_had = np.zeros(len(users), np.int64)
     number = users.number
     quantiles = np.linspace(0, 1, len(population.spacings))
     for place in range(1, longest):
-        logit = visits.leave_logit(in_visit, first) + traits[:, Trait.LEAVE]
+        leave_trait = traits[:, Trait.LEAVE] + visits.ageing(visits_had)[:, Trait.LEAVE]
+        logit = visits.leave_logit(in_visit, visits_had == 0) + leave_trait
         # that the history goes on says that whoever left came back
         leave, comes_back = expit(logit), expit(visits.return_intercept + traits[:, Trait.RETURN])
         chance = leave * comes_back / (1 - leave * (1 - comes_back))
@@ -121,11 +127,12 @@ def _timeline(
             draw_uniform(seed, Purpose.BURN_IN, number, place, _GAP_KIND),
             draw_normal(seed, Purpose.BURN_IN, number, place, _GAP),
         )
-        gap = np.exp(log_days + traits[:, Trait.GAP]) * SECONDS_PER_DAY
+        gap_trait = traits[:, Trait.GAP] + visits.ageing(visits_had + 1)[:, Trait.GAP]
+        gap = np.exp(log_days + gap_trait) * SECONDS_PER_DAY
         pace = np.interp(draw_uniform(seed, Purpose.BURN_IN, number, place, _SPACING), quantiles, population.spacings)
         seconds[:, place] = np.where(leaves, np.maximum(gap, VISIT_GAP_SECONDS + 1), pace)
         in_visit = np.where(leaves, 0, in_visit + 1)
-        first &= ~leaves
+        visits_had += leaves
     elapsed = np.floor(np.cumsum(seconds, axis=1))
     end = np.take_along_axis(elapsed, np.maximum(lengths - 1, 0)[:, None], axis=1) if longest else elapsed
     clock = np.maximum(elapsed - end + users.start_second[:, None], past.earliest)

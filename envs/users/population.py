@@ -9,6 +9,9 @@ joint distribution is a mixture of normals in whitened coordinates, one of two k
 - a Gaussian mixture of a few components (expectation maximisation), moved and scaled so that its mean and covariance are
   the sample's.
 
+Users age with the visits that they have had (`VisitParams.ageing`). The distribution is that of users as they begin: what their
+visits in the log have added to traits is taken off, and `aged` adds what the visits of a drawn user's own history add.
+
 Public attributes and the second of the day at which a user begins are those of a log user: the one around which it was drawn,
 or one of its component.
 """
@@ -24,7 +27,7 @@ from envs.catalogue import SECONDS_PER_DAY
 from envs.errors import LogError
 from envs.logs.schema import InteractionLog
 from envs.randomness import Purpose, draw_normal, draw_uniform
-from envs.users.protocol import Trait, UserModel
+from envs.users.protocol import Trait, UserModel, VisitParams
 
 BANDWIDTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0)
 """Widths h of the smoothed bootstrap that are tried, in standard deviations."""
@@ -47,7 +50,7 @@ class DrawnUsers:
     number: NDArray[np.int64]
     """[N] which draws they are."""
     parameters: NDArray[np.float32]
-    """[N, P] of the user model; hidden."""
+    """[N, P] of the user model, before their first visit (`Population.draw`) or after their history (`burn_in`); hidden."""
     parent: NDArray[np.int64]
     """[N] the log user whose public attributes they have."""
     length: NDArray[np.int64]
@@ -72,7 +75,7 @@ class Population:
     log_users: NDArray[np.int64]
     """[A] the log users it was fitted to: those who consumed anything."""
     mean: NDArray[np.float64]
-    """[P + 1] of the log users' parameters and log(1 + items consumed), or of their normal scores."""
+    """[P + 1] of the log users' parameters as they began and log(1 + items consumed), or of their normal scores."""
     spread: NDArray[np.float64]
     """[R, P + 1]; whitened coordinates @ spread + mean are users; R is the rank of their covariance."""
     cumulative_weight: NDArray[np.float64]
@@ -84,7 +87,7 @@ class Population:
     cumulative_parent: NDArray[np.float64] | None
     """[K, A] sums over log users of their shares in a component; None where component k is log user k."""
     quantiles: NDArray[np.float64]
-    """[P + 1, Q] of the log users' parameters and log(1 + items consumed), at the normal scores `scores`."""
+    """[P + 1, Q] of the log users' parameters as they began and log(1 + items consumed), at the normal scores `scores`."""
     scores: NDArray[np.float64]
     """[Q] ascending."""
     is_scored: NDArray[np.bool_]
@@ -95,7 +98,8 @@ class Population:
     """[SPACING_QUANTILES] quantiles of the seconds between two items of a visit."""
 
     def draw(self, numbers: NDArray[np.int64], seed: int) -> DrawnUsers:
-        """Draws users by their numbers [N] (any integers): user n is the same to the bit in whatever batch it is drawn."""
+        """Draws users who have had no visit yet, by their numbers [N] (any integers): user n is the same to the bit in whatever
+        batch it is drawn."""
         numbers = np.asarray(numbers, np.int64)
         choice = draw_uniform(seed, Purpose.POPULATION, numbers, 0)
         component = _pick(self.cumulative_weight, choice)
@@ -127,6 +131,13 @@ class Population:
         )
 
 
+def aged(parameters: NDArray[np.floating], visits: NDArray[np.integer], params: VisitParams) -> NDArray[np.float32]:
+    """[N, P] parameters of drawn users once they have had `visits` [N], from those that they began with."""
+    later = parameters.astype(np.float64)
+    later[:, -len(Trait) :] += params.ageing(visits)
+    return later.astype(np.float32)
+
+
 def fit_population(model: UserModel, log: InteractionLog, seed: int = 0) -> Population:
     """Fits the distribution of the log's users, those without any item left out.
 
@@ -145,7 +156,10 @@ def fit_population(model: UserModel, log: InteractionLog, seed: int = 0) -> Popu
     active = np.flatnonzero(lengths)
     if len(active) < 2:
         raise LogError(f"log '{log.name}' has {len(active)} users with consumed items; a population needs at least 2.")
-    users = np.column_stack([model.user_parameters[active], np.log1p(lengths[active])]).astype(np.float64)
+    last = events.user_starts[1:][active] - 1
+    parameters = model.user_parameters[active].astype(np.float64)
+    parameters[:, -len(Trait) :] -= model.visits.ageing(events.visit[last] + 1)
+    users = np.column_stack([parameters, np.log1p(lengths[active])])
     probabilities = (np.arange(min(len(users), MOST_QUANTILES)) + 0.5) / min(len(users), MOST_QUANTILES)
     # a trait that nobody has (all alike) has no tails
     alike = users.max(axis=0) == users.min(axis=0)
@@ -169,7 +183,6 @@ def fit_population(model: UserModel, log: InteractionLog, seed: int = 0) -> Popu
         mixture = _mixture(white, kind, int(size), seed)
         weights, centres, factors = _standardised(mixture)
         share = np.cumsum(mixture.predict_proba(white).T, axis=1)
-    last = events.user_starts[1:][active] - 1
     inside = np.diff(events.timestamp)[(events.place_in_visit > 0)[1:]]
     return Population(
         kind="bootstrap" if share is None else "mixture",

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from fitted_logs import draw_log, make_model
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from envs.catalogue_calendar import ItemCalendar
 from envs.users.burn_in import BLOCK_ROWS, Past, burn_in
 from envs.users.population import fit_population
-from envs.users.protocol import VisitParams, age_effect
+from envs.users.protocol import Trait, VisitParams, age_effect
 
 DAY = 86_400
 ITEMS = 30
@@ -112,6 +112,56 @@ def test_visits_and_gaps_are_the_models(model, population, burnt) -> None:
     assert_allclose((gaps > 3600)[known & after_first].mean(), chance, atol=0.03)
     days = gaps[known & (gaps > 3600)] / DAY
     assert_allclose(np.log(days).mean(), 0.5, atol=0.12)
+
+
+@pytest.fixture(scope="module")
+def ageing(model):
+    """A model of users who age fast, and many of their histories."""
+    visits = replace(model.visits, leave_intercept=-0.3, leave_log_place=0.0, leave_ageing=0.7, gap_ageing=0.8)
+    model = replace(model, visits=visits)
+    population = fit_population(model, draw_log(model, 14))
+    past = past_of(earliest=-4_000.0 * DAY)
+    return model, population, past, burn_in(model, population, np.arange(1_500), 0, past)
+
+
+def begins_of(burnt):
+    """[N, L] whether a visit of a history begins there."""
+    known = np.arange(burnt.clock.shape[1]) < burnt.users.length[:, None]
+    return known & (np.diff(burnt.clock, axis=1, prepend=-np.inf) > 3600)
+
+
+def test_users_age_through_their_histories(ageing) -> None:
+    """The first gaps are those of a user who has had one visit, later ones longer by the slope times the log of the visits; so are
+    the chances of leaving."""
+    model, population, _, burnt = ageing
+    begun = population.draw(burnt.users.number, 0).parameters[:, -len(Trait) :]
+    begins = begins_of(burnt)
+    visit = begins.cumsum(axis=1) - 1
+    known = np.arange(1, begins.shape[1]) < burnt.users.length[:, None]
+    rows, places = np.nonzero(known & begins[:, 1:])
+    log_days = np.log((burnt.clock[rows, places + 1] - burnt.clock[rows, places]) / DAY)
+    slope, start = np.polyfit(np.log(visit[rows, places] + 1), log_days - begun[rows, Trait.GAP], 1)
+    assert slope == pytest.approx(0.8, abs=0.1)
+    assert start == pytest.approx(0.5, abs=0.1)
+    back = expit(model.visits.return_intercept)
+    for number in (0, 1, 3):
+        here = known & (visit[:, :-1] == number)
+        leave = expit(-0.3 + begun[:, Trait.LEAVE] + 0.7 * np.log(max(number, 1)))
+        expected = np.broadcast_to((leave * back / (1 - leave * (1 - back)))[:, None], here.shape)[here]
+        assert begins[:, 1:][here].mean() == pytest.approx(expected.mean(), abs=0.04), number
+
+
+def test_a_run_begins_with_traits_aged_by_the_visits_of_the_history(ageing) -> None:
+    model, population, past, burnt = ageing
+    visits = begins_of(burnt).sum(axis=1)
+    assert len(np.unique(visits)) > 5
+    traits = population.draw(burnt.users.number, 0).parameters[:, -len(Trait) :].copy()
+    traits[:, Trait.LEAVE] += 0.7 * np.log(visits)
+    traits[:, Trait.GAP] += 0.8 * np.log(visits)
+    assert_allclose(burnt.state.traits, traits, atol=1e-5)
+    assert_array_equal(burnt.users.parameters[:, -len(Trait) :], burnt.state.traits)
+    again = burn_in(model, population, np.array([480, 3]), 0, past)
+    assert_array_equal(again.state.traits, burnt.state.traits[[480, 3]])
 
 
 def test_what_cannot_be_consumed_is_left_out(model, population) -> None:

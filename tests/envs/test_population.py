@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from envs.errors import LogError
-from envs.users.population import Population, fit_population
-from envs.users.protocol import Trait
+from envs.users.population import Population, aged, fit_population
+from envs.users.protocol import Trait, VisitParams
 
 
 def fitted(kind: str, users: int = 400) -> tuple[Population, np.ndarray]:
@@ -79,6 +79,18 @@ def test_activity_and_tastes_are_drawn_jointly() -> None:
     low = drawn.parameters[:, 0] < np.quantile(drawn.parameters[:, 0], 0.2)
     assert drawn.length[high].mean() > 1.5 * drawn.length[low].mean()
     assert drawn.length.min() >= 5 and drawn.length.max() <= 25
+
+
+def test_users_are_drawn_as_they_began() -> None:
+    """Traits that nothing but ageing has made differ: nobody's do when a life begins, and `aged` gives them back."""
+    model = replace(make_model(users=200), visits=VisitParams(leave_ageing=0.5, gap_ageing=0.4))
+    log = draw_log(model, 12)
+    visits = log.visit[log.user_starts[1:] - 1] + 1
+    assert visits.std() > 0
+    model = replace(model, user_traits=(model.visits.ageing(visits) - 0.3).astype(np.float32))
+    drawn = fit_population(model, log).draw(np.arange(200), 0).parameters
+    assert_allclose(drawn[:, -len(Trait) :], -0.3, atol=1e-6)
+    assert_allclose(aged(drawn, visits, model.visits)[:, -len(Trait) :], model.user_traits, atol=1e-6)
 
 
 def test_parents_are_log_users_who_consumed_something() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from envs.errors import ConfigurationError
 from envs.logs.synthetic import SyntheticConfig, generate_log
+from envs.users.protocol import Trait
 from envs.world import World, WorldConfig, build_world
 from evaluation.population_report import population_figures, population_report, population_table
 
@@ -46,6 +47,19 @@ def test_a_wrong_population_is_told(drawn_world: World, report: pl.DataFrame) ->
     same = population_report(replace(drawn_world, policy_log=alike))
     for quantity in ("history, items", "history, Gini of popularity", "history, category entropy"):
         assert distance(same, quantity) > 2 * distance(report, quantity), quantity
+
+
+def test_traits_are_those_with_which_runs_begin() -> None:
+    log, model = generate_log(SyntheticConfig(num_users=80, num_items=60, events_per_user=25), seed=2)
+    model = replace(model, visits=replace(model.visits, leave_ageing=0.8, gap_ageing=0.6))
+    world = build_world(log, model, WorldConfig(drawn_users=80, held_back_share=0))
+    report = population_report(world)
+    traits = world.start_state(world.num_logged + np.arange(80), np.zeros(80, np.int64)).interest.traits
+    own = model.user_traits.astype(np.float64)
+    for trait in (Trait.LEAVE, Trait.GAP):
+        row = report.row(by_predicate=pl.col("quantity") == f"trait {trait.name.lower()}", named=True)
+        spread = own[:, trait].std() or 1.0
+        assert row["drawn"] == pytest.approx((traits[:, trait].mean() - own[:, trait].mean()) / spread, abs=1e-4)
 
 
 def test_it_is_told_as_table_and_as_figures(report: pl.DataFrame) -> None:
