@@ -6,7 +6,7 @@ where p_ui = 1 and c_ui = 1 + confidence for items consumed, p_ui = 0 and c_ui =
 Source: Hu, Koren and Volinsky (2008), Collaborative filtering for implicit feedback datasets, eq. 3 and 4.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,7 @@ from envs.errors import ArtefactError, ConfigurationError
 from envs.logs.schema import InteractionLog
 from recall.cache import RowCache
 from recall.index import InnerProductIndex
+from recall.interactions import consumption_matrix, from_parts, new_rows, stand_at_category_means
 from recall.threads import one_thread
 
 SOLVE_ROWS = 256
@@ -85,7 +86,7 @@ class EmbeddingRecall(CatalogueListener):
         if not len(events):
             raise ConfigurationError(f"log '{log.name}' has no consumed rows to learn embeddings from.")
         self._categories = log.catalogue.categories
-        self._consumed = _matrix(events)
+        self._consumed = consumption_matrix(events)
         with one_thread():
             model = AlternatingLeastSquares(
                 factors=self.config.dimension,
@@ -110,14 +111,13 @@ class EmbeddingRecall(CatalogueListener):
         Raises:
             ConfigurationError: if `events` counts users or items that the fitted log did not.
         """
-        new = _matrix(events.consumed())
+        new = consumption_matrix(events.consumed())
         if new.shape != self._consumed.shape:
             raise ConfigurationError(
                 f"events of {new.shape[0]} users and {new.shape[1]} items cannot update embeddings of "
                 f"{self._consumed.shape[0]} and {self._consumed.shape[1]}; use the fitted log's users and catalogue."
             )
-        new = new - new.multiply(self._consumed)
-        new.eliminate_zeros()
+        new = new_rows(self._consumed, new)
         self._consumed = csr_matrix(self._consumed + new, dtype=np.float32)
         self._consumed.sort_indices()
         users, items = np.unique(new.nonzero()[0]), np.unique(new.nonzero()[1])
@@ -170,16 +170,16 @@ class EmbeddingRecall(CatalogueListener):
             items[found], scores[found] = known
         rows = np.flatnonzero(~found)
         if len(rows):
-            items[rows], scores[rows] = self._search(
+            items[rows], scores[rows] = self.search(
                 self.user_vectors(request.history[rows]), request.excluded[rows], count
             )
             self._cache.keep(users[rows], [array[rows] for array in inputs], [items[rows], scores[rows]])
         return items, scores
 
-    def _search(
+    def search(
         self, queries: NDArray[np.float32], excluded: NDArray[np.uint8], count: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """(items [N, count], scores [N, count]), best first, newcomers among them."""
+        """(items [N, count], scores [N, count]) for users of vectors `queries` [N, d], best first, newcomers among them."""
         items, scores = self._index.search(queries, excluded, count)
         wanted = min(int(np.ceil(self.config.newcomer_share * count)), len(self._newcomers))
         if not wanted:
@@ -208,15 +208,7 @@ class EmbeddingRecall(CatalogueListener):
 
     def save(self, path: Path) -> None:
         """Writes embeddings and interactions, whole or not at all."""
-        arrays: dict[str, NDArray[Any]] = {
-            "item_vectors": self.item_vectors_,
-            "user_vectors": self.user_vectors_,
-            "categories": self._categories,
-            "indptr": self._consumed.indptr,
-            "indices": self._consumed.indices,
-        }
-        settings = {"config": asdict(self.config), "seed": self.seed, "trained_samples": self.trained_samples_}
-        save_arrays(path, "EmbeddingRecall", arrays, settings)
+        save_arrays(path, "EmbeddingRecall", *self.state())
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -225,14 +217,31 @@ class EmbeddingRecall(CatalogueListener):
         Raises:
             ArtefactError: if the file is missing, damaged or holds something else.
         """
-        arrays, settings = load_arrays(path, "EmbeddingRecall")
+        return cls.from_state(*load_arrays(path, "EmbeddingRecall"), path)
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """(arrays, settings that JSON can hold): all that `from_state` needs."""
+        arrays: dict[str, NDArray[Any]] = {
+            "item_vectors": self.item_vectors_,
+            "user_vectors": self.user_vectors_,
+            "categories": self._categories,
+            "indptr": self._consumed.indptr,
+            "indices": self._consumed.indices,
+        }
+        return arrays, {"config": asdict(self.config), "seed": self.seed, "trained_samples": self.trained_samples_}
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], path: Path) -> Self:
+        """The embeddings whose `state` this was; `path` is named where a part is missing.
+
+        Raises:
+            ArtefactError: if a part is missing or of another kind.
+        """
         try:
             recall = cls(EmbeddingConfig(**settings["config"]), settings["seed"])
             recall.trained_samples_ = settings["trained_samples"]
             recall.user_vectors_, recall._categories = arrays["user_vectors"], arrays["categories"]
-            shape = (len(arrays["user_vectors"]), len(arrays["item_vectors"]))
-            ones = np.ones(len(arrays["indices"]), np.float32)
-            recall._consumed = csr_matrix((ones, arrays["indices"], arrays["indptr"]), shape=shape)
+            recall._consumed = from_parts(arrays["indptr"], arrays["indices"], len(arrays["item_vectors"]))
             recall._set_items(arrays["item_vectors"])
         except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError(f"'{path}' lacks a part of an EmbeddingRecall ({error}); make it again.") from error
@@ -241,12 +250,7 @@ class EmbeddingRecall(CatalogueListener):
     def _set_items(self, vectors: NDArray[np.float32]) -> None:
         """Stands items without rows at their categories' mean, and makes all that follows from the vectors [I, d]."""
         seen = np.bincount(self._consumed.indices, minlength=len(vectors)) > 0
-        membership = self._categories[seen]
-        means = (membership.T @ vectors[seen]) / np.maximum(membership.sum(axis=0), 1e-12)[:, None]
-        # categories that no item of the log has say nothing; an item of none that is known stands at the mean of all
-        share = self._categories[~seen] * (membership.sum(axis=0) > 0)
-        total = share.sum(axis=1, keepdims=True)
-        vectors[~seen] = np.where(total > 0, share @ means / np.maximum(total, 1e-12), vectors[seen].mean(axis=0))
+        stand_at_category_means(vectors, seen, self._categories)
         self.item_vectors_ = vectors
         with one_thread():
             self._gram = self._regularised_gram(vectors)
@@ -280,15 +284,6 @@ class EmbeddingRecall(CatalogueListener):
     def _has_repeats(self, history: NDArray[np.int32]) -> bool:
         ordered = np.sort(history, axis=1)
         return bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any())
-
-
-def _matrix(events: InteractionLog) -> csr_matrix:
-    """[U, I] 1 where a user consumed an item, however often."""
-    shape = (len(events.users), len(events.catalogue))
-    matrix = csr_matrix((np.ones(len(events), np.float32), (events.user, events.item)), shape=shape)
-    matrix.sum_duplicates()
-    matrix.data[:] = 1
-    return matrix
 
 
 def _padded_rows(matrix: csr_matrix) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32]]]:

@@ -1,0 +1,52 @@
+"""Base of channels that compare a user's vector with those of items."""
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.candidate_source import RecallRequest
+from recall.channels.base import RecallChannel
+from recall.index import InnerProductIndex
+
+
+def inner_products(
+    users: NDArray[np.float32], vectors: NDArray[np.float32], items: NDArray[np.int32]
+) -> NDArray[np.float32]:
+    """[N, C] of users [N, d] with the vectors [I, d] of `items` [N, C]; those of -1 mean nothing."""
+    return np.einsum("nd,ncd->nc", users, vectors[items])
+
+
+class VectorChannel(RecallChannel):
+    """Items of the largest inner product with the user's vector. A subclass learns `item_vectors_` and has `user_vectors`."""
+
+    item_vectors_: NDArray[np.float32]
+    """[I, d] of the items."""
+
+    def __init__(self, config: Any = None, seed: int = 0) -> None:
+        super().__init__(config, seed)
+        self._last: tuple[RecallRequest, NDArray[np.float32]] | None = None
+
+    @abstractmethod
+    def user_vectors(self, request: RecallRequest) -> NDArray[np.float32]:
+        """[N, d] of the users of a request."""
+
+    def recall(self, request: RecallRequest, n: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Items of the largest inner products."""
+        return self._index.search(self._vectors(request), request.excluded, n)
+
+    def score(self, request: RecallRequest, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """[N, C] inner products."""
+        return inner_products(self._vectors(request), self.item_vectors_, items)
+
+    def restored(self) -> None:
+        """Indexes the vectors."""
+        self._index = InnerProductIndex(self.item_vectors_)
+        self._last = None
+
+    def _vectors(self, request: RecallRequest) -> NDArray[np.float32]:
+        """[N, d] of the users; those of the last request are kept, because its candidates are scored next."""
+        if self._last is None or self._last[0] is not request:
+            self._last = (request, self.user_vectors(request))
+        return self._last[1]

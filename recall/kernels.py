@@ -1,0 +1,245 @@
+"""Kernels of recall: walks down a ranking, votes of neighbours, shares of categories, the union of channels, the best of a row.
+
+Candidates are compared by one number each, `_key`: the bits of the score above those of the item, so that the larger number is the
+better candidate, and of equal scores the first item. The tests compare each kernel with plain numpy.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from envs.compiled import Bytes2, Floats1, Floats2, Floats2Out, Int, Ints1, Ints2, Ints2Out, Kernel, Longs1
+
+_SIGN = np.uint32(0x80000000)
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+
+
+@numba.njit
+def _has_bit(bits: Any, place: Any) -> Any:
+    return (bits[place >> 3] >> np.uint8(place & 7)) & 1 == 1
+
+
+@numba.njit
+def _key(bits: Any, item: Any) -> Any:
+    """A number that orders (score, item): `bits` are those of the score, a float32 that is not -0."""
+    ordered = ~bits if bits & _SIGN else bits | _SIGN
+    return (np.uint64(ordered) << _HALF) | (_LOW - np.uint64(item))
+
+
+@numba.njit
+def _item_of(key: Any) -> Any:
+    return np.int32(_LOW - (key & _LOW))
+
+
+@numba.njit
+def _bits_of(key: Any) -> Any:
+    ordered = np.uint32(key >> _HALF)
+    return ordered & ~_SIGN if ordered & _SIGN else ~ordered
+
+
+@numba.njit
+def _keep_largest(keys: Any, size: Any, count: Any) -> None:
+    """Moves the `count` largest of keys[:size] to the front, in no order (Hoare's selection)."""
+    low, high = 0, size - 1
+    while low < high:
+        first, middle, last = keys[low], keys[(low + high) >> 1], keys[high]
+        pivot = max(min(first, middle), min(max(first, middle), last))
+        i, j = low, high
+        while i <= j:
+            while keys[i] > pivot:
+                i += 1
+            while keys[j] < pivot:
+                j -= 1
+            if i <= j:
+                keys[i], keys[j] = keys[j], keys[i]
+                i += 1
+                j -= 1
+        if count - 1 <= j:
+            high = j
+        elif count - 1 >= i:
+            low = i
+        else:
+            break
+
+
+@numba.njit
+def _write_best(keys: Any, size: Any, items: Any, score_bits: Any) -> None:
+    """Fills a row of `items` and the bits of its scores with the best of keys[:size], best first, -1 and 0 behind them."""
+    count = min(len(items), size)
+    if size > count:
+        _keep_largest(keys, size, count)
+    keys[:count].sort()
+    for place in range(count):
+        key = keys[count - 1 - place]
+        items[place] = _item_of(key)
+        score_bits[place] = _bits_of(key)
+    for place in range(count, len(items)):
+        items[place] = -1
+        score_bits[place] = 0
+
+
+@Kernel
+def first_allowed(begin: Int, end: Int, ranking: Ints1, excluded: Bytes2, chosen: Ints2Out) -> None:
+    """The first items of `ranking` that are not `excluded` in each row; -1 fills the rest of `chosen` [N, n]."""
+    count = chosen.shape[1]
+    for n in range(begin, end):
+        place = 0
+        for item in ranking:
+            if place == count:
+                break
+            if not _has_bit(excluded[n], item):
+                chosen[n, place] = item
+                place += 1
+        for rest in range(place, count):
+            chosen[n, rest] = -1
+
+
+@Kernel
+def vote(
+    begin: Int,
+    end: Int,
+    history: Ints2,
+    weight: Floats1,
+    neighbours: Ints2,
+    likeness: Floats2,
+    excluded: Bytes2,
+    chosen: Ints2Out,
+    scores: Floats2Out,
+) -> None:
+    """Items of the largest sum, over the history [N, H] and its `weight` [H], of their likeness to what was consumed.
+
+    `neighbours` [I, M] are the items most like each, of `likeness` [I, M]; -1 where there are fewer.
+    """
+    num_items, width = neighbours.shape
+    total = np.zeros(num_items, np.float32)
+    touched = np.empty(history.shape[1] * width, np.int32)
+    keys = np.empty(history.shape[1] * width, np.uint64)
+    bits = total.view(np.uint32)
+    for n in range(begin, end):
+        number = 0
+        for h in range(history.shape[1]):
+            item = history[n, h]
+            if item < 0:
+                continue
+            for m in range(width):
+                other = neighbours[item, m]
+                if other < 0:
+                    break
+                if total[other] == 0:
+                    touched[number] = other
+                    number += 1
+                total[other] += weight[h] * likeness[item, m]
+        size = 0
+        for place in range(number):
+            other = touched[place]
+            if not _has_bit(excluded[n], other):
+                keys[size] = _key(bits[other], other)
+                size += 1
+        _write_best(keys, size, chosen[n], scores[n].view(np.uint32))
+        for place in range(number):
+            total[touched[place]] = 0
+
+
+@Kernel
+def share_out(
+    begin: Int,
+    end: Int,
+    profile: Floats2,
+    starts: Longs1,
+    members: Ints1,
+    excluded: Bytes2,
+    chosen: Ints2Out,
+    scores: Floats2Out,
+) -> None:
+    """Takes items of categories in proportion to a user's `profile` [N, G], by D'Hondt's highest quotients.
+
+    `members[starts[g] : starts[g + 1]]` are a category's items in the order in which they are taken. The score is the quotient
+    that won the place.
+    """
+    num_categories, count = profile.shape[1], chosen.shape[1]
+    gone = np.empty(excluded.shape[1], np.uint8)
+    cursor = np.empty(num_categories, np.int64)
+    quotient = np.empty(num_categories, np.float32)
+    taken = np.empty(num_categories, np.int64)
+    for n in range(begin, end):
+        gone[:] = excluded[n]
+        for g in range(num_categories):
+            cursor[g], taken[g], quotient[g] = starts[g], 0, profile[n, g]
+        place = 0
+        while place < count:
+            best = np.argmax(quotient)
+            if quotient[best] <= 0:
+                break
+            while cursor[best] < starts[best + 1] and _has_bit(gone, members[cursor[best]]):
+                cursor[best] += 1
+            if cursor[best] == starts[best + 1]:
+                quotient[best] = 0
+                continue
+            item = members[cursor[best]]
+            gone[item >> 3] |= np.uint8(1 << (item & 7))
+            chosen[n, place], scores[n, place] = item, quotient[best]
+            place += 1
+            taken[best] += 1
+            quotient[best] = profile[n, best] / np.float32(taken[best] + 1)
+        for rest in range(place, count):
+            chosen[n, rest], scores[n, rest] = -1, 0
+
+
+@Kernel
+def merge(
+    begin: Int,
+    end: Int,
+    num_items: Int,
+    found: Ints2,
+    quota: Longs1,
+    items: Ints2Out,
+    first: Ints2Out,
+    brought: Ints2Out,
+) -> None:
+    """The union of what J channels found: `found` [N, J * D] holds D items of each, best first, -1 where there are fewer.
+
+    Every channel places the best `quota` [J] of its items that none before it has placed; what then is left of the places
+    goes to the channels in turn. `first` [N, C] is the channel that placed an item, `brought` the bits of all that found it.
+    """
+    channels, count = len(quota), items.shape[1]
+    depth = found.shape[1] // channels
+    place_of = np.full(num_items, -1, np.int32)
+    cursor = np.empty(channels, np.int64)
+    for n in range(begin, end):
+        place = 0
+        for j in range(channels):
+            taken, at = 0, j * depth
+            while at < (j + 1) * depth and taken < quota[j] and found[n, at] >= 0:
+                item = found[n, at]
+                if place_of[item] < 0:
+                    place_of[item] = place
+                    items[n, place], first[n, place], brought[n, place] = item, j, 0
+                    place += 1
+                    taken += 1
+                at += 1
+            cursor[j] = at
+        moving = True
+        while place < count and moving:
+            moving = False
+            for j in range(channels):
+                while place < count and cursor[j] < (j + 1) * depth and found[n, cursor[j]] >= 0:
+                    item = found[n, cursor[j]]
+                    cursor[j] += 1
+                    if place_of[item] < 0:
+                        place_of[item] = place
+                        items[n, place], first[n, place], brought[n, place] = item, j, 0
+                        place += 1
+                        moving = True
+                        break
+        for j in range(channels):
+            for at in range(j * depth, (j + 1) * depth):
+                if found[n, at] < 0:
+                    break
+                if place_of[found[n, at]] >= 0:
+                    brought[n, place_of[found[n, at]]] |= np.int32(1) << np.int32(j)
+        for at in range(place):
+            place_of[items[n, at]] = -1
+        for rest in range(place, count):
+            items[n, rest], first[n, rest], brought[n, rest] = -1, -1, 0
