@@ -141,4 +141,5 @@ class EventLog:
             rating=np.where(clicked, spread("rating"), np.nan).astype(np.float32),
             request=np.repeat(np.arange(len(table)), size)[shown],
             position=slot[shown],
+            propensity=table["propensity"].combine_chunks().flatten().to_numpy(zero_copy_only=False)[shown],
         )

@@ -137,6 +137,7 @@ def with_histories(
         "position": np.full(count, -1, np.int16),
         "watch_seconds": np.full(count, np.nan, np.float32),
         "random_exposure": np.zeros(count, bool),
+        "propensity": np.full(count, np.nan, np.float32),
     }
     known = [name for name in COLUMNS if getattr(log, name) is not None]
     added = {name: np.concatenate(columns[name]) if name in columns else missing[name] for name in known}

@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 from envs.catalogue import Catalogue
 from envs.errors import LogError
 
-COLUMNS = ("user", "item", "timestamp", "clicked", "rating", "request", "position", "watch_seconds", "random_exposure")
-"""Columns of a log, one value a row; the last two may be missing."""
+COLUMNS = (
+    *("user", "item", "timestamp", "clicked", "rating", "request", "position"),
+    *("watch_seconds", "random_exposure", "propensity"),
+)
+"""Columns of a log, one value a row; the last three may be missing."""
 VISIT_GAP_SECONDS = 3_600
 """A pause of more than an hour between two events of a user begins a new visit."""
 
@@ -60,6 +63,9 @@ class InteractionLog:
     """[R] seconds that the item was watched, NaN where unknown; None where the log tells of none."""
     random_exposure: NDArray[np.bool_] | None = None
     """[R] whether the item was shown at random, not by a recommender; None where the log does not tell."""
+    propensity: NDArray[np.float32] | None = None
+    """[R] chance with which the policy put the item into its slot, given the slots above it, NaN where unknown; None where the
+    log tells of none."""
     has_repeats: bool = False
     """Whether a user may consume an item more than once."""
     skipped_rows: int = 0
@@ -150,6 +156,7 @@ class InteractionLog:
         position: NDArray[np.int16] | None = None,
         watch_seconds: NDArray[np.float32] | None = None,
         random_exposure: NDArray[np.bool_] | None = None,
+        propensity: NDArray[np.float32] | None = None,
         skipped_rows: int = 0,
     ) -> "InteractionLog":
         """Sorts rows of any order by user and time (ties in the given order) and fills in missing columns."""
@@ -173,6 +180,7 @@ class InteractionLog:
             position=np.full(rows, -1, np.int16) if position is None else ordered(position, np.int16),
             watch_seconds=None if watch_seconds is None else ordered(watch_seconds, np.float32),
             random_exposure=None if random_exposure is None else ordered(random_exposure, np.bool_),
+            propensity=None if propensity is None else ordered(propensity, np.float32),
             has_repeats=_has_repeats(user, item, clicked, len(catalogue)),
             skipped_rows=skipped_rows,
         )

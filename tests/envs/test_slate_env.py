@@ -222,6 +222,7 @@ def test_the_event_log_keeps_every_request(world: World, tmp_path) -> None:
     assert len(log) == (np.concatenate(shown) >= 0).sum()
     assert log.clicked.sum() == (np.concatenate(clicked) >= 0).sum()
     assert log.has_exposures and set(log.position) == set(range(10))
+    assert (log.propensity == 0.25).all()
 
 
 def test_render_tells_a_request(world: World) -> None:
