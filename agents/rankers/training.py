@@ -28,11 +28,11 @@ class TrainingConfig:
     """Passes without a better validation objective after which training ends; the best pass is kept."""
     batch_size: int = 2048
     """Pairs (request, item) of a step, about."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Step size of AdamW."""
     weight_decay: float = 1e-4
     """Decoupled decay of all weights but embeddings."""
-    embedding_decay: float = 1e-2
+    embedding_decay: float = 0.3
     """Decoupled decay of embeddings."""
     max_gradient: float = 10.0
     """Norm to which the gradient of a step is clipped."""

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from agents.rankers.dien import DIEN
+from agents.rankers.din import DIN
 from agents.rankers.mf_pointwise import MFPointwise
 from agents.rankers.samples import SampleConfig
 from agents.rankers.training import TrainingConfig
 from envs.errors import ArtefactError, ConfigurationError
 
-RANKERS = [MFPointwise]
-NETWORKS = [MFPointwise]
+NETWORKS = [MFPointwise, DIN, DIEN]
+RANKERS = [*NETWORKS]
 
 
 def made(kind, seed=0, samples=None, epochs=2, **training):
