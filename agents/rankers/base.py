@@ -54,7 +54,7 @@ class Ranker(ABC):
     counts_: NDArray[np.float64]
     """[I] times consumed in the logs of fit and updates."""
     known_items_: NDArray[np.bool_]
-    """[I] items consumed in what was learnt from; the others are scored by their features."""
+    """[I] items with rows, clicked or not, in what was learnt from; the others are scored by their features."""
     known_users_: NDArray[np.bool_]
     """[U] users with rows in what was learnt from; the others are strangers."""
 
@@ -93,7 +93,7 @@ class Ranker(ABC):
         else:
             together, late = joined(log, validation)
         history, taught = LogHistory(together, self.config.samples.history_size), together.where(~late)
-        self.known_items_ = taught.item_counts() > 0
+        self.known_items_ = np.bincount(taught.item, minlength=len(log.catalogue)) > 0
         self.known_users_ = np.bincount(taught.user, minlength=len(log.users)) > 0
         self._fit(self._samples(history, ~late), self._samples(history, late), progress, folder)
         return self
@@ -117,7 +117,7 @@ class Ranker(ABC):
             together, self.config.samples.history_size, self.counts_, new, self._past.left_out(len(events.users))
         )
         self.counts_ = self.counts_ + events.item_counts()
-        self.known_items_ = self.known_items_ | (events.item_counts() > 0)
+        self.known_items_ = self.known_items_ | (np.bincount(events.item, minlength=self.num_items) > 0)
         self.known_users_ = self.known_users_ | (np.bincount(events.user, minlength=len(events.users)) > 0)
         self._past = self._past.followed_by(together, self.config.samples.history_size)
         self._update(self._samples(history, new))
@@ -242,7 +242,7 @@ class Ranker(ABC):
         return f"ranker {type(self).__name__}"
 
     def _samples(self, history: LogHistory, rows: NDArray[np.bool_]) -> Samples:
-        pool = np.flatnonzero(self.known_items_).astype(np.int32)
+        pool = np.flatnonzero(self.known_items_ & (self.counts_ > 0)).astype(np.int32)
         return Samples(history, rows, self.config.samples, self.seed, pool)
 
     def _with_counts(self, batch: RankingInput) -> RankingInput:

@@ -22,14 +22,14 @@ class SoFar:
         value: [R] what is summed.
     """
 
-    def __init__(self, key: NDArray[np.int32], timestamp: NDArray[np.int64], value: NDArray[np.float64]) -> None:
+    def __init__(self, key: NDArray[np.integer], timestamp: NDArray[np.int64], value: NDArray[np.float64]) -> None:
         order = np.lexsort((timestamp, key))
         self._first = int(timestamp.min()) if len(timestamp) else 0
         self._span = (int(timestamp.max()) - self._first + 2) if len(timestamp) else 2
         self._sorted = key[order].astype(np.int64) * self._span + (timestamp[order] - self._first)
         self._sum = np.concatenate([[0.0], np.cumsum(value[order], dtype=np.float64)])
 
-    def before(self, key: NDArray[np.int32], timestamp: NDArray[np.int64]) -> NDArray[np.float64]:
+    def before(self, key: NDArray[np.integer], timestamp: NDArray[np.int64]) -> NDArray[np.float64]:
         """Sums over rows of `key` (any shape) that are older than `timestamp` (broadcast to it); rows of the same second
         are not."""
         base = key.astype(np.int64) * self._span

@@ -93,10 +93,13 @@ class Samples:
             if rows.any() and np.isnan(log.rating[rows]).all():
                 raise ConfigurationError(f"label is 'rating', but log '{log.name}' has no ratings; use auto or click.")
             rows = rows & ~np.isnan(log.rating)
-            self._label = (log.rating >= config.rating_threshold).astype(np.float32)
+            self.labels = (log.rating >= config.rating_threshold).astype(np.float32)
+            """[R] 1 for rows of the log that are liked, else 0."""
         else:
             rows = rows & log.clicked if label == "consumed" else rows
-            self._label = log.clicked.astype(np.float32)
+            self.labels = log.clicked.astype(np.float32)
+        self.rows = rows
+        """[R] rows of the log that samples are made of."""
         self._weight = propensity_weights(log, rows, config)
         chosen = np.flatnonzero(rows)
         self.starts, slate = np.unique(
@@ -114,6 +117,11 @@ class Samples:
         return len(self.starts)
 
     @property
+    def pairs_per_sample(self) -> int:
+        """Pairs (request, item) of a sample, at most."""
+        return 1 + self.config.negatives if self.draws_negatives else self._rows.shape[1]
+
+    @property
     def user(self) -> NDArray[np.int32]:
         """[S] user of each sample."""
         return self.history.log.user[self.starts]
@@ -123,8 +131,7 @@ class Samples:
         order = np.arange(len(self))
         if shuffled:
             np.random.default_rng((self.seed, number)).shuffle(order)
-        width = 1 + self.config.negatives if self.draws_negatives else self._rows.shape[1]
-        step = max(batch_size // width, 1)
+        step = max(batch_size // self.pairs_per_sample, 1)
         for first in range(0, len(order), step):
             yield self.batch(order[first : first + step], number)
 
@@ -133,7 +140,7 @@ class Samples:
         rows = self._rows[samples]
         present = rows >= 0
         item = np.where(present, self.history.log.item[rows], -1).astype(np.int32)
-        label = np.where(present, self._label[rows], 0).astype(np.float32)
+        label = np.where(present, self.labels[rows], 0).astype(np.float32)
         weight = np.where(present, self._weight[rows], 0).astype(np.float32)
         if self.draws_negatives:
             drawn = self.negatives(rows[:, 0], number)
