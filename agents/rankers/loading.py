@@ -1,0 +1,55 @@
+"""Finds a ranker's class by a known name, or in a user's file as "file.py:Class"."""
+
+from typing import Any
+
+from agents.rankers.base import Ranker
+from envs.errors import ConfigurationError
+from envs.loading import Kind
+
+RANKER = Kind(
+    name="ranker",
+    wanted="a subclass of agents.rankers.Ranker",
+    error=ConfigurationError,
+    known={
+        "logistic": "agents.rankers.logistic:Logistic",
+        "gbdt": "agents.rankers.gbdt:GBDT",
+        "mf_pointwise": "agents.rankers.mf_pointwise:MFPointwise",
+        "mf_bpr": "agents.rankers.mf_bpr:MFBPR",
+        "neumf": "agents.rankers.neumf:NeuMF",
+        "din": "agents.rankers.din:DIN",
+        "dien": "agents.rankers.dien:DIEN",
+        "gru4rec": "agents.rankers.gru4rec:GRU4Rec",
+        "sasrec": "agents.rankers.sasrec:SASRec",
+    },
+)
+"""Where each ranker lives; it is imported when it is asked for."""
+
+
+def ranker_names() -> tuple[str, ...]:
+    """Names of the rankers that come with driftrec."""
+    return tuple(RANKER.known)
+
+
+def resolve_ranker(spec: str) -> type[Ranker]:
+    """The class of a ranker.
+
+    Args:
+        spec: one of `ranker_names()`, or "path/to/file.py:Class".
+
+    Raises:
+        ConfigurationError: if there is no such name, file or class, the file fails when it is imported, or the class is not
+            a ranker.
+    """
+    found: Any = RANKER.find(spec)
+    if not issubclass(found, Ranker):
+        raise ConfigurationError(
+            f"class '{found.__name__}' of '{spec}' is not a subclass of agents.rankers.Ranker; derive it from that."
+        )
+    missing = sorted(getattr(found, "__abstractmethods__", ()))
+    if not hasattr(found, "name"):
+        missing.append("name")
+    if missing:
+        raise ConfigurationError(
+            f"class '{found.__name__}' of '{spec}' lacks {', '.join(missing)}; add what is missing."
+        )
+    return found

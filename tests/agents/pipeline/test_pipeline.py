@@ -1,0 +1,156 @@
+"""Recall, ranking and re-ranking as one object."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from agents.pipeline import Pipeline, PipelineConfig
+from agents.pipeline.served_users import ServedUsers
+from envs.catalogue import SECONDS_PER_DAY
+from envs.errors import ArtefactError, ConfigurationError
+from envs.logs.synthetic import SyntheticConfig, generate_log
+
+CONFIG = PipelineConfig(
+    recall={"als": 0.6, "popular": 0.2, "fresh": 0.2},
+    ranker="logistic",
+    reranker="mmr",
+    reranker_settings={"trade_off": 0.8},
+    candidates=30,
+    history_size=8,
+)
+
+
+@pytest.fixture(scope="module")
+def log():
+    return generate_log(SyntheticConfig(num_users=40, events_per_user=25, num_items=120, embedding_size=4), seed=0)[0]
+
+
+@pytest.fixture(scope="module")
+def pipeline(log):
+    return Pipeline(CONFIG).fit(log)
+
+
+def test_recommends_items_that_may_be_offered_and_tells_who_found_them(log, pipeline):
+    users = [str(name) for name in log.users.user_ids]
+    now = int(log.timestamp.max()) - 20 * SECONDS_PER_DAY
+    found = pipeline.recommend(users, now, k=7)
+    assert found.items.shape == found.scores.shape == (40, 7)
+    for row, items in enumerate(found.items):
+        shown = items[items >= 0]
+        assert len(set(shown)) == len(shown)
+        had = log.item[(log.user == row) & log.clicked]
+        assert not set(shown) & set(had)
+        assert (log.catalogue.birth[shown] <= now).all()
+    assert_array_equal(found.item_ids[found.items >= 0], log.catalogue.item_ids[found.items[found.items >= 0]])
+    names = pipeline.recall.names
+    told = found.provenance(names)
+    assert all(sources and set(sources) <= set(names) for row in told for sources in row)
+
+
+def test_one_user_gets_what_it_gets_among_many(log, pipeline):
+    users = [str(name) for name in log.users.user_ids]
+    together = pipeline.recommend(users, k=5)
+    alone = pipeline.recommend(users[17], k=5)
+    assert_array_equal(alone.items[0], together.items[17])
+    assert_allclose(alone.scores[0], together.scores[17], rtol=1e-5)
+
+
+def test_strangers_are_served_without_a_history(log, pipeline):
+    known = str(log.users.user_ids[3])
+    found = pipeline.recommend(["nobody", known, "somebody else"], k=5)
+    assert (found.items >= 0).all()
+    assert_array_equal(found.items[0], found.items[2])
+    assert_array_equal(found.items[1], pipeline.recommend(known, k=5).items[0])
+
+
+def test_the_slate_is_the_reranker_s_on_the_ranker_s_scores(log, pipeline):
+    greedy = Pipeline(replace(CONFIG, reranker="greedy", reranker_settings={})).fit(log)
+    found = greedy.recommend([str(name) for name in log.users.user_ids], k=10)
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+    diverse = pipeline.recommend([str(name) for name in log.users.user_ids], k=10)
+    assert (diverse.items != found.items).any()
+
+
+def test_new_events_are_history_at_once(log):
+    cut = int(np.quantile(log.timestamp, 0.8))
+    before, after = log.where(log.timestamp < cut), log.where(log.timestamp >= cut)
+    pipeline = Pipeline(CONFIG).fit(before)
+    pipeline.update(after)
+    user = int(after.user[after.clicked][-1])
+    newest = after.item[(after.user == user) & after.clicked][-1]
+    now = np.array([log.timestamp.max() + 1])
+    assert pipeline.served.history(np.array([user]), now, 4)[0][0, 0] == newest
+    assert newest not in pipeline.recommend(str(log.users.user_ids[user]), k=20).items
+    other = generate_log(SyntheticConfig(num_users=40, num_items=121), seed=0)[0]
+    with pytest.raises(ConfigurationError, match="40 users and 121 items"):
+        pipeline.update(other)
+
+
+def test_history_time_and_visit_are_those_of_the_moment():
+    log = generate_log(SyntheticConfig(num_users=6, events_per_user=12, num_items=60, embedding_size=4), seed=3)[0]
+    served = ServedUsers.of(log)
+    events = log.consumed()
+    for user in range(6):
+        rows = np.flatnonzero(events.user == user)
+        now = int(events.timestamp[rows[-1]]) + 60
+        items, days = served.history(np.array([user]), np.array([now]), 5)
+        wanted = events.item[rows][::-1][:5]
+        assert_array_equal(items[0, : len(wanted)], wanted)
+        assert_allclose(days[0, : len(wanted)], (now - events.timestamp[rows][::-1][:5]) / SECONDS_PER_DAY, rtol=1e-5)
+        gaps = np.diff(np.append(events.timestamp[rows], now))[::-1]
+        place = int(np.cumprod(gaps <= 3600).sum())
+        assert served.place_in_visit(np.array([user]), np.array([now]))[0] == place
+        assert served.place_in_visit(np.array([user]), np.array([now + 7200]))[0] == 0
+
+
+def test_saved_and_loaded_it_recommends_the_same(log, pipeline, tmp_path):
+    pipeline.save(tmp_path / "kept")
+    again = Pipeline.load(tmp_path / "kept", log)
+    users = [str(name) for name in log.users.user_ids]
+    assert_array_equal(again.recommend(users, k=6).items, pipeline.recommend(users, k=6).items)
+    with pytest.raises(ConfigurationError, match="exists"):
+        pipeline.save(tmp_path / "kept")
+    other = generate_log(SyntheticConfig(num_users=41, events_per_user=25, num_items=120, embedding_size=4), seed=0)[0]
+    with pytest.raises(ArtefactError):
+        Pipeline.load(tmp_path / "kept", other)
+
+
+def test_a_save_that_fails_leaves_nothing(log, pipeline, tmp_path, monkeypatch):
+    def fails(path):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pipeline.reranker, "save", fails)
+    with pytest.raises(OSError, match="disk full"):
+        pipeline.save(tmp_path / "kept")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_tree_names_every_stage(pipeline):
+    from rich.console import Console
+
+    console = Console(width=100, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(pipeline.tree())
+    text = console.export_text()
+    for word in ("recall", "als: 60%", "rank: logistic", "re-rank: mmr(trade_off=0.8)"):
+        assert word in text
+
+
+def test_bad_configurations_are_refused(tmp_path, pipeline):
+    with pytest.raises(ConfigurationError, match="no re-ranker 'best'"):
+        PipelineConfig(reranker="best")
+    with pytest.raises(ConfigurationError, match="did you mean 'din'"):
+        Pipeline(replace(CONFIG, ranker="dinn"))
+    with pytest.raises(ConfigurationError, match="no setting 'layers'"):
+        Pipeline(replace(CONFIG, ranker_settings={"layers": 3}))
+    with pytest.raises(ConfigurationError, match=r"sum to 0\.9"):
+        Pipeline(replace(CONFIG, recall={"als": 0.9}))
+    with pytest.raises(ConfigurationError, match="k is 31"):
+        pipeline.recommend("user0", k=31)
+    bad = tmp_path / "pipeline.toml"
+    bad.write_text("rankr = 'din'\n")
+    with pytest.raises(ConfigurationError, match="'rankr'"):
+        PipelineConfig.read(bad)
+    bad.write_text("ranker = 'din'\ncandidates = 20\n[recall]\nals = 1.0\n")
+    assert PipelineConfig.read(bad) == PipelineConfig(ranker="din", candidates=20, recall={"als": 1.0})
