@@ -96,8 +96,8 @@ def _forget_pool() -> None:
 os.register_at_fork(after_in_child=_forget_pool)
 
 
-def over_rows(kernel: Kernel, count: int, *arguments: Any) -> None:
-    """Runs `kernel` on rows 0 to `count`, shared out to threads where there are many.
+def over_rows(kernel: Callable[..., None], count: int, *arguments: Any) -> None:
+    """Runs `kernel` (begin, end, *arguments) on rows 0 to `count`, shared out to threads where there are many.
 
     Threads take pieces as they come, so that one that the system holds up holds up no other.
     """

@@ -1,110 +1,179 @@
-"""Exact inner-product search by faiss, with items left out row by row."""
+"""Indices over item vectors: which kind is right for a catalogue, and how one is kept in a file.
 
-from typing import Any
+Measured by `python -m benchmarks.recall_speed` (see docs/recall.md): the exact index is the fastest of those that reach a recall
+of 0.95 up to some hundred thousand items, so `build_index` takes it up to `EXACT_ITEMS`; `measured_choice` measures on the
+vectors at hand.
+"""
 
-import faiss
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.candidate_source import is_excluded
-from recall.threads import one_thread
+from envs.errors import ArtefactError, ConfigurationError
+from recall.approximate import ApproximateConfig, ApproximateIndex
+from recall.exact import InnerProductIndex
+from recall.index_base import VectorIndex, map_index, write_index
 
-BLOCK_ROWS = 32
-"""Queries a call of faiss: always as many, padded by zeros, because the bits of a matrix product change with its shape."""
-FETCH_GROWTH = 1.25
-"""Rows are searched in groups that fetch alike, from `count` upwards in steps of this factor."""
+__all__ = [
+    "Choice",
+    "IndexConfig",
+    "InnerProductIndex",
+    "VectorIndex",
+    "build_index",
+    "load_index",
+    "measured_choice",
+    "save_index",
+]
+
+EXACT_ITEMS = 300_000
+"""Largest catalogue for which the exact index is taken without asking."""
+SETTINGS: tuple[ApproximateConfig | None, ...] = (
+    None,
+    *(ApproximateConfig(kind="ivf", effort=effort) for effort in (8, 32, 128)),
+    *(ApproximateConfig(kind="hnsw", effort=effort) for effort in (128, 256)),
+    *(ApproximateConfig(kind="pq", effort=effort) for effort in (2, 4, 8)),
+)
+"""What `measured_choice` compares: the exact index (None), and approximate ones from little effort to much."""
 
 
-class InnerProductIndex:
-    """A flat faiss index over I item vectors.
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    """What an index should reach."""
 
-    A row's result depends on its query and its excluded items only, to the bit: neither on the other rows nor on how
-    much was fetched to get there. Items of equal score come in order of their index.
-    """
+    kind: str = "auto"
+    """auto, exact, ivf, hnsw or pq; auto goes by the number of items and the recall asked for."""
+    recall: float = 0.95
+    """Share of the truly best items that must be found; 1 means the exact index."""
 
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
-        """Indexes `vectors` [I, d]."""
-        self._index = faiss.IndexFlatIP(vectors.shape[1])
-        self._index.add(np.ascontiguousarray(vectors, np.float32))
+    def __post_init__(self) -> None:
+        if self.kind not in ("auto", "exact", "ivf", "hnsw", "pq"):
+            raise ConfigurationError(f"there is no index '{self.kind}'; known are auto, exact, ivf, hnsw, pq.")
+        if not 0 < self.recall <= 1:
+            raise ConfigurationError(f"the recall asked of an index is {self.recall}; it must lie in (0, 1].")
 
-    def __len__(self) -> int:
-        return int(self._index.ntotal)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"vectors": self.vectors}
+@dataclass(frozen=True)
+class Choice:
+    """A kind of index with what was measured of it."""
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["vectors"])  # type: ignore[misc]
+    config: ApproximateConfig | None
+    """None for the exact index."""
+    recall: float
+    """Share of the truly best items that it found."""
+    queries_per_s: float
+    """Speed of the search."""
+    build_seconds: float
+    """Time that building took."""
 
     @property
-    def vectors(self) -> NDArray[np.float32]:
-        """[I, d] the vectors as the index holds them."""
-        return self._index.reconstruct_n(0, len(self))
-
-    def search(
-        self, queries: NDArray[np.float32], excluded: NDArray[np.uint8], count: int
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The `count` items of largest inner product that are not excluded.
-
-        A row fetches as many items more than wanted as it excludes beyond those that all rows exclude (the unborn), in
-        groups of a few sizes; the few rows that this does not serve are searched again with twice as many.
-
-        Args:
-            queries: [N, d].
-            excluded: [N, ceil(I / 8)] little-endian bits of the items to leave out.
-            count: items wanted.
-
-        Returns:
-            (items [N, count], scores [N, count]), best first, -1 and 0 where there are fewer.
-        """
-        items = np.full((len(queries), count), -1, np.int32)
-        scores = np.zeros((len(queries), count), np.float32)
-        own = np.bitwise_count(excluded & ~np.bitwise_and.reduce(excluded, axis=0)).sum(axis=1, dtype=np.int64)
-        group = np.ceil(np.log1p(own / count) / np.log(FETCH_GROWTH)).astype(np.int64)
-        for number in np.unique(group):
-            rows, fetch = np.flatnonzero(group == number), int(count * FETCH_GROWTH**number) + 1
-            while len(rows):
-                fetch = min(fetch, len(self))
-                items[rows], scores[rows], served = self._search_once(queries[rows], excluded[rows], count, fetch)
-                rows, fetch = rows[~served], 2 * fetch
-        return items, scores
-
-    def _search_once(
-        self, queries: NDArray[np.float32], excluded: NDArray[np.uint8], count: int, fetch: int
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.bool_]]:
-        """(items [N, count], scores [N, count], whether they are all that there are [N]) among the best `fetch` items."""
-        found, found_scores = self._search_blocks(queries, fetch)
-        _order_ties(found, found_scores)
-        keep = ~is_excluded(excluded, found)
-        complete = fetch == len(self)
-        if not complete:
-            # of the items that tie with the last one fetched, some may not have been fetched
-            keep &= found_scores > found_scores[:, -1:]
-        place = np.cumsum(keep, axis=1, dtype=np.int32)
-        served = (place[:, -1] >= count) | complete
-        row, column = np.nonzero(keep & (place <= count))
-        items = np.full((len(queries), count), -1, np.int32)
-        scores = np.zeros((len(queries), count), np.float32)
-        items[row, place[row, column] - 1] = found[row, column]
-        scores[row, place[row, column] - 1] = found_scores[row, column]
-        return items, scores, served
-
-    def _search_blocks(self, queries: NDArray[np.float32], fetch: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """(items, scores) [N, fetch] of the whole catalogue, searched in blocks of `BLOCK_ROWS`."""
-        padding = -len(queries) % BLOCK_ROWS
-        padded = np.concatenate([queries, np.zeros((padding, queries.shape[1]), np.float32)])
-        items = np.empty((len(padded), fetch), np.int32)
-        scores = np.empty((len(padded), fetch), np.float32)
-        with one_thread():
-            for start in range(0, len(padded), BLOCK_ROWS):
-                block = slice(start, start + BLOCK_ROWS)
-                scores[block], items[block] = self._index.search(padded[block], fetch)
-        return items[: len(queries)], scores[: len(queries)]
+    def name(self) -> str:
+        """Kind and effort: 'exact', 'ivf 32'."""
+        return "exact" if self.config is None else f"{self.config.kind} {self.config.effort}"
 
 
-def _order_ties(items: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
-    """Puts items of equal score in order of their index, in place; `scores` [N, k] descend already."""
-    tied = np.flatnonzero((scores[:, 1:] == scores[:, :-1]).any(axis=1))
-    if len(tied):
-        order = np.lexsort((items[tied], -scores[tied]), axis=1)
-        items[tied] = np.take_along_axis(items[tied], order, axis=1)
+def build_index(
+    vectors: NDArray[np.float32], config: IndexConfig = IndexConfig(), queries: NDArray[np.float32] | None = None
+) -> VectorIndex:
+    """Builds the index that `config` asks for.
+
+    Args:
+        vectors: [I, d] of the items.
+        config: kind and recall.
+        queries: [Q, d] like those to come, to measure on where `kind` is "auto" and the catalogue is large; some items'
+            vectors where None.
+    """
+    if config.kind == "exact" or (config.kind == "auto" and (len(vectors) <= EXACT_ITEMS or config.recall == 1)):
+        return InnerProductIndex(vectors)
+    kinds = [setting for setting in SETTINGS if config.kind == "auto" or (setting and setting.kind == config.kind)]
+    sample = vectors[:: max(1, len(vectors) // 512)] if queries is None else queries
+    chosen = best_choice(measured_choices(vectors, sample, kinds), config.recall)
+    return InnerProductIndex(vectors) if chosen.config is None else ApproximateIndex(vectors, chosen.config)
+
+
+def measured_choice(
+    vectors: NDArray[np.float32], queries: NDArray[np.float32], recall: float = 0.95, count: int = 100
+) -> Choice:
+    """The fastest kind of index that finds a share `recall` of the best `count` items, by measurement."""
+    return best_choice(measured_choices(vectors, queries, SETTINGS, count), recall)
+
+
+def best_choice(choices: Sequence[Choice], recall: float) -> Choice:
+    """The fastest of those that reach `recall`, else the one that comes nearest."""
+    reaching = [choice for choice in choices if choice.recall >= recall]
+    if reaching:
+        return max(reaching, key=lambda choice: choice.queries_per_s)
+    return max(choices, key=lambda choice: choice.recall)
+
+
+def measured_choices(
+    vectors: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    settings: Sequence[ApproximateConfig | None],
+    count: int = 100,
+    rounds: int = 3,
+) -> list[Choice]:
+    """Recall and speed (median of interleaved rounds) of indices over `vectors` [I, d], asked with `queries` [Q, d]."""
+    nothing = np.zeros((len(queries), (len(vectors) + 7) // 8), np.uint8)
+    count = min(count, len(vectors))
+    truth = InnerProductIndex(vectors).search(queries, nothing, count)[0]
+    indices, built = [], []
+    for setting in settings:
+        begin = time.perf_counter()
+        indices.append(_built(vectors, setting))
+        built.append(time.perf_counter() - begin)
+    recalls = [_overlap(index.search(queries, nothing, count)[0], truth) for index in indices]
+    seconds_of = [[timed(partial(index.search, queries, nothing, count)) for index in indices] for _ in range(rounds)]
+    speeds = len(queries) / np.median(seconds_of, axis=0)
+    rows = zip(settings, recalls, speeds, built, strict=True)
+    return [Choice(setting, recall, float(speed), seconds) for setting, recall, speed, seconds in rows]
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that `work` takes."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def save_index(path: Path, index: VectorIndex) -> None:
+    """Writes an index to one file, whole or not at all."""
+    write_index(path, index)
+
+
+def load_index(path: Path, dimension: int | None = None, check: bool = True) -> VectorIndex:
+    """Maps an index file into memory: what is searched is read from the file, and shared by all processes that map it.
+
+    Args:
+        path: of a file that `save_index` wrote.
+        dimension: d that the index must have; None for any.
+        check: whether checksums are compared, which reads the file once; a truncated file is refused without them too.
+
+    Raises:
+        ArtefactError: if the file is missing, truncated, damaged, foreign, or of another dimension.
+    """
+    kind, arrays, settings = map_index(path, check)
+    kinds: dict[str, type[VectorIndex]] = {index.kind: index for index in (InnerProductIndex, ApproximateIndex)}
+    try:
+        index = kinds[kind].from_state(arrays, settings)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ArtefactError(f"'{path}' lacks a part of an index ({error}); make it again.") from error
+    if dimension is not None and index.dimension != dimension:
+        raise ArtefactError(
+            f"'{path}' holds vectors of dimension {index.dimension}, not {dimension}; build the index anew."
+        )
+    return index
+
+
+def _built(vectors: NDArray[np.float32], setting: ApproximateConfig | None) -> VectorIndex:
+    return InnerProductIndex(vectors) if setting is None else ApproximateIndex(vectors, setting)
+
+
+def _overlap(items: NDArray[np.int32], truth: NDArray[np.int32]) -> float:
+    """Share of `truth` [N, n] that is among `items` [N, n]."""
+    together = np.sort(np.concatenate([items, truth], axis=1), axis=1)
+    return float((together[:, 1:] == together[:, :-1]).sum() / truth.size)

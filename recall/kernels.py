@@ -4,13 +4,31 @@ Candidates are compared by one number each, `_key`: the bits of the score above 
 better candidate, and of equal scores the first item. The tests compare each kernel with plain numpy.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import numba
 import numpy as np
+from numba import types
+from numpy.typing import NDArray
 
-from envs.compiled import Bytes2, Floats1, Floats2, Floats2Out, Int, Ints1, Ints2, Ints2Out, Kernel, Longs1
+from envs.compiled import (
+    Bytes2,
+    Floats1,
+    Floats1Out,
+    Floats2,
+    Floats2Out,
+    Int,
+    Ints1,
+    Ints2,
+    Ints2Out,
+    Kernel,
+    Longs1,
+    Longs1Out,
+)
 
+Keys2Out = Annotated[NDArray[np.uint64], types.Array(types.uint64, 2, "C")]
+LANES = 16
+"""Scores that are compared with a threshold at once."""
 _SIGN = np.uint32(0x80000000)
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -23,8 +41,8 @@ def _has_bit(bits: Any, place: Any) -> Any:
 
 @numba.njit
 def _key(bits: Any, item: Any) -> Any:
-    """A number that orders (score, item): `bits` are those of the score, a float32 that is not -0."""
-    ordered = ~bits if bits & _SIGN else bits | _SIGN
+    """A number that orders (score, item): `bits` are those of the score, a float32; -0 counts as 0."""
+    ordered = ~bits if bits > _SIGN else bits | _SIGN
     return (np.uint64(ordered) << _HALF) | (_LOW - np.uint64(item))
 
 
@@ -78,6 +96,98 @@ def _write_best(keys: Any, size: Any, items: Any, score_bits: Any) -> None:
     for place in range(count, len(items)):
         items[place] = -1
         score_bits[place] = 0
+
+
+@numba.njit(fastmath=True)
+def _largest(block: Any) -> Any:
+    largest = block[0]
+    for lane in range(LANES):
+        largest = block[lane] if block[lane] > largest else largest
+    return largest
+
+
+@numba.njit
+def _worst_score(keys: Any, size: Any, score_bits: Any) -> None:
+    """Puts the bits of the smallest score of keys[:size] into `score_bits` [1]."""
+    worst = keys[0]
+    for place in range(1, size):
+        worst = min(worst, keys[place])
+    score_bits[0] = _bits_of(worst)
+
+
+@Kernel
+def start_thresholds(
+    begin: Int,
+    end: Int,
+    scores: Floats2,
+    sample: Int,
+    item_at: Ints1,
+    excluded: Bytes2,
+    rank: Int,
+    thresholds: Floats1Out,
+) -> None:
+    """The score of the `rank`-th best allowed item among the first `sample` places of a tile, -inf where there are fewer."""
+    keys = np.empty(sample, np.uint64)
+    bits = scores.view(np.uint32)
+    threshold_bits = thresholds.view(np.uint32)
+    for n in range(begin, end):
+        size = 0
+        for place in range(sample):
+            item = item_at[place]
+            if item >= 0 and not _has_bit(excluded[n], item):
+                keys[size] = _key(bits[n, place], item)
+                size += 1
+        if size < rank:
+            thresholds[n] = -np.inf
+        else:
+            _keep_largest(keys, size, rank)
+            _worst_score(keys, rank, threshold_bits[n : n + 1])
+
+
+@Kernel
+def collect(
+    begin: Int,
+    end: Int,
+    scores: Floats2,
+    item_at: Ints1,
+    excluded: Bytes2,
+    count: Int,
+    thresholds: Floats1Out,
+    keys: Keys2Out,
+    sizes: Longs1Out,
+) -> None:
+    """Keeps the allowed items of a tile, `scores` [N, T], that reach their row's threshold.
+
+    Where a row of `keys` fills up, its best `count` stay and the threshold rises to the worst of them.
+    """
+    width = scores.shape[1]
+    blocks = scores.reshape(scores.shape[0], width // LANES, LANES)
+    bits = scores.view(np.uint32).reshape(scores.shape[0], width // LANES, LANES)
+    threshold_bits = thresholds.view(np.uint32)
+    items = item_at.reshape(width // LANES, LANES)
+    for n in range(begin, end):
+        threshold, size = thresholds[n], sizes[n]
+        for b in range(blocks.shape[1]):
+            block = blocks[n, b]
+            if _largest(block) >= threshold:
+                for lane in range(LANES):
+                    item = items[b, lane]
+                    if block[lane] >= threshold and item >= 0 and not _has_bit(excluded[n], item):
+                        keys[n, size] = _key(bits[n, b, lane], item)
+                        size += 1
+                if size > keys.shape[1] - LANES:
+                    _keep_largest(keys[n], size, count)
+                    size = count
+                    _worst_score(keys[n], size, threshold_bits[n : n + 1])
+                    threshold = thresholds[n]
+        sizes[n] = size
+
+
+@Kernel
+def write_best(begin: Int, end: Int, keys: Keys2Out, sizes: Longs1, items: Ints2Out, scores: Floats2Out) -> None:
+    """Fills `items` and `scores` [N, C] with the best of the keys of each row, best first, -1 and 0 behind them."""
+    for n in range(begin, end):
+        _write_best(keys[n], sizes[n], items[n], scores[n].view(np.uint32))
 
 
 @Kernel
