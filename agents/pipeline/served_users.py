@@ -53,10 +53,9 @@ class ServedUsers:
                 f"{len(self.users)} and {len(self.catalogue)}; use the fitted log's users and catalogue."
             )
         new = events.consumed()
-        user, item, timestamp = (
-            np.concatenate(pair)
-            for pair in ((self.user, new.user), (self.item, new.item), (self.timestamp, new.timestamp))
-        )
+        user = np.concatenate([self.user, new.user])
+        item = np.concatenate([self.item, new.item])
+        timestamp = np.concatenate([self.timestamp, new.timestamp])
         order = np.lexsort((timestamp, user))
         return type(self)(
             users=self.users,
