@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from envs.compiled import (
     Bytes2,
+    Flags1Out,
     Floats1,
-    Floats1Out,
     Floats2,
     Floats2Out,
     Int,
@@ -23,10 +23,12 @@ from envs.compiled import (
     Ints2Out,
     Kernel,
     Longs1,
-    Longs1Out,
 )
+from envs.kernels import _fma
 
-Keys2Out = Annotated[NDArray[np.uint64], types.Array(types.uint64, 2, "C")]
+Floats3 = Annotated[NDArray[np.float32], types.Array(types.float32, 3, "C", readonly=True)]
+BLOCK_ROWS = 128
+"""Queries that meet a tile while it is in the second cache."""
 LANES = 16
 """Scores that are compared with a threshold at once."""
 _SIGN = np.uint32(0x80000000)
@@ -115,79 +117,123 @@ def _worst_score(keys: Any, size: Any, score_bits: Any) -> None:
     score_bits[0] = _bits_of(worst)
 
 
-@Kernel
-def start_thresholds(
-    begin: Int,
-    end: Int,
-    scores: Floats2,
-    sample: Int,
-    item_at: Ints1,
-    excluded: Bytes2,
-    rank: Int,
-    thresholds: Floats1Out,
-) -> None:
-    """The score of the `rank`-th best allowed item among the first `sample` places of a tile, -inf where there are fewer."""
-    keys = np.empty(sample, np.uint64)
-    bits = scores.view(np.uint32)
-    threshold_bits = thresholds.view(np.uint32)
-    for n in range(begin, end):
-        size = 0
-        for place in range(sample):
-            item = item_at[place]
-            if item >= 0 and not _has_bit(excluded[n], item):
-                keys[size] = _key(bits[n, place], item)
-                size += 1
-        if size < rank:
-            thresholds[n] = -np.inf
-        else:
-            _keep_largest(keys, size, rank)
-            _worst_score(keys, rank, threshold_bits[n : n + 1])
+@numba.njit(error_model="numpy")
+def _product_pair(first: Any, second: Any, tile: Any, first_out: Any, second_out: Any) -> None:
+    """Inner products of two queries [d] with the items of a tile [d, T]; d is a multiple of 4.
 
-
-@Kernel
-def collect(
-    begin: Int,
-    end: Int,
-    scores: Floats2,
-    item_at: Ints1,
-    excluded: Bytes2,
-    count: Int,
-    thresholds: Floats1Out,
-    keys: Keys2Out,
-    sizes: Longs1Out,
-) -> None:
-    """Keeps the allowed items of a tile, `scores` [N, T], that reach their row's threshold.
-
-    Where a row of `keys` fills up, its best `count` stay and the threshold rises to the worst of them.
+    A score is one chain of fused multiplications and additions over the coordinates, whatever stands beside it, so its bits do not
+    depend on the batch. Of a library's matrix product they do, on some processors: on the row's place in it.
     """
-    width = scores.shape[1]
-    blocks = scores.reshape(scores.shape[0], width // LANES, LANES)
-    bits = scores.view(np.uint32).reshape(scores.shape[0], width // LANES, LANES)
-    threshold_bits = thresholds.view(np.uint32)
-    items = item_at.reshape(width // LANES, LANES)
-    for n in range(begin, end):
-        threshold, size = thresholds[n], sizes[n]
-        for b in range(blocks.shape[1]):
-            block = blocks[n, b]
-            if _largest(block) >= threshold:
-                for lane in range(LANES):
-                    item = items[b, lane]
-                    if block[lane] >= threshold and item >= 0 and not _has_bit(excluded[n], item):
-                        keys[n, size] = _key(bits[n, b, lane], item)
-                        size += 1
-                if size > keys.shape[1] - LANES:
-                    _keep_largest(keys[n], size, count)
-                    size = count
-                    _worst_score(keys[n], size, threshold_bits[n : n + 1])
-                    threshold = thresholds[n]
-        sizes[n] = size
+    for k in range(0, len(first), 4):
+        x0, x1, x2, x3 = tile[k], tile[k + 1], tile[k + 2], tile[k + 3]
+        a0, a1, a2, a3 = first[k], first[k + 1], first[k + 2], first[k + 3]
+        b0, b1, b2, b3 = second[k], second[k + 1], second[k + 2], second[k + 3]
+        if k == 0:
+            for j in range(len(x0)):
+                v0, v1, v2, v3 = x0[j], x1[j], x2[j], x3[j]
+                first_out[j] = _fma(a3, v3, _fma(a2, v2, _fma(a1, v1, a0 * v0)))
+                second_out[j] = _fma(b3, v3, _fma(b2, v2, _fma(b1, v1, b0 * v0)))
+        else:
+            for j in range(len(x0)):
+                v0, v1, v2, v3 = x0[j], x1[j], x2[j], x3[j]
+                first_out[j] = _fma(a3, v3, _fma(a2, v2, _fma(a1, v1, _fma(a0, v0, first_out[j]))))
+                second_out[j] = _fma(b3, v3, _fma(b2, v2, _fma(b1, v1, _fma(b0, v0, second_out[j]))))
+
+
+@numba.njit
+def _start_threshold(
+    bits: Any, sample: Any, item_at: Any, excluded: Any, rank: Any, keys: Any, threshold_bits: Any
+) -> None:
+    """Makes `threshold_bits` [1] those of the `rank`-th best score of the allowed items among the first `sample` of a tile, if
+    there are so many."""
+    size = 0
+    for place in range(sample):
+        item = item_at[place]
+        if item >= 0 and not _has_bit(excluded, item):
+            keys[size] = _key(bits[place], item)
+            size += 1
+    if size >= rank:
+        _keep_largest(keys, size, rank)
+        _worst_score(keys, rank, threshold_bits)
+
+
+@numba.njit(error_model="numpy")
+def _collect(
+    scores: Any, bits: Any, item_at: Any, excluded: Any, count: Any, thresholds: Any, keys: Any, size: Any
+) -> Any:
+    """Adds the allowed items of a tile that reach the threshold to keys[:size]; the new size.
+
+    Where `keys` fills up, its best `count` stay and the threshold, `thresholds` [1], rises to the worst of them.
+    """
+    blocks = scores.reshape(len(scores) // LANES, LANES)
+    for b in range(len(blocks)):
+        if _largest(blocks[b]) >= thresholds[0]:
+            for place in range(b * LANES, (b + 1) * LANES):
+                item = item_at[place]
+                if scores[place] >= thresholds[0] and item >= 0 and not _has_bit(excluded, item):
+                    keys[size] = _key(bits[place], item)
+                    size += 1
+            if size > len(keys) - LANES:
+                _keep_largest(keys, size, count)
+                size = count
+                _worst_score(keys, size, thresholds.view(np.uint32))
+    return size
 
 
 @Kernel
-def write_best(begin: Int, end: Int, keys: Keys2Out, sizes: Longs1, items: Ints2Out, scores: Floats2Out) -> None:
-    """Fills `items` and `scores` [N, C] with the best of the keys of each row, best first, -1 and 0 behind them."""
-    for n in range(begin, end):
-        _write_best(keys[n], sizes[n], items[n], scores[n].view(np.uint32))
+def search_tiles(
+    begin: Int,
+    end: Int,
+    queries: Floats2,
+    tiles: Floats3,
+    item_at: Ints2,
+    excluded: Bytes2,
+    sample: Int,
+    rank: Int,
+    capacity: Int,
+    items: Ints2Out,
+    scores: Floats2Out,
+    short: Flags1Out,
+) -> None:
+    """The best `items` [N, C] of `queries` [N, d] among those in `tiles` [M, d, T], numbered by `item_at` [M, T] (-1 for none).
+
+    A row's first threshold is the `rank`-th best score of the first `sample` items; the row is `short` where it left fewer than C.
+    `capacity` is the room for candidates of a row, at least C + LANES.
+    """
+    count, width = items.shape[1], tiles.shape[2]
+    product = np.empty((2, width), np.float32)
+    bits = product.view(np.uint32)
+    keys = np.empty((BLOCK_ROWS, capacity), np.uint64)
+    sampled = np.empty(sample, np.uint64)
+    sizes = np.empty(BLOCK_ROWS, np.int64)
+    thresholds = np.empty(BLOCK_ROWS, np.float32)
+    for start in range(begin, end, BLOCK_ROWS):
+        number = min(BLOCK_ROWS, end - start)
+        sizes[:] = 0
+        thresholds[:] = -np.inf
+        for m in range(len(tiles)):
+            for first in range(0, number, 2):
+                second = min(first + 1, number - 1)
+                _product_pair(queries[start + first], queries[start + second], tiles[m], product[0], product[1])
+                for row in range(first, second + 1):
+                    n, side = start + row, row - first
+                    own = thresholds[row : row + 1]
+                    if m == 0:
+                        _start_threshold(
+                            bits[side],
+                            sample,
+                            item_at[0],
+                            excluded[n],
+                            rank,
+                            sampled,
+                            own.view(np.uint32),
+                        )
+                    sizes[row] = _collect(
+                        product[side], bits[side], item_at[m], excluded[n], count, own, keys[row], sizes[row]
+                    )
+        for row in range(number):
+            short[start + row] = sizes[row] < count and thresholds[row] > -np.inf
+            _write_best(keys[row], sizes[row], items[start + row], scores[start + row].view(np.uint32))
 
 
 @Kernel
