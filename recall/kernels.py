@@ -399,3 +399,21 @@ def merge(
             place_of[items[n, at]] = -1
         for rest in range(place, count):
             items[n, rest], first[n, rest], brought[n, rest] = -1, -1, 0
+
+
+@Kernel
+def dense(
+    begin: Int, end: Int, inputs: Floats2, weights: Floats2, bias: Floats1, rectify: Int, outputs: Floats2Out
+) -> None:
+    """A layer of a network: `outputs` [N, out] of `inputs` [N, in] by `weights` [in, out], `in` a multiple of 4, and `bias` [out].
+
+    What is below 0 becomes 0 where `rectify` is 1.
+    """
+    spare = np.empty(outputs.shape[1], np.float32)
+    for n in range(begin, end, 2):
+        second = min(n + 1, end - 1)
+        _product_pair(inputs[n], inputs[second], weights, outputs[n], outputs[second] if second > n else spare)
+        for row in range(n, second + 1):
+            for j in range(len(bias)):
+                total = outputs[row, j] + bias[j]
+                outputs[row, j] = max(total, np.float32(0)) if rectify == 1 else total

@@ -13,6 +13,7 @@ CHANNEL = Kind(
     known={
         "als": "recall.channels.als:ALS",
         "bpr": "recall.channels.bpr:BPR",
+        "two_tower": "recall.channels.two_tower:TwoTower",
         "item_to_item": "recall.channels.item_to_item:ItemToItem",
         "popular": "recall.channels.popular:Popular",
         "fresh": "recall.channels.fresh:Fresh",

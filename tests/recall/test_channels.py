@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from envs.candidate_source import RecallRequest, is_excluded, tell_changes
@@ -13,14 +14,24 @@ from recall.channels.category import Category, CategoryConfig
 from recall.channels.item_to_item import ItemToItem, ItemToItemConfig
 from recall.channels.loading import CHANNEL
 from recall.channels.popular import Popular, PopularConfig
+from recall.channels.two_tower import _keys, _Towers, sampled_softmax
 
 NAMES = tuple(CHANNEL.known)
+LIGHT = {
+    "bpr": {"iterations": 20},
+    "two_tower": {"epochs": 3, "hidden": 24, "embedding": 8, "dimension": 8, "update_epochs": 5},
+}
 USERS = np.arange(50)
+
+
+def made(name, seed=1, **changes):
+    kind = resolve_channel(name)
+    return kind(kind.config_type(**{**LIGHT.get(name, {}), **changes}) if kind.config_type else None, seed)
 
 
 @pytest.fixture(scope="module")
 def fitted(world):
-    return {name: resolve_channel(name)(seed=1).fit(world.policy_log) for name in NAMES}
+    return {name: made(name).fit(world.policy_log) for name in NAMES}
 
 
 def take(request, rows):
@@ -53,7 +64,7 @@ def test_a_row_depends_on_its_own_request_only(name, fitted, requested):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_same_seed_same_bits(name, world, fitted, requested):
-    again = resolve_channel(name)(seed=1).fit(world.policy_log)
+    again = made(name).fit(world.policy_log)
     for mine, theirs in zip(again.recall(requested(USERS), 30), fitted[name].recall(requested(USERS), 30), strict=True):
         assert_array_equal(mine, theirs)
 
@@ -88,7 +99,7 @@ def test_more_than_the_catalogue_may_be_asked_for(name, fitted, requested, world
 @pytest.mark.parametrize("name", NAMES)
 def test_a_catalogue_of_one_item(name):
     log, _ = generate_log(SyntheticConfig(num_users=5, num_items=1, num_categories=2), seed=0)
-    channel = resolve_channel(name)().fit(log)
+    channel = made(name).fit(log)
     request = RecallRequest(
         np.zeros(1, int), np.zeros((1, 3), np.int32), np.zeros((1, 1), np.uint8), np.zeros((1, 2), int)
     )
@@ -124,7 +135,7 @@ def test_a_file_of_another_channel_or_a_damaged_one_is_refused(fitted, tmp_path)
 @pytest.mark.parametrize("name", NAMES)
 def test_births_are_found_and_what_was_heard_changes_nothing_else(name, world, requested):
     """A channel that heard of births and retirements finds what one that did not would find in the same request."""
-    deaf, listening = (resolve_channel(name)(seed=1).fit(world.policy_log) for _ in range(2))
+    deaf, listening = (made(name).fit(world.policy_log) for _ in range(2))
     for day in (0, 6, 2):
         tell_changes(listening, world.calendar, np.array([day * 86_400.0]))
         request = requested(USERS)
@@ -137,7 +148,7 @@ def test_births_are_found_and_what_was_heard_changes_nothing_else(name, world, r
 
 @pytest.mark.parametrize("name", ["popular", "fresh", "category"])
 def test_retired_items_are_dropped_from_the_ranking(name, world, requested):
-    channel = resolve_channel(name)().fit(world.policy_log)
+    channel = made(name).fit(world.policy_log)
     offered = np.ones(world.num_items, bool)
     channel.hear(offered)
     before = channel.recall(requested(USERS), 30)[0]
@@ -149,7 +160,7 @@ def test_retired_items_are_dropped_from_the_ranking(name, world, requested):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "fresh"])
 def test_learns_from_events_and_refuses_those_of_others(name, world, requested, events_of):
-    channel = resolve_channel(name)(seed=1).fit(world.policy_log)
+    channel = made(name).fit(world.policy_log)
     item = int(np.flatnonzero(world.policy_log.item_counts() == 0)[0])
     extra = np.zeros((50, world.num_items), bool)
     request = replace(requested(USERS, extra), excluded=np.zeros((50, (world.num_items + 7) // 8), np.uint8))
@@ -173,7 +184,7 @@ def test_a_log_without_consumption_is_refused(world):
         if name == "fresh":
             continue
         with pytest.raises(ConfigurationError, match="no consumed rows"):
-            resolve_channel(name)().fit(empty)
+            made(name).fit(empty)
 
 
 def test_popularity_fades_by_the_half_life(world, events_of):
@@ -284,8 +295,85 @@ def test_a_wrong_channel_is_refused_with_what_it_lacks(source, message, tmp_path
         ("item_to_item", {"shrinkage": -1}),
         ("item_to_item", {"history_decay": 1.5}),
         ("bpr", {"history_decay": 0}),
+        ("two_tower", {"epochs": 0}),
+        ("two_tower", {"temperature": 0}),
+        ("two_tower", {"history_decay": 2}),
+        ("two_tower", {"unknown_share": 1}),
     ],
 )
 def test_wrong_settings_are_refused_by_name(name, settings):
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
         resolve_channel(name).config_type(**settings)
+
+
+def test_two_towers_find_what_users_alike_consumed(world, events_of):
+    """Even users consume even items: half of what is popular is nothing for them."""
+    random = np.random.default_rng(0)
+    user, item = random.integers(0, world.num_users, 4_000), random.integers(0, world.num_items // 2, 4_000)
+    channel = made("two_tower", epochs=40).fit(
+        events_of(user, 2 * item + user % 2, world.reference_time + np.arange(4_000))
+    )
+    users = np.arange(40)
+    history = (2 * random.integers(0, world.num_items // 2, (40, 8)) + users[:, None] % 2).astype(np.int32)
+    nothing = np.zeros((40, (world.num_items + 7) // 8), np.uint8)
+    items, _ = channel.recall(RecallRequest(users, history, nothing, np.stack([users, users], axis=1)), 40)
+    assert (items % 2 == users[:, None] % 2).mean() > 0.9
+
+
+def test_two_towers_serve_as_they_were_trained(world, fitted, requested):
+    """The kernels that serve compute what the network of the training does."""
+    channel = fitted["two_tower"]
+    network = _Towers(channel.config, channel._user_width(), *channel.categories_.shape)
+    network.load_state_dict({name: torch.from_numpy(vars(channel)[key]) for name, key in _keys().items()})
+    request = requested(USERS)
+    history = request.history[:, : channel.config.history_size]
+    weight = (history >= 0) * np.float32(channel.config.history_decay) ** np.arange(history.shape[1], dtype=np.float32)
+    weight /= weight.sum(axis=1, keepdims=True)
+    profile = np.einsum("nh,nhg->ng", weight, channel.categories_[history])
+    features = torch.from_numpy(channel.user_features_[request.user])
+    padded = torch.from_numpy(np.where(history >= 0, history, world.num_items).astype(np.int64))
+    with torch.no_grad():
+        users = network.users(padded, torch.from_numpy(weight.astype(np.float32)), torch.from_numpy(profile), features)
+    assert_allclose(channel.user_vectors(request), users.numpy(), atol=1e-5)
+
+
+def test_the_sampled_softmax_is_corrected_by_log_q():
+    """With all items in the batch once and Q uniform it is the full softmax; with another Q it is that of logits less log Q."""
+    random = np.random.default_rng(0)
+    logits = torch.from_numpy(random.standard_normal((6, 6)))
+    item = torch.from_numpy(random.permutation(6))
+    full = -torch.log_softmax(logits, dim=1).diagonal().mean()
+    uniform = torch.full((6,), -np.log(6.0))
+    assert float(sampled_softmax(logits, item, uniform)) == pytest.approx(float(full))
+    log_q = torch.from_numpy(np.log(random.dirichlet(np.ones(6))))
+    corrected = logits - log_q[item][None, :]
+    expected = -torch.log_softmax(corrected, dim=1).diagonal().mean()
+    assert float(sampled_softmax(logits, item, log_q)) == pytest.approx(float(expected))
+
+
+def test_an_item_is_no_negative_of_a_row_that_has_it():
+    logits = torch.tensor([[1.0, 9.0, 0.0], [9.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    loss = sampled_softmax(logits, torch.tensor([4, 4, 2]), None)
+    expected = np.mean([np.log(1 + np.exp(-1.0))] * 2 + [np.log(1 + 2 * np.exp(-1.0))])
+    assert float(loss) == pytest.approx(expected)
+
+
+def test_log_q_keeps_popular_items_from_being_pushed_away(world, requested):
+    """Without the correction an item is a negative as often as it is consumed, so popular ones are found less."""
+    counts = world.policy_log.item_counts()
+    popularity = {
+        debias: counts[
+            made("two_tower", epochs=10, debias=debias).fit(world.policy_log).recall(requested(USERS), 20)[0]
+        ].mean()
+        for debias in (True, False)
+    }
+    assert popularity[True] > 1.2 * popularity[False]
+
+
+def test_training_leaves_torch_as_it_was(world):
+    torch.manual_seed(5)
+    threads, expected = torch.get_num_threads(), torch.rand(3)
+    torch.manual_seed(5)
+    made("two_tower", epochs=1).fit(world.policy_log)
+    assert torch.get_num_threads() == threads
+    assert_array_equal(torch.rand(3).numpy(), expected.numpy())
