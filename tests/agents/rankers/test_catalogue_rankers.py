@@ -1,0 +1,383 @@
+"""Rankers that are trained to find the next item in the whole catalogue."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+
+from agents.rankers.gru4rec import GRU4Rec
+from agents.rankers.log_history import LogHistory
+from agents.rankers.mf_bpr import MFBPR, pairwise_loss
+from agents.rankers.neumf import NeuMF
+from agents.rankers.samples import SampleConfig, Samples
+from agents.rankers.sasrec import SASRec, SASRecConfig
+from agents.rankers.sequence_ranker import SequenceRankerConfig
+from agents.rankers.training import OBJECTIVE, TrainingConfig
+from envs.errors import ArtefactError, ConfigurationError
+from envs.logs.schema import InteractionLog
+
+SEQUENCES = [GRU4Rec, SASRec]
+RANKERS = [MFBPR, NeuMF, *SEQUENCES]
+
+
+def made(kind, seed=0, samples=None, epochs=2, **settings):
+    config = kind.config_class()
+    training = TrainingConfig(epochs=epochs, batch_size=512, learning_rate=0.01)
+    if kind in SEQUENCES:
+        settings = {"windows": 16, "width": 16} | settings
+    samples = samples or replace(config.samples, history_size=8)
+    return kind(replace(config, samples=samples, training=training, **settings), seed)
+
+
+@pytest.fixture(scope="module", params=RANKERS, ids=lambda kind: kind.name)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=SEQUENCES, ids=lambda kind: kind.name)
+def sequence(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def ranker(kind, rated_log):
+    return made(kind).fit(rated_log)
+
+
+@pytest.fixture(scope="module")
+def asked(rated_log, ask):
+    return ask(rated_log, np.arange(5, len(rated_log), 37), 12)
+
+
+def log_of(items, rated_log, seconds=600):
+    """A log in which user n consumes items[n], one after the other."""
+    user = np.repeat(np.arange(len(items)), [len(row) for row in items])
+    place = np.concatenate([np.arange(len(row)) for row in items])
+    return InteractionLog.from_rows(
+        name="made",
+        users=rated_log.users,
+        catalogue=rated_log.catalogue,
+        user=user.astype(np.int32),
+        item=np.concatenate(items).astype(np.int32),
+        timestamp=1_600_000_000 + seconds * place,
+    )
+
+
+# ---------------------------------------------------------------------- the contract
+def test_permuting_candidates_permutes_scores(ranker, asked):
+    order = np.random.default_rng(0).permutation(asked.items.shape[1])
+    permuted = replace(asked, items=asked.items[:, order], ages=asked.ages[:, order])
+    scores = ranker.score(asked)
+    assert scores.dtype == np.float32 and scores.shape == asked.items.shape and np.isfinite(scores).all()
+    assert_allclose(ranker.score(permuted), scores[:, order], rtol=1e-4, atol=1e-5)
+    assert scores.std(axis=1).max() > 0
+
+
+def test_a_request_does_not_hang_on_its_neighbours(ranker, asked):
+    assert_array_equal(ranker.score(asked.take(slice(3, 4))), ranker.score(asked)[3:4])
+
+
+def test_the_same_seed_gives_the_same_fit(kind, ranker, rated_log, asked):
+    assert_array_equal(made(kind).fit(rated_log).score(asked), ranker.score(asked))
+    assert (made(kind, seed=1).fit(rated_log).score(asked) != ranker.score(asked)).any()
+
+
+def test_save_and_load(kind, ranker, rated_log, asked, tmp_path):
+    ranker.save(tmp_path / "ranker")
+    again = kind.load(tmp_path / "ranker", rated_log.catalogue)
+    assert_array_equal(again.score(asked), ranker.score(asked))
+    assert again.config == ranker.config and again.num_parameters == ranker.num_parameters > 0
+    again.update(rated_log)
+    assert (again.score(asked) != ranker.score(asked)).any()
+
+
+def test_another_ranker_is_refused(kind, ranker, tmp_path):
+    ranker.save(tmp_path / "ranker")
+    other = NeuMF if kind is not NeuMF else MFBPR
+    with pytest.raises(ArtefactError, match="ranker"):
+        other.load(tmp_path / "ranker")
+
+
+def test_strangers_and_users_without_history_are_served(ranker, asked):
+    stranger = replace(
+        asked,
+        user=np.full(len(asked), -1),
+        history=np.full_like(asked.history, -1),
+        history_days=np.zeros_like(asked.history_days),
+        user_features=np.zeros_like(asked.user_features),
+        context=np.zeros_like(asked.context),
+    )
+    assert np.isfinite(ranker.score(stranger)).all()
+    same = replace(stranger, items=np.broadcast_to(asked.items[:1], asked.items.shape), ages=asked.ages * 0)
+    scores = ranker.score(same)
+    assert_allclose(scores, np.broadcast_to(scores[:1], scores.shape), rtol=1e-5, atol=1e-6)
+
+
+def test_unknown_items_are_scored_by_their_features(kind, rated_log, asked):
+    unknown = np.arange(0, len(rated_log.catalogue), 5)
+    ranker = made(kind).fit(rated_log.where(~np.isin(rated_log.item, unknown)))
+    items = np.broadcast_to(unknown[:10].astype(np.int32), (len(asked), 10))
+    zeros = np.zeros(items.shape, np.float32)
+    scores = ranker.score(replace(asked, items=items, ages=zeros))
+    assert np.isfinite(scores).all()
+    # items that nobody consumed are told apart by their categories alone
+    categories = rated_log.catalogue.categories[unknown[:10]]
+    for first in range(10):
+        for second in range(first):
+            if (categories[first] == categories[second]).all():
+                assert_allclose(scores[:, first], scores[:, second], rtol=1e-5, atol=1e-6)
+    assert np.ptp(scores, axis=1).max() > 0
+
+
+def test_one_candidate_and_none(ranker, asked):
+    one = replace(asked, items=asked.items[:, :1], ages=asked.ages[:, :1])
+    assert ranker.score(one).shape == (len(asked), 1)
+    none = replace(asked, items=np.where(np.arange(12) < 6, asked.items, -1).astype(np.int32))
+    assert (ranker.score(none)[:, 6:] == -np.inf).all() and np.isfinite(ranker.score(none)[:, :6]).all()
+
+
+@pytest.mark.parametrize("with_shown", [False, True])
+def test_slates_are_learnt_from_too(kind, shown_log, asked, with_shown):
+    """Clicks against what was passed over, for rankers of pairs; what was consumed next, for sequence models."""
+    ranker = made(kind, epochs=1).fit(shown_log if with_shown else shown_log.consumed())
+    assert np.isfinite(ranker.passes_[0][OBJECTIVE])
+    before = ranker.score(asked)
+    ranker.update(shown_log)
+    assert (ranker.score(asked) != before).any()
+
+
+# ---------------------------------------------------------------------- what they can learn
+@pytest.fixture(scope="module")
+def circle(rated_log):
+    """Users walk round a circle of 30 items, each from an item of its own: the next item is certain, popularity tells nothing."""
+    return log_of([np.arange(start, start + 24) % 30 for start in range(40)], rated_log)
+
+
+def test_sequence_models_learn_what_comes_next(sequence, circle):
+    ranker = made(sequence, epochs=40).fit(circle.where(circle.place < 22), circle.where(circle.place == 22))
+    rows = np.flatnonzero(circle.place == 23)
+    everything = np.broadcast_to(np.arange(30, dtype=np.int32), (len(rows), 30))
+    scores = ranker.score(LogHistory(circle, 8).inputs(rows, everything))
+    left = ~LogHistory(circle, 8).consumed_by(rows, everything)
+    assert (np.where(left, scores, -np.inf).argmax(axis=1) == circle.item[rows]).mean() > 0.9
+
+
+@pytest.fixture(scope="module")
+def camps(rated_log):
+    """Users of even number consume items below 20, the others items from 20 to 39, in random order."""
+    random = np.random.default_rng(3)
+    return log_of([random.permutation(20)[:14] + 20 * (user % 2) for user in range(40)], rated_log)
+
+
+@pytest.mark.parametrize("kind", [MFBPR, NeuMF], ids=lambda kind: kind.name)
+def test_factorisations_learn_who_likes_what(kind, camps):
+    ranker = made(kind, epochs=12).fit(camps.where(camps.place < 12), camps.where(camps.place == 12))
+    rows = np.flatnonzero(camps.place == 13)
+    everything = np.broadcast_to(np.arange(40, dtype=np.int32), (len(rows), 40))
+    scores = ranker.score(LogHistory(camps, 8).inputs(rows, everything))
+    own = np.where(
+        (np.arange(len(rows)) % 2 == 0)[:, None],
+        scores[:, :20].mean(1, keepdims=True),
+        scores[:, 20:].mean(1, keepdims=True),
+    )
+    assert (own[:, 0] > scores.mean(axis=1)).mean() > 0.95
+
+
+# ---------------------------------------------------------------------- judged by ranks
+def test_passes_are_judged_by_ranks_among_unseen_items(rated_log):
+    last = rated_log.place == np.diff(rated_log.user_starts)[rated_log.user] - 1
+    training, validation = rated_log.where(~last), rated_log.where(last)
+    ranker = made(MFBPR, epochs=1).fit(training, validation)
+    gains, near = [], []
+    history = LogHistory(rated_log, 8)
+    catalogue = np.arange(len(rated_log.catalogue), dtype=np.int32)
+    for row in np.flatnonzero(last):
+        scores = ranker.score(history.inputs(np.array([row]), catalogue[None]))[0]
+        seen = rated_log.item[(rated_log.user == rated_log.user[row]) & ~last]
+        left = np.setdiff1d(catalogue, np.setdiff1d(seen, [rated_log.item[row]]))
+        rank = (scores[left] > scores[rated_log.item[row]]).sum()
+        gains.append(1 / np.log2(rank + 2))
+        near.append(rank < 10)
+    assert_allclose(ranker.passes_[0]["ndcg"], np.mean(gains), rtol=1e-5)
+    assert_allclose(ranker.passes_[0][OBJECTIVE], -np.mean(gains), rtol=1e-5)
+    assert_allclose(ranker.passes_[0]["recall10"], np.mean(near), rtol=1e-5)
+
+
+def test_items_that_validate_are_drawn_like_others(rated_log):
+    """Else they alone would never be pushed down, and validation would flatter."""
+    last = rated_log.place == np.diff(rated_log.user_starts)[rated_log.user] - 1
+    drawn = {}
+
+    class Spy(MFBPR):
+        def batches(self, samples, number):
+            for batch in super().batches(samples, number):
+                inputs = batch.inputs
+                for user, items, there in zip(inputs.user.tolist(), inputs.items, inputs.item_mask, strict=True):
+                    drawn.setdefault(user, set()).update(items[1:][there[1:]].tolist())
+                yield batch
+
+    config = replace(Spy.config_class(), training=TrainingConfig(epochs=4), samples=SampleConfig(avoid_later=True))
+    Spy(config).fit(rated_log.where(~last), rated_log.where(last))
+    held = {int(rated_log.user[row]): int(rated_log.item[row]) for row in np.flatnonzero(last)}
+    assert np.mean([item in drawn[user] for user, item in held.items()]) > 0.7
+    earlier = zip(rated_log.user[~last].tolist(), rated_log.item[~last].tolist(), strict=True)
+    assert not any(item in drawn[user] for user, item in earlier)
+
+
+# ---------------------------------------------------------------------- losses and networks beside plain references
+def test_the_pairwise_loss_is_a_mean_over_pairs():
+    random = np.random.default_rng(0)
+    scores, labels = random.normal(size=(6, 5)), (random.random((6, 5)) < 0.4).astype(float)
+    weights = random.random((6, 5))
+    total, weight = 0.0, 0.0
+    for row in range(6):
+        for liked in np.flatnonzero(labels[row] == 1):
+            for other in np.flatnonzero(labels[row] == 0):
+                pair = weights[row, liked] * weights[row, other]
+                total -= pair * np.log(1 / (1 + np.exp(scores[row, other] - scores[row, liked])))
+                weight += pair
+    found = pairwise_loss(*(torch.from_numpy(values) for values in (scores, labels, weights)))
+    assert_allclose(found.item(), total / weight, rtol=1e-9)
+
+
+def test_the_score_of_neumf_is_its_formula(rated_log, asked):
+    ranker = made(NeuMF).fit(rated_log)
+    network, inputs = ranker.network_, ranker.tensors(replace(asked, counts=np.ones(asked.items.shape, np.float32)))
+    with torch.no_grad():
+        user = network.product_users(inputs.user, inputs.user_features)[3]
+        product = user * network.product_items(inputs.items[3, 4])
+        read = torch.cat(
+            [
+                network.layer_users(inputs.user, inputs.user_features)[3],
+                inputs.context[3],
+                network.layer_items(inputs.items[3, 4]),
+                inputs.item_features[3, 4],
+            ]
+        )
+        for layer in (part for part in network.layers if isinstance(part, torch.nn.Linear)):
+            read = torch.relu(layer.weight @ read + layer.bias)
+        found = network(inputs)
+        expected = network.out.weight[0] @ torch.cat([product, read]) + network.out.bias[0]
+    assert_allclose(found[3, 4], expected.item(), rtol=1e-4)
+
+
+def test_a_state_knows_nothing_of_what_comes_behind(sequence, rated_log):
+    network = made(sequence).fit(rated_log).network_
+    items = torch.randint(0, 60, (5, 8), generator=torch.Generator().manual_seed(0))
+    other = items.clone()
+    other[:, 5:] = (other[:, 5:] + 7) % 60
+    with torch.no_grad():
+        first, second = network.states(items), network.states(other)
+    assert_allclose(first[:, :5], second[:, :5], rtol=1e-5, atol=1e-6)
+    assert (first[:, 5:] != second[:, 5:]).any()
+
+
+@pytest.mark.parametrize("length", [0, 1, 5, 8])
+def test_a_history_is_read_oldest_first(sequence, rated_log, asked, length):
+    ranker = made(sequence).fit(rated_log)
+    history = np.full((1, 20), -1, np.int32)
+    history[0, :length] = [7, 3, 9, 1, 30, 2, 8, 4][:length]
+    one = asked.take(slice(0, 1))
+    inputs = ranker.tensors(replace(one, history=history, counts=np.ones(one.items.shape, np.float32)))
+    with torch.no_grad():
+        state = ranker.network_.last_state(inputs)[0]
+        read = torch.from_numpy(history[:, :length][:, ::-1].astype(np.int64).copy())
+        expected = ranker.network_.states(read)[0, -1] if length else ranker.network_.no_history.detach()
+    assert_allclose(state, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_attention_is_its_definition(rated_log):
+    """One block of SASRec beside loops over places and heads."""
+    torch.manual_seed(0)
+    network = made(SASRec, blocks=1).fit(rated_log).network_
+    block = network.blocks[0]
+    read = torch.randn(1, 6, 16)
+    with torch.no_grad():
+        found = block(read)[0]
+        parts = block.project(block.attention_norm(read[0])).view(6, 3, 2, 8)
+        for place in range(6):
+            heads = []
+            for head in range(2):
+                query = parts[place, 0, head]
+                weight = torch.softmax(torch.stack([query @ parts[k, 1, head] for k in range(place + 1)]) / 8**0.5, 0)
+                heads.append(sum(weight[k] * parts[k, 2, head] for k in range(place + 1)))
+            middle = read[0, place] + block.out(torch.cat(heads))
+            expected = middle + block.layer(block.layer_norm(middle))
+            assert_allclose(found[place], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("held_out", [0, 3])
+def test_each_item_is_foretold_once_from_what_came_before(sequence, rated_log, held_out):
+    size = np.diff(rated_log.user_starts)[rated_log.user]
+    rows = rated_log.place < size - held_out
+    ranker = made(sequence)
+    samples = Samples(LogHistory(rated_log, 8), rows, ranker.config.samples, 0)
+    cuts = []
+    for number in range(2):
+        foretold, begins = [], []
+        for _, stretches in ranker.batches(samples, number):
+            items, weights = stretches.items.numpy(), stretches.weights.numpy()
+            for first, line, weight in zip(stretches.rows, items, weights, strict=True):
+                places = np.flatnonzero(weight)
+                begins.append(first)
+                foretold.extend(first + places)
+                until = first + places.max() + 1
+                assert_array_equal(line[: until - first], rated_log.item[first:until])
+                assert len(set(rated_log.user[first:until])) == 1
+                # an item without one before it in its stretch is its user's first
+                assert places.min() > 0 or rated_log.place[first] == 0
+        assert_array_equal(np.sort(foretold), np.flatnonzero(rows))
+        cuts.append(sorted(begins))
+    assert cuts[0] != cuts[1]
+
+
+@pytest.mark.parametrize("has_repeats", [False, True])
+def test_the_softmax_is_over_what_was_not_consumed_before(sequence, rated_log, has_repeats):
+    log = replace(rated_log, has_repeats=has_repeats)
+    ranker = made(sequence).fit(log)
+    samples = Samples(LogHistory(log, 8), np.ones(len(log), bool), ranker.config.samples, 0)
+    network = ranker.network_
+    batch = next(ranker.batches(samples, 0))
+    _, stretches = batch
+    losses = []
+    with torch.no_grad():
+        vectors, bias = network.vectors(torch.arange(len(log.catalogue)))
+        states = network.states(stretches.items)
+        for row, place in np.argwhere(stretches.weights.numpy() > 0):
+            state = states[row, place - 1] if place else network.no_history
+            at = stretches.rows[row] + place
+            before = log.item[(log.user == log.user[at]) & (np.arange(len(log)) < at)]
+            left = ranker.known_items_.copy()
+            if not has_repeats:
+                left[before] = False
+            logits = (vectors @ state + bias)[torch.from_numpy(left)]
+            losses.append(torch.logsumexp(logits, 0) - vectors[log.item[at]] @ state - bias[log.item[at]])
+        found = ranker.loss(network, batch)
+    assert_allclose(found, np.mean(losses), rtol=1e-4)
+
+
+def test_a_large_softmax_is_over_drawn_items_and_the_steps_own(sequence, rated_log):
+    ranker = made(sequence, softmax_items=10).fit(rated_log)
+    targets = torch.tensor([3, 9, 3])
+    foretold = ranker._foretold(targets)
+    assert 10 <= len(foretold) <= 12 and len(set(foretold.tolist())) == len(foretold)
+    assert set(targets.tolist()) <= set(foretold.tolist())
+    assert ranker.known_items_[foretold].all()
+
+
+# ---------------------------------------------------------------------- bad settings
+@pytest.mark.parametrize(
+    ("kind", "wrong", "named"),
+    [
+        (SequenceRankerConfig, {"samples": SampleConfig(label="click")}, "label is 'click'"),
+        (SequenceRankerConfig, {"width": 0}, "width is 0"),
+        (SequenceRankerConfig, {"windows": 0}, "windows is 0"),
+        (SequenceRankerConfig, {"softmax_items": 0}, "softmax_items is 0"),
+        (SASRecConfig, {"heads": 3}, "heads is 3"),
+    ],
+)
+def test_wrong_settings_are_refused(kind, wrong, named):
+    with pytest.raises(ConfigurationError, match=named):
+        kind(**wrong)
