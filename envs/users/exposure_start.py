@@ -39,6 +39,8 @@ class Beginning:
 def beginning(requests: Requests, categories: NDArray[np.float32], size: int, rng: np.random.Generator) -> Beginning:
     """Centres of `size` dimensions from the `requests` of a log whose items have `categories` [I, G]."""
     groups = categories.shape[1]
+    if not groups:
+        return Beginning(centres=np.zeros((0, size), np.float32), short_weight=1.0, satiation_gain=0.0)
     centres = 0.1 / np.sqrt(size) * rng.standard_normal((groups, size))
     value, vector = np.linalg.eigh(_affinity(requests, categories.astype(np.float64)))
     rank = max(min(size, int(_MOST_RANK * groups)), 1)

@@ -125,3 +125,13 @@ def test_same_seed_same_fit_with_exposures(fitted):
     again = fit_interest_model(log, config, progress=False)
     assert_array_equal(again.item_embedding, model.item_embedding)
     assert again.params == model.params
+
+
+def test_a_log_without_categories_is_fitted_too(fitted):
+    log, config, _ = fitted
+    plain = replace(log.catalogue, category_names=(), categories=np.zeros((len(log.catalogue), 0), np.float32))
+    model = fit_interest_model(replace(log, catalogue=plain), config, progress=False)
+    assert model.choice.outside is not None
+    assert np.isfinite(model.item_embedding).all()
+    rows = {row["name"]: row for row in model.table}
+    assert rows["short_weight"]["low"] < rows["short_weight"]["high"]
