@@ -240,7 +240,9 @@ class MergedRecall(CatalogueListener):
         return MergedCandidates(*together)
 
     def _recall(self, request: RecallRequest, count: int) -> MergedCandidates:
-        found = [channel.recall(request, count)[0] for channel in self.channels]
+        found = [
+            self._checked(channel.name, channel.recall(request, count)[0], request, count) for channel in self.channels
+        ]
         items, first, brought = merge_found(found, list(self.quotas.values()), count, self._num_items)
         scores = self._scores(request, items)
         empty = items < 0
@@ -251,6 +253,25 @@ class MergedRecall(CatalogueListener):
             return np.take_along_axis(array, order, axis=1)
 
         return MergedCandidates(ordered(items), ordered(scores), ordered(first), ordered(brought))
+
+    def _checked(self, name: str, items: NDArray[np.int32], request: RecallRequest, count: int) -> NDArray[np.int32]:
+        """What a channel found, if it is of the right shape and kind.
+
+        Raises:
+            ConfigurationError: if it is not.
+        """
+        items = np.asarray(items)
+        if items.shape != (len(request), count) or not np.issubdtype(items.dtype, np.integer):
+            raise ConfigurationError(
+                f"channel '{name}' returned items of shape {items.shape} and type {items.dtype}; recall must return integers of "
+                f"shape {(len(request), count)} (users, items), -1 where there are fewer."
+            )
+        if items.size and (items.min() < -1 or items.max() >= self._num_items):
+            raise ConfigurationError(
+                f"channel '{name}' returned item {items.min() if items.min() < -1 else items.max()}, but items are numbered 0 to "
+                f"{self._num_items - 1}, and -1 stands for none."
+            )
+        return items.astype(np.int32, copy=False)
 
     def _scores(self, request: RecallRequest, items: NDArray[np.int32]) -> NDArray[np.float32]:
         for channel in self.channels:

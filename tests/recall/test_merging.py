@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,25 +18,7 @@ CONFIG = RecallConfig(
     quotas={"als": 0.4, "item_to_item": 0.3, "popular": 0.15, "fresh": 0.05, "category": 0.1},
     settings={"als": {"dimension": 8, "iterations": 3}},
 )
-MINE = """
-import numpy as np
-from recall import RecallChannel
-
-class Mine(RecallChannel):
-    name = "mine"
-
-    def fit(self, log):
-        self.order_ = np.argsort(log.item_counts(), kind="stable").astype(np.int32)
-        return self
-
-    def recall(self, request, n):
-        items = np.full((len(request), n), -1, np.int32)
-        for row in range(len(request)):
-            bits = np.unpackbits(request.excluded[row], bitorder="little", count=len(self.order_))
-            allowed = self.order_[bits[self.order_] == 0][:n]
-            items[row, : len(allowed)] = allowed
-        return items, np.zeros((len(request), n), np.float32)
-"""
+DOCS = Path(__file__).parents[2] / "docs" / "recall.md"
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +159,12 @@ def test_serves_an_environment(world, merged):
 
 
 def test_loads_what_it_saved_with_a_channel_of_ones_own(world, requested, tmp_path):
-    (tmp_path / "mine.py").write_text(MINE)
-    config = RecallConfig(quotas={f"{tmp_path}/mine.py:Mine": 0.25, "popular": 0.5, "als": 0.25})
+    """The channel that docs/recall.md shows."""
+    example = next(block for block in DOCS.read_text().split("```python\n") if "(RecallChannel)" in block)
+    (tmp_path / "mine.py").write_text(example.split("```")[0])
+    config = RecallConfig(quotas={f"{tmp_path}/mine.py:Rarest": 0.25, "popular": 0.5, "als": 0.25})
     recall = MergedRecall.of(config).fit(world.policy_log)
-    assert recall.names == ("mine", "popular", "als")
+    assert recall.names == ("rarest", "popular", "als")
     recall.save(tmp_path / "recall.npz")
     loaded = MergedRecall.load(tmp_path / "recall.npz")
     assert loaded.quotas == recall.quotas
@@ -253,3 +238,22 @@ def test_a_wrong_line_is_refused(text, message):
 def test_an_unknown_channel_is_refused():
     with pytest.raises(ConfigurationError, match="did you mean 'popular'"):
         MergedRecall.of(RecallConfig.parse("populr"))
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (np.zeros((60, 3), np.int32), r"'popular' returned items of shape \(60, 3\) and type int32.*\(60, 5\)"),
+        (np.zeros((60, 5)), "type float64"),
+        (np.full((60, 5), 10**6), "returned item 1000000"),
+        (np.full((60, 5), -2), "returned item -2, but"),
+    ],
+)
+def test_a_channel_that_returns_something_wrong_is_named(world, requested, returned, message):
+    class Wrong(Popular):
+        def recall(self, request, n):
+            return returned, np.zeros(returned.shape, np.float32)
+
+    recall = MergedRecall([Wrong()], {"popular": 1.0}).fit(world.policy_log)
+    with pytest.raises(ConfigurationError, match=message):
+        recall.recall(requested(USERS), 5)
