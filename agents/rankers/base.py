@@ -1,12 +1,14 @@
 """The contract of a ranker, and what all of them share: counts of the log, known items, blocks, checkpoints."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from agents.rankers.checkpoints import Header, fingerprint, load_checkpoint, save_checkpoint
@@ -16,6 +18,8 @@ from agents.rankers.samples import SampleConfig, Samples, held_out, joined
 from envs.catalogue import Catalogue
 from envs.errors import ArtefactError, ConfigurationError
 from envs.logs.schema import InteractionLog
+from envs.users.threads import in_two_threads
+from recall.threads import one_thread
 
 Progress = Callable[[int, int, float], None]
 """Called after each pass with (its number from 1, passes at most, validation objective so far, smaller is better)."""
@@ -45,7 +49,7 @@ class Ranker(ABC):
 
     name: ClassVar[str]
     config_class: ClassVar[type[RankerConfig]] = RankerConfig
-    block_pairs: ClassVar[int] = 3_200
+    block_pairs: ClassVar[int] = 1_600
     """Pairs scored at once, about: blocks have a fixed number of rows, so that a request's scores do not hang on its
     neighbours in the batch."""
 
@@ -134,8 +138,15 @@ class Ranker(ABC):
         if not rows or not columns:
             return np.zeros((rows, columns), np.float32)
         step = max(self.block_pairs // columns, 1)
-        blocks = [batch.take(slice(first, first + step)).padded(step) for first in range(0, rows, step)]
-        scores = np.concatenate(self._score_blocks([self._with_counts(block) for block in blocks]))[:rows]
+        counts = relative(self.counts_, self.counts_.sum(), len(self.counts_)).astype(np.float32)
+
+        def block(first: int) -> NDArray[np.float32]:
+            return self._score(batch.take(slice(first, first + step)).padded(step).with_counts(counts))
+
+        with _one_thread():
+            firsts = range(0, rows, step)
+            blocks = in_two_threads(block, firsts) if len(firsts) > 1 else [block(0)]
+        scores = np.concatenate(blocks)[:rows]
         return np.where(batch.items >= 0, scores, -np.inf).astype(np.float32)
 
     def save(self, path: Path) -> None:
@@ -212,7 +223,8 @@ class Ranker(ABC):
 
     @abstractmethod
     def _score(self, batch: RankingInput) -> NDArray[np.float32]:
-        """[N, C] logits of one block, whose `counts` are filled in; what stands where there is no item does not matter."""
+        """[N, C] logits of one block, whose `counts` are filled in; what stands where there is no item does not matter. Two threads
+        call it at once."""
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         """What was learnt, by name."""
@@ -221,10 +233,6 @@ class Ranker(ABC):
     def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Takes back what `_arrays` gave."""
         raise NotImplementedError(f"ranker '{self.name}' cannot be loaded: it lacks _arrays and _restore.")
-
-    def _score_blocks(self, blocks: list[RankingInput]) -> list[NDArray[np.float32]]:
-        """Scores of each block, in order."""
-        return [self._score(block) for block in blocks]
 
     # ------------------------------------------------------------------ for rankers
     @property
@@ -244,13 +252,6 @@ class Ranker(ABC):
     def _samples(self, history: LogHistory, rows: NDArray[np.bool_]) -> Samples:
         pool = np.flatnonzero(self.known_items_ & (self.counts_ > 0)).astype(np.int32)
         return Samples(history, rows, self.config.samples, self.seed, pool)
-
-    def _with_counts(self, batch: RankingInput) -> RankingInput:
-        if batch.counts is not None:
-            return batch
-        table = relative(self.counts_, self.counts_.sum(), len(self.counts_)).astype(np.float32)
-        counts = np.where(batch.items >= 0, table[np.maximum(batch.items, 0)], 0)
-        return RankingInput(**{**vars(batch), "counts": counts.astype(np.float32)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,6 +295,18 @@ class _Past:
     def followed_by(self, together: InteractionLog, size: int) -> "_Past":
         """The past once the events in `together`, which begins with the kept items, are past too."""
         return _Past.of(together, size, self.left_out(len(together.users)))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Inside the block torch, BLAS and OpenMP work in the thread that calls them, so that the bits do not hang on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with one_thread():
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _configuration(kind: type[RankerConfig], values: dict[str, Any]) -> RankerConfig:

@@ -15,7 +15,6 @@ from agents.rankers.log_history import SoFar
 from agents.rankers.network_inputs import context_features
 from agents.rankers.ranking_input import RankingInput
 from agents.rankers.samples import Samples
-from envs.users.threads import in_two_threads
 
 PRIOR_ROWS = 5.0
 """A rate counts so many rows of the mean rate beside its own."""
@@ -168,9 +167,6 @@ class CrossedRanker(Ranker):
     def _score(self, batch: RankingInput) -> NDArray[np.float32]:
         features = self.features(batch, self.rates_.served(batch))
         return self._logits(features.reshape(-1, features.shape[2])).reshape(batch.items.shape)
-
-    def _score_blocks(self, blocks: list[RankingInput]) -> list[NDArray[np.float32]]:
-        return in_two_threads(self._score, blocks) if len(blocks) > 1 else [self._score(block) for block in blocks]
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         rates = self.rates_

@@ -138,12 +138,13 @@ class AUGRU(nn.Module):
 
     def forward(self, inputs: Tensor, attention: Tensor) -> Tensor:
         """[N, C, h] last states of inputs [N, T, d] under attention [N, C, T]; an attention of 0 leaves the state as it is."""
-        given = self.of_input(inputs)
+        # taken apart at once, since a slice at each step would cost a gradient of full size each
+        given = self.of_input(inputs).unsqueeze(2).unbind(1)
         state = inputs.new_zeros(*attention.shape[:2], self.width)
-        for step in range(inputs.shape[1]):
-            now, own = given[:, step, None], self.of_state(state)
-            gates = torch.sigmoid(now[..., : 2 * self.width] + own[..., : 2 * self.width])
-            reset, update = gates.chunk(2, dim=-1)
-            candidate = torch.tanh(torch.addcmul(now[..., 2 * self.width :], reset, own[..., 2 * self.width :]))
-            state = torch.lerp(state, candidate, update * attention[:, :, step, None])
+        for now, scale in zip(given, attention.unsqueeze(3).unbind(2), strict=True):
+            now_gates, now_candidate = now.split([2 * self.width, self.width], dim=-1)
+            own_gates, own_candidate = self.of_state(state).split([2 * self.width, self.width], dim=-1)
+            reset, update = torch.sigmoid(now_gates + own_gates).chunk(2, dim=-1)
+            candidate = torch.tanh(torch.addcmul(now_candidate, reset, own_candidate))
+            state = torch.lerp(state, candidate, update * scale)
         return state

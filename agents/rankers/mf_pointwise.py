@@ -29,6 +29,7 @@ class MFPointwise(NetworkRanker):
 
     name: ClassVar[str] = "mf_pointwise"
     config_class: ClassVar[type[RankerConfig]] = MFPointwiseConfig
+    block_pairs: ClassVar[int] = 6_400
 
     def make_network(self, sizes: Sizes) -> nn.Module:
         """See the class."""
@@ -36,7 +37,7 @@ class MFPointwise(NetworkRanker):
 
 
 class MFNetwork(nn.Module):
-    """Inner product of user and item vectors, whose first column of the other side is 1: their biases."""
+    """Inner product of user and item vectors, whose first columns are their biases."""
 
     def __init__(self, sizes: Sizes, width: int) -> None:
         super().__init__()
@@ -49,6 +50,8 @@ class MFNetwork(nn.Module):
         """[N, C] logits."""
         user = self.user_vectors(inputs.user, inputs.user_features)
         item = self.item_vectors(inputs.items)
-        product = torch.einsum("nd,ncd->nc", user[:, 1:], item[:, :, 1:])
+        # the first column of the item is its bias, that of the user stands alone
+        crossed = torch.cat([torch.ones_like(user[:, :1]), user[:, 1:]], dim=1)
+        product = torch.bmm(item, crossed.unsqueeze(2)).squeeze(2)
         per_user = user[:, :1] + self.context(inputs.context)
-        return product + item[:, :, 0] + per_user + self.features(inputs.item_features).squeeze(-1)
+        return product + per_user + self.features(inputs.item_features).squeeze(-1)

@@ -54,14 +54,12 @@ class Tensors:
             days = np.pad(days, ((0, 0), (0, missing)))
         assert inputs.counts is not None
         present = inputs.items >= 0
-        features = np.stack(
-            [
-                np.log(np.maximum(inputs.counts, 1e-6)),
-                np.log1p(np.maximum(inputs.ages, 0)) / 8,
-                np.exp(-np.maximum(inputs.ages, 0) / _FRESH_DAYS),
-            ],
-            axis=2,
-        )
+        features = np.empty((*present.shape, NUM_ITEM_FEATURES), np.float32)
+        ages = np.maximum(inputs.ages, 0).astype(np.float32, copy=False)
+        np.log(np.maximum(inputs.counts, 1e-6), out=features[:, :, 0], casting="same_kind")
+        np.multiply(np.log1p(ages), np.float32(1 / 8), out=features[:, :, 1])
+        np.exp(ages * np.float32(-1 / _FRESH_DAYS), out=features[:, :, 2])
+        features[~present] = 0
         return cls(
             user=torch.from_numpy(user),
             user_features=torch.from_numpy(np.asarray(inputs.user_features, np.float32)),
@@ -71,7 +69,7 @@ class Tensors:
             context=torch.from_numpy(context_features(inputs.context)),
             items=torch.from_numpy(np.maximum(inputs.items, 0).astype(np.int64)),
             item_mask=torch.from_numpy(present),
-            item_features=torch.from_numpy((features * present[:, :, None]).astype(np.float32)),
+            item_features=torch.from_numpy(features),
         )
 
 

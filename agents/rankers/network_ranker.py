@@ -19,7 +19,7 @@ from agents.rankers.network_inputs import ItemVectors, Sizes, Tensors
 from agents.rankers.ranking_input import RankingInput
 from agents.rankers.samples import Samples
 from agents.rankers.training import OBJECTIVE, TrainingConfig, train, train_on
-from envs.users.threads import in_two_threads, single_torch_thread
+from envs.users.threads import single_torch_thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +101,6 @@ class NetworkRanker(Ranker):
     def _score(self, batch: RankingInput) -> NDArray[np.float32]:
         with torch.no_grad():
             return self.network_(self.tensors(batch)).numpy()
-
-    def _score_blocks(self, blocks: list[RankingInput]) -> list[NDArray[np.float32]]:
-        if len(blocks) > 1:
-            return in_two_threads(self._score, blocks)
-        with single_torch_thread():
-            return [self._score(block) for block in blocks]
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         return {f"network.{name}": tensor.numpy() for name, tensor in self.network_.state_dict().items()}

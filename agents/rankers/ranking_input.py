@@ -70,6 +70,12 @@ class RankingInput:
             },
         )
 
+    def with_counts(self, counts: NDArray[np.float32]) -> Self:
+        """The requests with the counts of a table [I], if they have none yet."""
+        if self.counts is not None:
+            return self
+        return replace(self, counts=np.where(self.items >= 0, counts[np.maximum(self.items, 0)], 0))
+
     def checked(self, num_items: int, num_user_features: int) -> Self:
         """The input itself.
 

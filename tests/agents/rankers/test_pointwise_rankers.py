@@ -20,10 +20,11 @@ RANKERS = [*NETWORKS, Logistic, GBDT]
 
 
 def made(kind, seed=0, samples=None, epochs=2, **training):
-    config = replace(kind.config_class(), samples=samples or SampleConfig())
+    samples = replace(samples or SampleConfig(), history_size=6)
+    config = replace(kind.config_class(), samples=samples)
     if kind in NETWORKS:
         config = replace(
-            config, training=TrainingConfig(**{"epochs": epochs, "batch_size": 512, "learning_rate": 0.01} | training)
+            config, training=TrainingConfig(**{"epochs": epochs, "batch_size": 1024, "learning_rate": 0.01} | training)
         )
     return kind(config, seed)
 
@@ -149,6 +150,14 @@ def test_validation_may_be_given(kind, shown_log):
     late = shown_log.timestamp > np.quantile(shown_log.timestamp, 0.8)
     ranker = made(kind).fit(shown_log.where(~late), shown_log.where(late))
     assert_array_equal(ranker.counts_, shown_log.where(~late).item_counts())
+
+
+def test_a_network_stops_early_and_keeps_its_best_pass(shown_log):
+    ranker = made(MFPointwise, epochs=40, learning_rate=0.05, patience=2, embedding_decay=0.0).fit(shown_log)
+    objectives = [figures["objective"] for figures in ranker.passes_]
+    assert len(objectives) < 40 and np.argmin(objectives) == len(objectives) - 3
+    fewer = made(MFPointwise, epochs=len(objectives) - 2, learning_rate=0.05, embedding_decay=0.0).fit(shown_log)
+    assert_array_equal(ranker.network_.user_vectors.own.weight, fewer.network_.user_vectors.own.weight)
 
 
 def test_debias_weighs_by_propensity(kind, shown_log, asked):
