@@ -417,3 +417,17 @@ def dense(
             for j in range(len(bias)):
                 total = outputs[row, j] + bias[j]
                 outputs[row, j] = max(total, np.float32(0)) if rectify == 1 else total
+
+
+@Kernel
+def score_items(begin: Int, end: Int, users: Floats2, vectors: Floats2, items: Ints2, scores: Floats2Out) -> None:
+    """Inner products [N, C] of `users` [N, d] and the `vectors` [I, d] of `items` [N, C]; 0 for an item of -1."""
+    for n in range(begin, end):
+        user = users[n]
+        for c in range(items.shape[1]):
+            total = np.float32(0)
+            if items[n, c] >= 0:
+                vector = vectors[items[n, c]]
+                for k in range(len(user)):
+                    total = _fma(user[k], vector[k], total)
+            scores[n, c] = total

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.candidate_source import RecallRequest
+from envs.compiled import over_rows
+from recall import kernels
 from recall.channels.base import RecallChannel
 from recall.index import InnerProductIndex
 
@@ -14,8 +16,11 @@ from recall.index import InnerProductIndex
 def inner_products(
     users: NDArray[np.float32], vectors: NDArray[np.float32], items: NDArray[np.int32]
 ) -> NDArray[np.float32]:
-    """[N, C] of users [N, d] with the vectors [I, d] of `items` [N, C]; those of -1 mean nothing."""
-    return np.einsum("nd,ncd->nc", users, vectors[items])
+    """[N, C] of users [N, d] with the vectors [I, d] of `items` [N, C], 0 for those of -1."""
+    scores = np.empty(items.shape, np.float32)
+    arrays = (np.ascontiguousarray(array) for array in (users, vectors, items))
+    over_rows(kernels.score_items, len(items), *arrays, scores)
+    return scores
 
 
 class VectorChannel(RecallChannel):
