@@ -53,5 +53,5 @@ class HiddenState:
         categories = env.world.policy_log.catalogue.categories
         centre = categories.T @ env.world.user_model.item_vectors / np.maximum(categories.sum(axis=0), 1e-9)[:, None]
         taste = env._preference @ centre.T
-        taste = np.exp(taste - taste.max(axis=1, keepdims=True))
+        taste = np.exp(taste - taste.max(axis=1, keepdims=True, initial=-np.inf))
         return taste / taste.sum(axis=1, keepdims=True)

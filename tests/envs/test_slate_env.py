@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -277,3 +278,15 @@ def test_sampled_candidates_are_distinct_allowed_and_uniform() -> None:
     assert all(len(set(row)) == 20 for row in found)
     frequency = np.bincount(found.ravel(), minlength=items)[~excluded[0]] / (users * 20)
     assert np.abs(frequency * 99 - 1).max() < 0.2
+
+
+def test_a_catalogue_without_categories_is_served() -> None:
+    log, model = generate_log(SyntheticConfig(num_users=12, num_items=60, embedding_size=4), seed=0)
+    catalogue = replace(log.catalogue, category_names=(), categories=np.zeros((60, 0), np.float32))
+    plain = replace(
+        model, categories=catalogue.categories, context_weights=np.zeros((len(model.context_weights), 0), np.float32)
+    )
+    env = SlateVectorEnv(num_envs=5, world=build_world(replace(log, catalogue=catalogue), plain))
+    trace = _run(env, steps=4)
+    assert trace[-1]["candidate_features"].shape[2] == 2
+    assert env.hidden.interest().shape == (5, 0)
