@@ -286,7 +286,7 @@ def test_a_catalogue_without_categories_is_served() -> None:
     plain = replace(
         model, categories=catalogue.categories, context_weights=np.zeros((len(model.context_weights), 0), np.float32)
     )
-    env = SlateVectorEnv(num_envs=5, world=build_world(replace(log, catalogue=catalogue), plain))
+    env = SlateVectorEnv(num_envs=5, num_candidates=30, world=build_world(replace(log, catalogue=catalogue), plain))
     trace = _run(env, steps=4)
     assert trace[-1]["candidate_features"].shape[2] == 2
     assert env.hidden.interest().shape == (5, 0)
