@@ -12,14 +12,19 @@ from agents.rankers.catalogue_ranker import CatalogueRanker
 from agents.rankers.network_inputs import NUM_CONTEXT, NUM_ITEM_FEATURES, ItemVectors, Sizes, Tensors, UserVectors
 from agents.rankers.network_ranker import NetworkRankerConfig
 from agents.rankers.samples import SampleConfig
+from agents.rankers.training import TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeuMFConfig(NetworkRankerConfig):
     """How `NeuMF` is made."""
 
-    samples: SampleConfig = field(default_factory=lambda: SampleConfig(avoid_later=True))
+    samples: SampleConfig = field(default_factory=lambda: SampleConfig(avoid_later=True, negatives=2))
     """What is learnt: a user's vector knows no time, so an item to be consumed later should not be pushed down now."""
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(learning_rate=3e-3, embedding_decay=0.1, patience=4)
+    )
+    """How the network is trained."""
     width: int = 64
     """d: width of the vectors of either part."""
     layers: tuple[int, ...] = (128, 64)
