@@ -1,7 +1,7 @@
 """Deep interest evolution network: a GRU extracts interests from the history, a second one with attentional update gates follows
 how the interest in the scored item evolved."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -12,12 +12,15 @@ from agents.rankers.base import RankerConfig
 from agents.rankers.din import NUM_TIMES, Head, history_times
 from agents.rankers.network_inputs import ItemVectors, Sizes, Tensors, UserVectors
 from agents.rankers.network_ranker import NetworkRanker, NetworkRankerConfig, TensorBatch, logistic_loss
+from agents.rankers.training import TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class DIENConfig(NetworkRankerConfig):
     """How `DIEN` is made."""
 
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(patience=3))
+    """How the network is trained."""
     width: int = 32
     """d: width of vectors and states."""
     hidden: tuple[int, ...] = (64, 32)

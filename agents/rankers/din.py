@@ -1,6 +1,6 @@
 """Deep interest network: a user's interest is a sum over the history, weighed anew for each item that is scored."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -10,6 +10,7 @@ from torch.nn import functional
 from agents.rankers.base import RankerConfig
 from agents.rankers.network_inputs import NUM_CONTEXT, NUM_ITEM_FEATURES, ItemVectors, Sizes, Tensors, UserVectors
 from agents.rankers.network_ranker import NetworkRanker, NetworkRankerConfig
+from agents.rankers.training import TrainingConfig
 
 NUM_TIMES = 3
 """Numbers that tell when an item of the history was consumed: log(1 + days) / 4, exp(-days), 1 / (1 + place)."""
@@ -19,6 +20,8 @@ NUM_TIMES = 3
 class DINConfig(NetworkRankerConfig):
     """How `DIN` is made."""
 
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(patience=3))
+    """How the network is trained."""
     width: int = 32
     """d: width of the vectors."""
     attention_width: int = 32
