@@ -1,7 +1,7 @@
 """Speed of recall beside faiss' flat index, and of whole requests.
 
 Run: python -m benchmarks.recall_speed          (some three minutes)
-     python -m benchmarks.recall_speed kinds    (the indices compared, at 10,000 to 1,000,000 items; some ten minutes)
+     python -m benchmarks.recall_speed kinds    (the indices compared, at 10,000 to 300,000 items; some ten minutes)
 
 - recall: the 100 best of 10,000 and of 100,000 items, d 32, batches of 8,192 queries, on all cores; vectors are random with a
   spectrum that falls as embeddings' does. recall10k_vs_faiss_flat and recall100k_vs_faiss_flat are medians over interleaved
@@ -41,7 +41,7 @@ from recall.index import SETTINGS, InnerProductIndex, measured_choices
 
 QUERIES, WIDTH, WANTED = 8_192, 32, 100
 SIZES = {"10k": 10_000, "100k": 100_000}
-KIND_SIZES = (10_000, 100_000, 1_000_000)
+KIND_SIZES = (10_000, 100_000, 300_000)
 ROUNDS = 7
 REQUEST_ITEMS = 10_000
 
@@ -157,7 +157,7 @@ def kinds() -> dict[str, float]:
     """Recall, speed and building time of every kind of index at some sizes."""
     figures: dict[str, float] = {}
     for number in KIND_SIZES:
-        queries = like_embeddings(1_024 if number < 1_000_000 else 256, 1)
+        queries = like_embeddings(2_048, 1)
         for choice in measured_choices(like_embeddings(number, 0), queries, SETTINGS, WANTED):
             _tell(
                 f"{number:,} items, {choice.name}: recall {choice.recall:.3f}, {choice.queries_per_s:,.0f} queries/s, "

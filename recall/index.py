@@ -1,8 +1,8 @@
 """Indices over item vectors: which kind is right for a catalogue, and how one is kept in a file.
 
-Measured by `python -m benchmarks.recall_speed` (see docs/recall.md): the exact index is the fastest of those that reach a recall
-of 0.95 up to some hundred thousand items, so `build_index` takes it up to `EXACT_ITEMS`; `measured_choice` measures on the
-vectors at hand.
+Measured by `python -m benchmarks.recall_speed kinds` (see docs/recall.md): at 10,000 and at 100,000 items the exact index is the
+fastest of those that reach a recall of 0.95, so `build_index` takes it up to `EXACT_ITEMS`; above, it measures on the vectors at
+hand.
 """
 
 import time
