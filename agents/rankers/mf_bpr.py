@@ -12,6 +12,7 @@ from agents.rankers.mf_pointwise import MFNetwork
 from agents.rankers.network_inputs import Sizes
 from agents.rankers.network_ranker import NetworkRankerConfig, TensorBatch
 from agents.rankers.samples import SampleConfig
+from agents.rankers.training import TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,8 @@ class MFBPRConfig(NetworkRankerConfig):
 
     samples: SampleConfig = field(default_factory=lambda: SampleConfig(avoid_later=True))
     """What is learnt: a user's vector knows no time, so an item to be consumed later should not be pushed down now."""
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(learning_rate=1e-3, embedding_decay=1e-2))
+    """How the vectors are trained."""
     width: int = 64
     """d: width of the vectors."""
 
