@@ -11,6 +11,7 @@ Examples:
     python simulate.py fit --ablation                         what each term of the user model buys
     python simulate.py fidelity                               how like the log's users the simulated ones are
     python simulate.py sensitivity                            what 'A beats B' rests on
+    python simulate.py rankers                                supervised rankers on held-out rows of the log
     python simulate.py updates                                when to update the models: three rules and a DQN
     python simulate.py plot RUN [RUN ...]                     draw saved runs again, or several together
 
@@ -50,6 +51,7 @@ from evaluation.options import (
     FidelityOptions,
     FitOptions,
     PlotOptions,
+    RankerOptions,
     SensitivityOptions,
     UpdateOptions,
     chosen_command,
@@ -57,6 +59,7 @@ from evaluation.options import (
 )
 from evaluation.population_report import population_figures, population_report, population_table
 from evaluation.progress import progress
+from evaluation.ranking.study import ranker_figures, ranker_study, rankers_table
 from evaluation.report import (
     ablation_table,
     comparison_table,
@@ -196,6 +199,17 @@ def sensitivity(options: SensitivityOptions) -> None:
     finish(run, sensitivity_figures(table), console)
 
 
+def rankers(options: RankerOptions) -> None:
+    """Log → rankers fitted to its earlier rows → ranks and probabilities of the later ones → table and plot."""
+    study = options.study()
+    console = make_console()
+    log = read_log(options, console)
+    run = open_run(options, "rankers", options.resume)
+    measures, costs = ranker_study(log, study, run, progress)
+    console.print(rankers_table(measures, costs))
+    finish(run, ranker_figures(measures), console)
+
+
 def updates(options: UpdateOptions) -> None:
     """Log → users → world → rules and a DQN that learns when to update → table and plots."""
     options = options.sized()
@@ -307,7 +321,7 @@ def finish(run: Run, figures: Mapping[str, Any], console: Console) -> None:
     run.write_figures(figures)
     drawn = (
         save_figures(run)
-        if any(run.has_table(name) for name in ("summary", "updates", "distances", "sensitivity"))
+        if any(run.has_table(name) for name in ("summary", "updates", "distances", "sensitivity", "rankers"))
         else []
     )
     console.rule("figures")
@@ -321,6 +335,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "fit": (FitOptions, fit),
     "fidelity": (FidelityOptions, fidelity),
     "sensitivity": (SensitivityOptions, sensitivity),
+    "rankers": (RankerOptions, rankers),
     "updates": (UpdateOptions, updates),
     "plot": (PlotOptions, plot),
 }
@@ -339,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(
             "\ninterrupted; what was finished is kept. The same command with --resume RUN goes on "
-            "(compare, updates, fidelity, sensitivity).",
+            "(compare, updates, fidelity, sensitivity, rankers).",
             file=sys.stderr,
         )
         return 130

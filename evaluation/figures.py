@@ -30,7 +30,7 @@ def save_figures(runs: Run | Sequence[Run], folder: Path | None = None) -> list[
         folder: where the PNGs go; None for the plots folder of a single run.
 
     Returns:
-        Paths of the PNGs: comparison, tradeoff, interest, learning, updates, fidelity, sensitivity.
+        Paths of the PNGs: comparison, tradeoff, interest, learning, updates, fidelity, sensitivity, rankers.
 
     Raises:
         ArtefactError: if a table is damaged, or no run has any table to draw.
@@ -199,6 +199,24 @@ def _sensitivity(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
     return figure
 
 
+def _rankers(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """Measures of the first run's rankers, a panel for each measure."""
+    table = runs[0].table("rankers")
+    shown = {
+        "ndcg10": "NDCG@10, last item among all unseen",
+        "auc": "AUC, is the last row liked?",
+        "auc20": "AUC, rows of the last 20 %",
+    }
+    shown = {name: title for name, title in shown.items() if name in table["measure"]}
+    figure = _figure(4.2 * len(shown), 0.3 * table["ranker"].n_unique() + 1.2)
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, (name, title) in zip(panels, shown.items(), strict=True):
+        plots.points(table.filter(pl.col("measure") == name).sort("value"), axes)
+        axes.set_title(title)
+    _footnote(figure, "Whiskers: 95 % intervals, users resampled; one training seed.")
+    return figure
+
+
 def _prefix(axes: plots.Axes, title: str) -> None:
     if title:
         axes.set_title(f"{title}: {axes.get_title(loc='left')}")
@@ -216,5 +234,6 @@ _FIGURES: tuple[tuple[str, Callable[[Sequence[Run], Sequence[str]], Figure | Non
     ("updates", _updates, "updates"),
     ("fidelity", _fidelity, "distances"),
     ("sensitivity", _sensitivity, "sensitivity"),
+    ("rankers", _rankers, "rankers"),
 )
 """Name of the PNG, what draws it, and the table that it needs."""

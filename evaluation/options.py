@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from agents.loading import agent_names
+from agents.rankers.loading import ranker_names, resolve_ranker
 from envs.errors import ConfigurationError
 from envs.measures import RewardWeights
 from envs.modifiers import modifiers_from
@@ -19,6 +20,7 @@ from envs.users.models import check_user_model
 from envs.world import WorldConfig
 from evaluation.comparison import ComparisonConfig, ServingConfig
 from evaluation.fidelity.study import FidelityConfig
+from evaluation.ranking.study import RankerStudyConfig
 from evaluation.training import TrainingConfig
 
 NOT_PART_OF_A_RUN = ("out", "resume", "config", "jobs", "ray_address")
@@ -250,6 +252,40 @@ class SensitivityOptions(WorldOptions):
     def training_requests(self) -> int:
         """Simulated requests that an agent that trains may spend."""
         return self.requests or (2_048 if self.fast else 40_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankerOptions(DataOptions):
+    """Fits supervised rankers to a log and judges them on rows held out: by ranks in the whole catalogue, and by probabilities.
+
+    Example: python simulate.py rankers --rankers mf_bpr,sasrec,my_file.py:MyRanker
+    """
+
+    rankers: str = ",".join(ranker_names())
+    """Rankers by name or file.py:Class, separated by commas; popularity is always beside them."""
+    epochs: int | None = None
+    """Passes of network rankers at most; by default each ranker's own, with --fast 1."""
+    resume: Path | None = None
+    """Folder of an interrupted run to go on with; give the other options as before."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(1, epochs=self.epochs)
+
+    def study(self) -> RankerStudyConfig:
+        """What is compared.
+
+        Raises:
+            ConfigurationError: if there is no such ranker, or one is named twice.
+        """
+        names = tuple(name.strip() for name in self.rankers.split(",") if name.strip())
+        if not names:
+            raise ConfigurationError(f"--rankers is empty; name some of {', '.join(ranker_names())}.")
+        for name in names:
+            resolve_ranker(name)
+            if names.count(name) > 1:
+                raise ConfigurationError(f"--rankers names '{name}' twice; name it once.")
+        return RankerStudyConfig(names=names, epochs=self.epochs or (1 if self.fast else None), seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -387,3 +387,20 @@ def differences(table: pl.DataFrame, axes: Axes) -> Axes:
     axes.set_xlabel("difference in reward, weighted clicks per user; 95 %")
     axes.set_title(f"{table['first'][0]} minus {table['second'][0]}; diamonds: another conclusion")
     return axes
+
+
+def points(table: pl.DataFrame, axes: Axes) -> Axes:
+    """Values with their intervals, one below the other, the first at the bottom.
+
+    Args:
+        table: (ranker, value, low, high).
+        axes: drawn into.
+    """
+    for place, row in enumerate(table.iter_rows(named=True)):
+        axes.plot([row["low"], row["high"]], [place, place], color=BLUE, linewidth=1.4)
+        axes.plot(row["value"], place, "o", color=BLUE, markersize=5)
+    axes.set_yticks(range(len(table)), table["ranker"].to_list())
+    axes.set_ylim(-0.6, len(table) - 0.4)
+    axes.grid(axis="x", color=PALE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return axes
