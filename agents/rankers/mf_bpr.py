@@ -21,7 +21,7 @@ class MFBPRConfig(NetworkRankerConfig):
 
     samples: SampleConfig = field(default_factory=lambda: SampleConfig(avoid_later=True))
     """What is learnt: a user's vector knows no time, so an item to be consumed later should not be pushed down now."""
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(learning_rate=1e-3, embedding_decay=1e-2))
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(learning_rate=3e-3, embedding_decay=0.1))
     """How the vectors are trained."""
     width: int = 64
     """d: width of the vectors."""
