@@ -286,7 +286,7 @@ class _Fit:
     ) -> None:
         """A Newton step for the batch's users. Of the gradient at the sample the part that the noise made is taken off."""
         users = batch.users
-        information = _start_information(batch, embedding, shares, scalars)
+        information = start_information(batch, embedding, shares, scalars)
         assert start.grad is not None
         gradient = start.grad - (information @ noise[:, :, None])[:, :, 0]
         gradient += (self.start[users] - self.start_mean[users]) @ self.start_precision
@@ -407,7 +407,7 @@ class _Levels:
         outside -= step * self.few_momentum[-1]
 
 
-def _start_information(batch: RequestBatch, embedding: Tensor, shares: Tensor, scalars: Scalars) -> Tensor:
+def start_information(batch: RequestBatch, embedding: Tensor, shares: Tensor, scalars: Scalars) -> Tensor:
     """[B, d, d] information of the batch's requests about kappa p of their users' starts."""
     shown = embedding[torch.from_numpy(batch.slate)] * batch.fade(scalars)[:, None, None]
     mean = (shares[:, None] @ shown)[:, 0]
