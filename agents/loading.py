@@ -6,6 +6,18 @@ from agents.base import Agent
 from envs.errors import AgentError
 from envs.loading import Kind
 
+RANKERS = {
+    "logistic": "LogisticAgent",
+    "gbdt": "GBDTAgent",
+    "mf_pointwise": "MFPointwiseAgent",
+    "mf_bpr": "MFBPRAgent",
+    "neumf": "NeuMFAgent",
+    "din": "DINAgent",
+    "dien": "DIENAgent",
+    "gru4rec": "GRU4RecAgent",
+    "sasrec": "SASRecAgent",
+}
+"""Agents that serve by a supervised ranker. They take minutes to fit, so a comparison has them only when asked for them."""
 AGENT = Kind(
     name="agent",
     wanted="a subclass of agents.Agent",
@@ -22,7 +34,8 @@ AGENT = Kind(
         "ppo": "agents.rl.ppo:PPOAgent",
         "dqn": "agents.rl.dqn:DQNAgent",
         "sb3_ppo": "agents.rl.sb3:SB3PPOAgent",
-    },
+    }
+    | {name: f"agents.rankers.agent:{kind}" for name, kind in RANKERS.items()},
 )
 """Where each agent lives; it is imported when it is asked for, so that a run without RL loads neither torch nor ray."""
 
@@ -30,6 +43,11 @@ AGENT = Kind(
 def agent_names() -> tuple[str, ...]:
     """Names of the agents that come with driftrec."""
     return tuple(AGENT.known)
+
+
+def default_agents() -> tuple[str, ...]:
+    """Names of the agents that a comparison has where none are asked for."""
+    return tuple(name for name in AGENT.known if name not in RANKERS)
 
 
 def resolve_agent(spec: str) -> type[Agent]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from agents.loading import agent_names
+from agents.loading import default_agents
 from agents.rankers.loading import ranker_names, resolve_ranker
 from envs.errors import ConfigurationError
 from envs.measures import RewardWeights
@@ -123,8 +123,9 @@ class WorldOptions(DataOptions):
 class CompareOptions(WorldOptions):
     """Compares agents on the same simulated users: fit, recall, training, comparison, model updates, plots."""
 
-    agents: str = ",".join(agent_names())
-    """Names, or file.py:Class for an agent of your own, separated by commas."""
+    agents: str = ",".join(default_agents())
+    """Names, or file.py:Class for an agent of your own, separated by commas; further names are logistic, gbdt, mf_pointwise,
+    mf_bpr, neumf, din, dien, gru4rec and sasrec, supervised rankers that take minutes to fit."""
     references: bool = True
     """Add those of random, mf, constant and oracle_lookahead that are missing: what every comparison is measured by."""
     users: Annotated[int | None, _sized("400, or 16")] = None

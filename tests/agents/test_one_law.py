@@ -14,6 +14,8 @@ from numpy.testing import assert_array_equal
 
 from agents import agent_names, resolve_agent
 from agents.base import Agent, Training
+from agents.rankers.agent import RankerAgent
+from agents.rankers.loading import resolve_ranker
 from envs.modifiers import CategoryShock, Drift, Scene, modified
 from envs.observation import Observation
 from envs.slate_env import SlateVectorEnv
@@ -22,6 +24,8 @@ from recall.embedding import EmbeddingConfig, EmbeddingRecall
 REINFORCED = ("ppo", "dqn", "sb3_ppo")
 """Agents that need a training to act; traffic of a hidden world is what they learn from, so the world changes after it."""
 POLICIES = [name for name in agent_names() if name not in REINFORCED and not resolve_agent(name).is_oracle]
+QUICK = {"gbdt": {"trees": 5}, "logistic": {}}
+"""Settings of rankers that are no networks; networks are trained for one pass."""
 ORACLES = [name for name in agent_names() if name.startswith("oracle")]
 
 
@@ -60,6 +64,16 @@ def perturbed_motion(moving_world):
     count = moving_world.start_interest.traits.shape[0]
     interest = moving_world.start_interest.take(random.permutation(count))
     return replace(moving_world, user_model=model, start_interest=interest, outside=moving_world.outside + 1)
+
+
+def fitted(name, world):
+    """The policy, fitted to the world's log; what is learnt need not be good."""
+    agent = resolve_agent(name)()
+    if isinstance(agent, RankerAgent):
+        config = resolve_ranker(name).config_class()
+        changes = QUICK[name] if name in QUICK else {"training": replace(config.training, epochs=1)}
+        agent.config = replace(config, **changes)
+    return agent.fit(world.policy_log)
 
 
 def environment(world, recall):
@@ -103,7 +117,7 @@ def test_the_log_that_policies_learn_from_is_cut_before_the_run(world):
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_policies_do_not_see_what_is_hidden(world, perturbed, name):
-    agents = [resolve_agent(name)().fit(each.policy_log) for each in (world, perturbed)]
+    agents = [fitted(name, each) for each in (world, perturbed)]
     envs = [environment(each, recall_of(world)) for each in (world, perturbed)]
     for _ in range(4):
         # both are shown what the first environment shows, while the second one's hidden state goes its own way
@@ -119,7 +133,7 @@ def test_policies_do_not_see_what_is_hidden(world, perturbed, name):
 def test_policies_do_not_see_what_moves_the_world(moving_world, perturbed_motion, name):
     """Modifiers, births' hidden vectors, and the parameters of drawn and arriving users change: the slates do not."""
     worlds = (moving_world, perturbed_motion)
-    agents = [resolve_agent(name)().fit(each.policy_log) for each in worlds]
+    agents = [fitted(name, each) for each in worlds]
     envs = [environment(each, recall_of(moving_world)) for each in worlds]
     for _ in range(3):
         observation = Observation.from_dict({key: array.copy() for key, array in envs[0].observation.to_dict().items()})
