@@ -2,13 +2,21 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+Seconds = TypeVar("Seconds", int, NDArray[np.int64])
+
 SECONDS_PER_DAY = 86_400
 NEVER = np.iinfo(np.int64).max
 """Time of retirement of an item that is never retired, in a catalogue where others are."""
+
+
+def weekday_of(second: Seconds) -> Seconds:
+    """Day of the week in UTC, Monday 0, of seconds since 1970 (1 January 1970 was a Thursday)."""
+    return (second // SECONDS_PER_DAY + 3) % 7
 
 
 @dataclass(frozen=True, kw_only=True)

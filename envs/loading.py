@@ -44,6 +44,22 @@ class Kind:
         path, class_name = self._file_and_class(spec)
         return self._class_in(self._imported(path), class_name, path)
 
+    def find_derived(self, spec: str, base: type) -> type:
+        """As `find`, of a class that must be a subclass of `base`, complete, and have a `name`.
+
+        Raises:
+            DriftrecError: of the kind's own type, also where the class is none of these.
+        """
+        found = self.find(spec)
+        if not issubclass(found, base):
+            raise self.error(f"class '{found.__name__}' of '{spec}' is not {self.wanted}; derive it from that.")
+        missing = sorted(getattr(found, "__abstractmethods__", ()))
+        if not hasattr(found, "name"):
+            missing.append("name")
+        if missing:
+            raise self.error(f"class '{found.__name__}' of '{spec}' lacks {', '.join(missing)}; add what is missing.")
+        return found
+
     def absolute(self, spec: str) -> str:
         """The same spec, valid in every folder: a file's path is made absolute."""
         if spec in self.known:

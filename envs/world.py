@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, logsumexp
 
 from envs.births import items_of_run, withheld_items
-from envs.catalogue import SECONDS_PER_DAY
+from envs.catalogue import SECONDS_PER_DAY, weekday_of
 from envs.catalogue_calendar import ItemCalendar
 from envs.engine import UserState, utilities
 from envs.errors import ConfigurationError
@@ -81,7 +81,7 @@ class World:
     @property
     def reference_weekday(self) -> int:
         """Weekday of the run's day 0, Monday 0."""
-        return (self.reference_time // SECONDS_PER_DAY + 3) % 7
+        return weekday_of(self.reference_time)
 
     @property
     def birth_clock(self) -> NDArray[np.float64]:
@@ -232,7 +232,7 @@ def build_world(
     known = np.bincount(policy_log.item, minlength=num_items) > 0
     items = items_of_run(log, user_model, config, withheld, known, reference_time)
     policy_log = replace(policy_log, catalogue=items.catalogue)
-    weekday = (reference_time // SECONDS_PER_DAY + 3) % 7
+    weekday = weekday_of(reference_time)
     past = Past(
         calendar=items.calendar,
         available=~items.born_in_run,

@@ -19,14 +19,12 @@ from agents.rankers.ranking_input import RankingInput
 from agents.rerankers import RERANKERS, Reranker
 from envs.artefacts import load_json, save_json
 from envs.candidate_source import RecallRequest
-from envs.catalogue import SECONDS_PER_DAY
+from envs.catalogue import SECONDS_PER_DAY, weekday_of
 from envs.errors import ArtefactError, ConfigurationError
 from envs.logs.schema import InteractionLog
 from envs.observation import Candidates, Observation
 from recall import MergedRecall
 
-_MONDAY_OFFSET = 3
-"""1 January 1970 was a Thursday, weekday 3."""
 _FILES = ("recall.npz", "ranker.safetensors", "reranker.npz")
 _FORMAT_VERSION = 1
 
@@ -94,17 +92,16 @@ class Pipeline:
         self._check_k(k)
         number = self.served.numbers([user] if isinstance(user, str) else [str(name) for name in user])
         if now is None:
-            now = int(self.served.timestamp.max(initial=0)) + 1
+            now = self.served.last_second + 1
         moment = np.broadcast_to(np.asarray(now, np.int64), number.shape)
         observation, channels = self.observe(number, moment)
         scores, slots = self.choose(observation, k)
         rows = np.arange(len(number))[:, None]
         shown = observation.candidates.mask[rows, slots] == 1
         items = np.where(shown, observation.candidates.items[rows, slots], -1).astype(np.int32)
-        names = self.served.catalogue.item_ids.astype(np.str_)
         return Recommendations(
             items=items,
-            item_ids=np.where(shown, names[np.maximum(items, 0)], ""),
+            item_ids=np.where(shown, self.served.item_names[np.maximum(items, 0)], ""),
             scores=np.where(shown, scores[rows, slots], -np.inf).astype(np.float32),
             channels=np.where(shown, channels[rows, slots], 0),
         )
@@ -123,12 +120,11 @@ class Pipeline:
             [found.scores[:, :, None], age[:, :, None].astype(np.float32), catalogue.categories[items]], axis=2
         )
         mask = found.items >= 0
-        last = int(self.served.timestamp.max(initial=0))
         context = (
             now % SECONDS_PER_DAY / 3600,
-            (now // SECONDS_PER_DAY + _MONDAY_OFFSET) % 7,
+            weekday_of(now),
             self.served.place_in_visit(user, now),
-            np.maximum(now - last, 0) // SECONDS_PER_DAY,
+            np.maximum(now - self.served.last_second, 0) // SECONDS_PER_DAY,
         )
         observation = Observation(
             user=user,

@@ -72,6 +72,16 @@ class ServedUsers:
         return content_hash({"users": self.users.user_ids}, {"features": list(self.users.feature_names)})
 
     @cached_property
+    def last_second(self) -> int:
+        """Seconds since 1970 of the last event known, 0 where there is none."""
+        return int(self.timestamp.max(initial=0))
+
+    @cached_property
+    def item_names(self) -> NDArray[np.str_]:
+        """[I] ids of the items, as the log names them."""
+        return self.catalogue.item_ids.astype(np.str_)
+
+    @cached_property
     def _ends(self) -> NDArray[np.int64]:
         return np.searchsorted(self.user, np.arange(len(self.users) + 1)).astype(np.int64)
 

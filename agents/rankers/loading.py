@@ -1,7 +1,5 @@
 """Finds a ranker's class by a known name, or in a user's file as "file.py:Class"."""
 
-from typing import Any
-
 from agents.rankers.base import Ranker
 from envs.errors import ConfigurationError
 from envs.loading import Kind
@@ -40,16 +38,4 @@ def resolve_ranker(spec: str) -> type[Ranker]:
         ConfigurationError: if there is no such name, file or class, the file fails when it is imported, or the class is not
             a ranker.
     """
-    found: Any = RANKER.find(spec)
-    if not issubclass(found, Ranker):
-        raise ConfigurationError(
-            f"class '{found.__name__}' of '{spec}' is not a subclass of agents.rankers.Ranker; derive it from that."
-        )
-    missing = sorted(getattr(found, "__abstractmethods__", ()))
-    if not hasattr(found, "name"):
-        missing.append("name")
-    if missing:
-        raise ConfigurationError(
-            f"class '{found.__name__}' of '{spec}' lacks {', '.join(missing)}; add what is missing."
-        )
-    return found
+    return RANKER.find_derived(spec, Ranker)

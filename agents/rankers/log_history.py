@@ -6,11 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.rankers.ranking_input import RankingInput
-from envs.catalogue import SECONDS_PER_DAY
+from envs.catalogue import SECONDS_PER_DAY, weekday_of
 from envs.logs.schema import InteractionLog
-
-_MONDAY_OFFSET = 3
-"""1 January 1970 was a Thursday, weekday 3."""
 
 
 class SoFar:
@@ -144,7 +141,7 @@ class LogHistory:
         activity = self._earlier[user] + self._end[rows] - self._first[user]
         context = (
             (now % SECONDS_PER_DAY) / 3_600,
-            (now // SECONDS_PER_DAY + _MONDAY_OFFSET) % 7,
+            weekday_of(now),
             self.place_in_visit[rows],
             np.zeros(len(rows)),
         )

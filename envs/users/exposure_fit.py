@@ -386,9 +386,9 @@ class _Levels:
         effects = torch.cat([basis, basis.new_full((*basis.shape[:2], 1), -1.0)], dim=2)
         mean = (shares[:, None] @ effects)[:, 0]
         flat = (effects * shares.sqrt()[:, :, None]).flatten(0, 1)
-        of_items = batch.of_items(np.ones_like(shares.numpy()), len(bias))
         pulls = (shares[:, :, None] * (effects - mean[:, None])).flatten(0, 1).numpy()
-        shown = csr_array((of_items.data, of_items.indices, np.arange(len(pulls) + 1)), shape=(len(pulls), len(bias)))
+        slots = np.arange(len(pulls) + 1)
+        shown = csr_array((np.ones(len(pulls), np.float32), batch.slate.ravel(), slots), shape=(len(pulls), len(bias)))
         cross = torch.from_numpy(shown.T @ pulls)
         own = torch.from_numpy(shown.T @ (shares * (1 - shares)).numpy().ravel())
         for total, part in ((self.few, flat.T @ flat - mean.T @ mean), (self.cross, cross), (self.own, own)):

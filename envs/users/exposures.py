@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from envs.catalogue import SECONDS_PER_DAY
+from envs.catalogue import SECONDS_PER_DAY, weekday_of
 from envs.logs.schema import InteractionLog
 from envs.users.likelihood import MAX_EVENTS, Part
 from envs.users.protocol import UserModel, age_effect, position_logits
@@ -67,8 +67,8 @@ class Requests:
 
     @property
     def weekday(self) -> NDArray[np.int64]:
-        """[Q] day of the week, Monday 0 (1 January 1970 was a Thursday)."""
-        return (self.timestamp // SECONDS_PER_DAY + 3) % 7
+        """[Q] day of the week, Monday 0."""
+        return weekday_of(self.timestamp)
 
     def ages(self, birth: NDArray[np.int64]) -> NDArray[np.float32]:
         """[Q, K] ages in days of the items shown, whose births are `birth` [I]."""

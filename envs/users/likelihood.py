@@ -14,7 +14,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.catalogue import SECONDS_PER_DAY
+from envs.catalogue import SECONDS_PER_DAY, weekday_of
 from envs.errors import LogError
 from envs.logs.schema import InteractionLog
 from envs.users.protocol import UserModel, age_effect
@@ -69,8 +69,8 @@ class EventSplit:
 
     @property
     def weekday(self) -> NDArray[np.int64]:
-        """[E] day of the week, Monday 0 (1 January 1970 was a Thursday)."""
-        return (self.timestamp // SECONDS_PER_DAY + 3) % 7
+        """[E] day of the week, Monday 0."""
+        return weekday_of(self.timestamp)
 
     def counts(self, part: Part) -> NDArray[np.int64]:
         """[I] how often each item was consumed in `part`."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from envs.catalogue import SECONDS_PER_DAY
+from envs.catalogue import SECONDS_PER_DAY, weekday_of
 from envs.logs.schema import InteractionLog
 from envs.randomness import Purpose, draw_uniform
 from envs.users.likelihood import EventSplit
@@ -111,7 +111,7 @@ def _slate_worth(model: UserModel, log: InteractionLog, split: EventSplit, shown
     state = model.start(model.user_parameters[users])
     lengths = np.diff(split.starts)[users]
     now = log.timestamp[shown.row]
-    hour, weekday = (now % SECONDS_PER_DAY / 3600).astype(np.float32), (now // SECONDS_PER_DAY + 3) % 7
+    hour, weekday = (now % SECONDS_PER_DAY / 3600).astype(np.float32), weekday_of(now)
     order = np.argsort(shown.consumed_before, kind="stable")
     ends = np.searchsorted(shown.consumed_before[order], np.arange(int(lengths.max(initial=0)) + 1), side="right")
     weights = position_logits(shown.slate.shape[1], model.choice.position_slope)

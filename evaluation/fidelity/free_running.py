@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.catalogue import SECONDS_PER_DAY
+from envs.catalogue import SECONDS_PER_DAY, weekday_of
 from envs.logs.schema import VISIT_GAP_SECONDS, InteractionLog
 from envs.randomness import Purpose, draw_gumbel, draw_normal, draw_uniform
 from envs.users.likelihood import EventSplit, Part
@@ -221,7 +221,7 @@ class _Runner:
         preference = self.model.preference(
             walkers.state.take(rows),
             (now % SECONDS_PER_DAY / 3600).astype(np.float32),
-            ((now // SECONDS_PER_DAY).astype(np.int64) + 3) % 7,
+            weekday_of(now.astype(np.int64)),
             walkers.place[rows],
         )
         age = (now[:, None] - self.birth) / SECONDS_PER_DAY

@@ -1,7 +1,6 @@
 """The fidelity report, part by part; each part is kept in the run folder, so that an interrupted run goes on."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,14 +23,12 @@ from evaluation.fidelity.sequence_classifier import sequence_test
 from evaluation.fidelity.sequence_features import ItemFeatures, sequence_statistics
 from evaluation.fidelity.statistics import UserSample, calendar_values, user_sample
 from evaluation.fidelity.two_sample import TwoSample, tree_test
+from evaluation.progress import Progress
 from evaluation.runs import Run
 
 MODEL = "model"
 """Name of the user model under test, beside 'popularity' and 'static'."""
 SOURCES = (MODEL, "static", "popularity")
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Takes a title and a total, yields a function to call with the number done so far."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,7 @@
 """Rankers beside each other on one log: fitted, judged by ranks and by probabilities, kept part by part in a run folder."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +18,7 @@ from agents.rankers.ranking_input import RankingInput
 from agents.rankers.samples import Label
 from envs.errors import ConfigurationError
 from envs.logs.schema import InteractionLog
+from evaluation.progress import Progress
 from evaluation.ranking.bootstrap import Resampled, UserBootstrap
 from evaluation.ranking.outcomes import FullRanking, Pointwise, liked
 from evaluation.ranking.splits import Split, last_share, leave_last_out
@@ -34,9 +34,6 @@ _MEASURES = {
     LAST: ("auc", "log_loss"),
     SHARE: ("auc20", "gauc20", "log_loss20"),
 }
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Takes a title and a total, yields a function to call with the number done so far."""
 
 
 class Popularity:

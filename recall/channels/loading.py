@@ -1,7 +1,5 @@
 """Finds a recall channel's class by a known name, or in a user's file as "file.py:Class"."""
 
-from typing import Any
-
 from envs.errors import ConfigurationError
 from envs.loading import Kind
 from recall.channels.base import RecallChannel
@@ -33,16 +31,4 @@ def resolve_channel(spec: str) -> type[RecallChannel]:
         ConfigurationError: if there is no such name, file or class, the file fails when it is imported, or the class is not
             a channel.
     """
-    found: Any = CHANNEL.find(spec)
-    if not issubclass(found, RecallChannel):
-        raise ConfigurationError(
-            f"class '{found.__name__}' of '{spec}' is not a subclass of recall.RecallChannel; derive it from that."
-        )
-    missing = sorted(getattr(found, "__abstractmethods__", ()))
-    if not hasattr(found, "name"):
-        missing.append("name")
-    if missing:
-        raise ConfigurationError(
-            f"class '{found.__name__}' of '{spec}' lacks {', '.join(missing)}; add what is missing."
-        )
-    return found
+    return CHANNEL.find_derived(spec, RecallChannel)
