@@ -6,12 +6,11 @@ code is kept on disk by numba (beside the module, else in the user's cache folde
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from itertools import pairwise
 from threading import Lock
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import numba
 import numpy as np
@@ -50,6 +49,8 @@ Floats2Out = Annotated[NDArray[np.float32], types.Array(types.float32, 2, "C")]
 Floats3Out = Annotated[NDArray[np.float32], types.Array(types.float32, 3, "C")]
 Doubles1Out = Annotated[NDArray[np.float64], types.Array(types.float64, 1, "C")]
 
+
+Part = TypeVar("Part")
 
 _COMPILING = Lock()
 
@@ -97,27 +98,37 @@ os.register_at_fork(after_in_child=_forget_pool)
 
 
 def over_rows(kernel: Callable[..., None], count: int, *arguments: Any) -> None:
-    """Runs `kernel` (begin, end, *arguments) on rows 0 to `count`, shared out to threads where there are many.
-
-    Threads take pieces as they come, so that one that the system holds up holds up no other.
-    """
-    global _pool
-    helpers = min(threads(), count // ROWS_PER_THREAD) - 1
-    if helpers < 1:
+    """Runs `kernel` (begin, end, *arguments) on rows 0 to `count`, shared out to threads where there are many."""
+    workers = min(threads(), count // ROWS_PER_THREAD)
+    if workers < 2:
         kernel(0, count, *arguments)
         return
-    if _pool is None:
+    pieces = min(count // ROWS_PER_THREAD, PIECES_PER_THREAD * workers)
+    bounds = pairwise(count * piece // pieces for piece in range(pieces + 1))
+    over_parts(lambda piece: kernel(*piece, *arguments), bounds, workers)
+
+
+def over_parts(work: Callable[[Part], None], parts: Iterable[Part], workers: int | None = None) -> None:
+    """Runs `work` on each of `parts` in `workers` threads, by default as many as kernels may use.
+
+    Threads take parts as they come, so that one that the system holds up holds up no other.
+    """
+    global _pool
+    waiting = deque(parts)
+    helpers = min(workers or threads(), len(waiting)) - 1
+    if _pool is None and helpers > 0:
         _pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="driftrec-kernel")
-    pieces = min(count // ROWS_PER_THREAD, PIECES_PER_THREAD * (helpers + 1))
-    waiting = deque(pairwise(count * piece // pieces for piece in range(pieces + 1)))
 
-    def work() -> None:
-        with suppress(IndexError):
-            while True:
-                kernel(*waiting.popleft(), *arguments)
+    def work_off() -> None:
+        while True:
+            try:
+                part = waiting.popleft()
+            except IndexError:
+                return
+            work(part)
 
-    begun = [_pool.submit(work) for _ in range(helpers)]
-    work()
+    begun = [_pool.submit(work_off) for _ in range(helpers)] if _pool is not None else []
+    work_off()
     for other in begun:
         if not other.cancel():
             other.result()

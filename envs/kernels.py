@@ -31,6 +31,8 @@ from envs.compiled import (
     Longs1Out,
 )
 
+SHELF_ITEMS = 64
+"""Items whose weights are summed first: a choice finds its shelf, then its item there, which saves running sums."""
 TILE = 32
 """Users whose slates are computed as one flat array, which stays in the first cache and fills the vector lanes."""
 REQUEST_SECONDS = 60.0
@@ -342,6 +344,85 @@ def draw_walk(begin: Int, end: Int, stream: Bits, user: Longs1, visit: Longs1, w
         own = _extended(_extended(stream, user[n]), visit[n])
         for j in range(walk.shape[1]):
             walk[n, j] = _normal(_extended(own, j))
+
+
+# ---------------------------------------------------------------------- choices from the whole catalogue
+@numba.njit(fastmath={"reassoc", "nnan", "nsz"})
+def _highest(score: Any) -> Any:
+    highest = score[0]
+    for i in range(len(score)):
+        highest = max(highest, score[i])
+    return highest
+
+
+@numba.njit(fastmath={"reassoc", "nsz"})
+def _weigh(score: Any, best: Any, weight: Any, mass: Any) -> None:
+    """Weights exp(score - best), 0 where the score is -inf, and their sums by shelves, each sum in the same order for every row."""
+    nothing = np.float32(-np.inf)
+    for shelf in range(len(mass)):
+        total = np.float32(0)
+        for i in range(shelf * SHELF_ITEMS, (shelf + 1) * SHELF_ITEMS):
+            w = _exp(score[i] - best) if score[i] > nothing else np.float32(0)
+            weight[i] = w
+            total += w
+        mass[shelf] = total
+
+
+@Kernel
+def pick(
+    begin: Int,
+    end: Int,
+    taste: Floats2,
+    offers: Floats2,
+    offer: Longs1,
+    taken: Ints2,
+    num_taken: Int,
+    uniform: Floats1,
+    item: Ints1Out,
+    utility: Floats1Out,
+) -> None:
+    """A choice of a multinomial logit over all items, by the inverse of its distribution function: first the shelf on which the
+    uniform draw falls, then the item there. Utilities are `taste` [N, I'] + `offers` [., I'] in row `offer` [N], -inf for the first
+    `num_taken` of `taken` [N, T]; item -1 where all are -inf. I' is a multiple of `SHELF_ITEMS`."""
+    size = taste.shape[1]
+    nothing = np.float32(-np.inf)
+    score, weight = np.empty(size, np.float32), np.empty(size, np.float32)
+    mass = np.empty(size // SHELF_ITEMS, np.float32)
+    for n in range(begin, end):
+        row, logits = taste[n], offers[offer[n]]
+        for i in range(size):
+            score[i] = row[i] + logits[i]
+        for place in range(num_taken):
+            if taken[n, place] >= 0:
+                score[taken[n, place]] = nothing
+        item[n], utility[n] = -1, nothing
+        best = _highest(score)
+        if best == nothing:
+            continue
+        _weigh(score, best, weight, mass)
+        total = 0.0
+        for shelf in range(len(mass)):
+            total += mass[shelf]
+        level = np.float64(uniform[n]) * total
+        below, found = 0.0, len(mass) - 1
+        for shelf in range(len(mass)):
+            below += mass[shelf]
+            if below > level:
+                found = shelf
+                break
+        inside = 0.0
+        for i in range(found * SHELF_ITEMS, (found + 1) * SHELF_ITEMS):
+            inside += weight[i]
+        rest = max((1 - (below - level) / mass[found]) * inside, 0.0)
+        # the last item of positive weight, should rounding pass all of them
+        inside = 0.0
+        for i in range(found * SHELF_ITEMS, (found + 1) * SHELF_ITEMS):
+            inside += weight[i]
+            if weight[i] > 0:
+                item[n] = i
+            if inside > rest:
+                break
+        utility[n] = score[item[n]]
 
 
 # ---------------------------------------------------------------------- the parametric user model

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from envs.candidate_source import is_excluded
 from envs.catalogue import SECONDS_PER_DAY
-from envs.kernels import LOGIT_BOUND, OUTSIDE_KEY, REQUEST_SECONDS, VisitNumbers
+from envs.kernels import LOGIT_BOUND, OUTSIDE_KEY, REQUEST_SECONDS, SHELF_ITEMS, VisitNumbers
 from envs.randomness import Purpose, draw_normal, draw_uniform
 from envs.users.interest import context_rows
 from envs.users.protocol import Trait, age_effect
@@ -105,6 +105,36 @@ def draw_walk(seed: int, user: NDArray[np.int64], visit: NDArray[np.int64], walk
     """Standard normal draws [N, d] keyed by (user, visit, coordinate)."""
     coordinates = np.arange(walk.shape[1])[None, :]
     walk[:] = draw_normal(seed, Purpose.INTEREST_WALK, user[:, None], visit[:, None], coordinates)
+
+
+def pick(
+    taste: NDArray[np.float32],
+    offers: NDArray[np.float32],
+    offer: NDArray[np.int64],
+    taken: NDArray[np.int32],
+    num_taken: int,
+    uniform: NDArray[np.float32],
+    item: NDArray[np.int32],
+    utility: NDArray[np.float32],
+) -> None:
+    """A multinomial logit over all items, by the inverse of its distribution function: shelf by shelf, as the kernel does, since
+    running sums of all items would round otherwise."""
+    score, rows = taste + offers[offer], np.arange(len(taste))
+    row, place = np.nonzero(taken[:, :num_taken] >= 0)
+    score[row, taken[row, place]] = -np.inf
+    best = score.max(axis=1, keepdims=True)
+    known = best[:, 0] > -np.inf
+    weight = np.exp(score - np.where(known[:, None], best, 0)).reshape(len(score), -1, SHELF_ITEMS)
+    mass = weight.sum(axis=2)
+    below = np.cumsum(mass, axis=1, dtype=np.float64)
+    level = uniform * below[:, -1]
+    shelf = np.minimum((below <= level[:, None]).sum(axis=1), below.shape[1] - 1)
+    share = 1 - (below[rows, shelf] - level) / np.maximum(mass[rows, shelf], np.finfo(np.float32).tiny)
+    inside = np.cumsum(weight[rows, shelf], axis=1, dtype=np.float64)
+    rest = np.minimum(share * inside[:, -1], np.nextafter(inside[:, -1], 0))
+    chosen = shelf * SHELF_ITEMS + (inside <= np.maximum(rest, 0)[:, None]).sum(axis=1)
+    item[:] = np.where(known, chosen, -1)
+    utility[:] = np.where(known, score[rows, np.minimum(chosen, score.shape[1] - 1)], -np.inf)
 
 
 def prefer(

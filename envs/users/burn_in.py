@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from threadpoolctl import ThreadpoolController
 
+from envs import kernels
 from envs.catalogue import SECONDS_PER_DAY
 from envs.catalogue_calendar import ItemCalendar
+from envs.compiled import over_parts
+from envs.kernels import SHELF_ITEMS
 from envs.logs.schema import VISIT_GAP_SECONDS
 from envs.randomness import Purpose, draw_normal, draw_uniform
 from envs.users.population import DrawnUsers, Population, aged
@@ -26,8 +29,6 @@ from envs.users.protocol import Trait, UserModel, UserModelState, age_effect
 
 BLOCK_ROWS = 192
 """Users whose utilities are one matrix product: always as many, padded, because its bits change with its shape."""
-SHELF_ITEMS = 64
-"""Items whose weights are summed first: a choice finds its shelf, then its item there, which saves running sums."""
 _LEAVE, _SPACING, _GAP_KIND, _GAP, _CHOICE, _RATING = range(6)
 
 
@@ -89,16 +90,21 @@ def burn_in(model: UserModel, population: Population, numbers: NDArray[np.int64]
     items = np.full((len(users), longest), -1, np.int32)
     rating = np.full((len(users), longest), np.nan, np.float32)
     state = model.start(users.parameters)
-    offer = _Offer(model, past)
+    day = np.floor(clock / SECONDS_PER_DAY).astype(np.int64)
+    offer = _Offer(model, past, day[np.arange(longest) < lengths[:, None]])
     order = np.argsort(lengths, kind="stable")
+
+    def consume(rows: NDArray[np.int64]) -> None:
+        part = state.take(rows)
+        items[rows], rating[rows] = _consume(
+            model, offer, part, users.number[rows], lengths[rows], clock[rows], begins[rows], seed, past
+        )
+        state.put(rows, part)
+
+    # the longest histories first, so that no thread is left with one of them
+    blocks = [order[start : start + BLOCK_ROWS] for start in range(0, len(order), BLOCK_ROWS)][::-1]
     with _CONTROLLER.limit(limits=1):
-        for start in range(0, len(order), BLOCK_ROWS):
-            rows = order[start : start + BLOCK_ROWS]
-            part = state.take(rows)
-            items[rows], rating[rows] = _consume(
-                model, offer, part, users.number[rows], lengths[rows], clock[rows], begins[rows], seed, past
-            )
-            state.put(rows, part)
+        over_parts(consume, blocks)
     return BurnIn(users=users, state=state, items=items, clock=clock, rating=rating)
 
 
@@ -141,29 +147,21 @@ def _timeline(
 
 
 class _Offer:
-    """What is the same for everybody: item vectors, and the logits of a day, bias and age effect, -inf for what is not open at
-    its midnight. Both are filled up to whole shelves by items that are never open."""
+    """What is the same for everybody: item vectors, and for each of some days the logits of all items, bias and age effect, -inf
+    for what is not open at its midnight. Both are filled up to whole shelves by items that are never open."""
 
-    def __init__(self, model: UserModel, past: Past) -> None:
-        self._model, self._past = model, past
-        self._days: dict[int, NDArray[np.float32]] = {}
-        self._missing = -len(model.item_bias) % SHELF_ITEMS
-        self.vectors = np.ascontiguousarray(np.pad(model.item_vectors.T, ((0, 0), (0, self._missing))))
+    def __init__(self, model: UserModel, past: Past, days: NDArray[np.int64]) -> None:
+        missing = -len(model.item_bias) % SHELF_ITEMS
+        self.days = np.unique(days)
+        """[T] in order."""
+        self.vectors = np.ascontiguousarray(np.pad(model.item_vectors.T, ((0, 0), (0, missing))))
         """[D, I'] item vectors."""
-
-    def logits(self, days: NDArray[np.int64]) -> NDArray[np.float32]:
-        """[M, I'] for `days` [M]."""
-        for day in np.unique(days):
-            if day not in self._days:
-                self._days[int(day)] = self._of(int(day))
-        return np.stack([self._days[int(day)] for day in days])
-
-    def _of(self, day: int) -> NDArray[np.float32]:
-        calendar, clock = self._past.calendar, float(day * SECONDS_PER_DAY)
-        age = np.maximum(clock - calendar.birth_clock, 0) / SECONDS_PER_DAY
-        logits = self._model.item_bias + age_effect(self._model.age_values, age.astype(np.float32))
-        logits = np.where(calendar.is_open(clock) & self._past.available, logits, -np.inf)
-        return np.pad(logits.astype(np.float32), (0, self._missing), constant_values=-np.inf)
+        self.logits = np.full((len(self.days), self.vectors.shape[1]), -np.inf, np.float32)
+        """[T, I']."""
+        for row, clock in zip(self.logits, (self.days * SECONDS_PER_DAY).tolist(), strict=True):
+            age = np.maximum(clock - past.calendar.birth_clock, 0) / SECONDS_PER_DAY
+            logits = model.item_bias + age_effect(model.age_values, age.astype(np.float32))
+            row[: len(logits)] = np.where(past.calendar.is_open(clock) & past.available, logits, -np.inf)
 
 
 def _consume(
@@ -180,9 +178,10 @@ def _consume(
     """(items [N, L], ratings [N, L]) of at most `BLOCK_ROWS` users in order of length, whose `state` is moved along in place."""
     items = np.full(clock.shape, -1, np.int32)
     rating = np.full(clock.shape, np.nan, np.float32)
-    had = np.zeros((len(number), offer.vectors.shape[1]), np.float32)  # -inf for what the user may not have again
     in_visit = np.zeros(len(number), np.int64)
     preference = np.zeros((BLOCK_ROWS, len(offer.vectors)), np.float32)
+    taste = np.empty((BLOCK_ROWS, offer.vectors.shape[1]), np.float32)
+    chosen, utility = np.empty(BLOCK_ROWS, np.int32), np.empty(BLOCK_ROWS, np.float32)
     day = np.floor(clock / SECONDS_PER_DAY).astype(np.int64)
     hour = ((clock % SECONDS_PER_DAY) / 3600).astype(np.float32)
     for place in range(int(lengths.max(initial=0))):
@@ -194,38 +193,26 @@ def _consume(
         weekday = (past.first_weekday + day[:, place]) % 7
         preference[: len(number)] = model.preference(state, hour[:, place], weekday, in_visit)
         first = int(np.searchsorted(lengths, place, side="right"))
-        utility = (preference @ offer.vectors)[first : len(number)]
-        utility += offer.logits(day[first:, place])
-        utility += had[first:]
-        chosen = _choice(utility, draw_uniform(seed, Purpose.BURN_IN, number[first:], place, _CHOICE))
-        known = np.flatnonzero(chosen >= 0)
+        np.matmul(preference, offer.vectors, out=taste)
+        kernels.pick(
+            0,
+            len(number) - first,
+            taste[first:],
+            offer.logits,
+            np.searchsorted(offer.days, day[first:, place]),
+            items[first:],
+            0 if past.repeats else place,
+            draw_uniform(seed, Purpose.BURN_IN, number[first:], place, _CHOICE),
+            chosen,
+            utility,
+        )
+        known = np.flatnonzero(chosen[: len(number) - first] >= 0)
         if not len(known):
             continue
-        rows, chosen = first + known, chosen[known]
+        rows, consumed = first + known, chosen[known]
         noise = draw_normal(seed, Purpose.BURN_IN, number[rows], place, _RATING)
-        rating[rows, place] = model.rate(state, rows, chosen, utility[known, chosen], noise)
-        items[rows, place] = chosen
-        if not past.repeats:
-            had[rows, chosen] = -np.inf
-        model.consume(state, rows, chosen)
+        rating[rows, place] = model.rate(state, rows, consumed, utility[known], noise)
+        items[rows, place] = consumed
+        model.consume(state, rows, consumed)
         in_visit[rows] += 1
     return items, rating
-
-
-def _choice(utility: NDArray[np.float32], uniform: NDArray[np.float32]) -> NDArray[np.int32]:
-    """[M] item chosen by a multinomial logit over `utility` [M, I'], -1 where all are -inf.
-
-    The inverse of the distribution function: first the shelf on which the uniform draw falls, then the item there.
-    """
-    best = utility.max(axis=1, keepdims=True)
-    weight = np.exp(utility - np.where(np.isfinite(best), best, 0)).reshape(len(utility), -1, SHELF_ITEMS)
-    mass = weight.sum(axis=2)
-    below = np.cumsum(mass, axis=1, dtype=np.float64)
-    level = uniform * below[:, -1]
-    shelf = np.minimum((below <= level[:, None]).sum(axis=1), below.shape[1] - 1)
-    rows = np.arange(len(utility))
-    share = 1 - (below[rows, shelf] - level) / np.maximum(mass[rows, shelf], np.finfo(np.float32).tiny)
-    inside = np.cumsum(weight[rows, shelf], axis=1, dtype=np.float64)
-    rest = np.minimum(share * inside[:, -1], np.nextafter(inside[:, -1], 0))
-    chosen = shelf * SHELF_ITEMS + (inside <= np.maximum(rest, 0)[:, None]).sum(axis=1)
-    return np.where(below[:, -1] > 0, chosen, -1).astype(np.int32)

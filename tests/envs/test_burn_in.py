@@ -79,6 +79,15 @@ def test_a_user_is_the_same_in_every_batch(model, population, burnt) -> None:
     assert (other.items[:, :5] != again.items[:, :5]).any(axis=1).all()
 
 
+def test_threads_change_no_bit(model, population, burnt, monkeypatch: pytest.MonkeyPatch) -> None:
+    for count in ("1", "3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", count)
+        again = burn_in(model, population, np.arange(500), 0, past_of())
+        assert_array_equal(again.items, burnt.items)
+        assert_array_equal(again.rating, burnt.rating)
+        assert_array_equal(again.state.long_term, burnt.state.long_term)
+
+
 def test_the_first_choice_follows_the_multinomial_logit(model, population) -> None:
     """Many draws of one user: frequencies of its first item are the model's probabilities."""
     one = replace(

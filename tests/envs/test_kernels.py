@@ -205,6 +205,37 @@ def test_interests_move_as_in_the_plain_twin() -> None:
         assert_array_equal(one[untouched], two[untouched])
 
 
+def test_items_are_picked_as_by_the_plain_twin() -> None:
+    rng = np.random.default_rng(6)
+    users, size = 3_000, 5 * kernels.SHELF_ITEMS
+    inputs: dict = {
+        "taste": _floats(rng, users, size, scale=2.0),
+        "offers": np.where(rng.random((7, size)) < 0.3, -np.inf, _floats(rng, 7, size)).astype(np.float32),
+        "offer": rng.integers(0, 7, users),
+        "taken": rng.integers(-1, size, (users, 40)).astype(np.int32),
+        "num_taken": 30,
+        "uniform": rng.random(users).astype(np.float32),
+    }
+    inputs["offers"][6] = -np.inf  # a day on which nothing is open
+    inputs["offers"][5, :-1] = -np.inf  # and one with a single item
+    inputs["uniform"][:2_000:2], inputs["uniform"][1:2_000:2] = 2.0**-24, 1 - 2.0**-24
+    item, utility = np.empty(users, np.int32), np.empty(users, np.float32)
+    plain_item, plain_utility = item.copy(), utility.copy()
+    kernels.pick(0, users, *inputs.values(), item, utility)
+    plain_kernels.pick(*inputs.values(), plain_item, plain_utility)
+    same = item == plain_item
+    assert (~same).sum() <= 2 and len(np.unique(item)) > size / 2
+    assert_array_equal(utility[same], plain_utility[same])
+    assert_array_equal(item == -1, ~np.isfinite(utility))
+    assert (item[inputs["offer"] == 6] == -1).all()
+    others = np.flatnonzero(item >= 0)
+    assert not (inputs["taken"][others, :30] == item[others, None]).any()
+    moved = item.copy()
+    kernels.pick(0, 50, inputs["taste"][70:], inputs["offers"], inputs["offer"][70:], inputs["taken"][70:], 30,
+                 inputs["uniform"][70:], moved, utility)  # fmt: skip
+    assert_array_equal(moved[:50], item[70:120])
+
+
 @njit
 def _logs_and_exps(positive: np.ndarray, any_sign: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     logs, exps = np.empty_like(positive), np.empty_like(any_sign)
