@@ -114,6 +114,8 @@ class EventLog:
     def to_log(self, policy_log: InteractionLog, reference_time: int) -> InteractionLog:
         """The requests as an interaction log with exposures, users and items indexed as in `policy_log`.
 
+        Several lives of one log user become a single history here: let each go into an event log of its own.
+
         Args:
             policy_log: names the users and the catalogue.
             reference_time: seconds since 1970 of the run's clock 0.

@@ -149,6 +149,8 @@ def serve(
     role: str | None = None,
     training_seed: int = 0,
     shards: int = 1,
+    users: NDArray[np.int64] | None = None,
+    lives_seed: int | None = None,
 ) -> Served:
     """Lets `agent` serve every evaluation user until each life has ended.
 
@@ -164,13 +166,16 @@ def serve(
         role: there; `role_of(agent)` by default.
         training_seed: there.
         shards: parts of the users that are served as tasks of the Ray that runs; the result is the same to the bit.
+        users: [N] the evaluation users to serve, ascending; all by default.
+        lives_seed: of the draws of their lives, by default that of a comparison.
 
     Raises:
         AgentError: if a slate has the wrong shape, an index outside the candidates, or an item twice.
     """
     begin = perf_counter()
-    users = evaluation_users(world, config)
-    served = (agent, world, candidate_source, config, name, users)
+    users = evaluation_users(world, config) if users is None else users
+    seed = config.seed + EVALUATION_SEED_OFFSET if lives_seed is None else lives_seed
+    served = (agent, world, candidate_source, config, name, users, seed)
     if shards == 1:
         parts = [_serve_part(served, 0, len(users))]
     else:
@@ -199,10 +204,10 @@ class _Part:
 
 
 def _serve_part(
-    served: tuple[Agent, World, CandidateSource, ComparisonConfig, str, NDArray[np.int64]], begin: int, end: int
+    served: tuple[Agent, World, CandidateSource, ComparisonConfig, str, NDArray[np.int64], int], begin: int, end: int
 ) -> _Part:
-    """Serves the users `begin` to `end` of the evaluation users until each life has ended."""
-    agent, world, candidate_source, config, name, all_users = served
+    """Serves the users `begin` to `end` of those to be served until each life has ended."""
+    agent, world, candidate_source, config, name, all_users, seed = served
     users = all_users[begin:end]
     events = EventLog() if config.record_events else None
     env = SlateVectorEnv(
@@ -215,7 +220,7 @@ def _serve_part(
         reward_weights=config.serving.reward_weights,
         autoreset_mode=AutoresetMode.DISABLED,
         event_log=events,
-        seed=config.seed + EVALUATION_SEED_OFFSET,
+        seed=seed,
     )
     env.policy_version = name
     if agent.is_oracle:

@@ -102,8 +102,13 @@ class Ranker(ABC):
         self._fit(self._samples(history, ~late), self._samples(history, late), progress, folder)
         return self
 
-    def update(self, events: InteractionLog) -> None:
+    def update(self, events: InteractionLog, *, remember: bool = True) -> None:
         """Learns from new events (rows with exposures, or without) of the same users and catalogue, in small steps.
+
+        Args:
+            events: what is learnt from; the history of its rows goes on from what users had consumed before.
+            remember: whether the histories of later updates go on from these events too. False for lives that users live
+                beside others from the same start, as simulated ones do.
 
         Raises:
             ConfigurationError: if the events have other users or items.
@@ -123,7 +128,8 @@ class Ranker(ABC):
         self.counts_ = self.counts_ + events.item_counts()
         self.known_items_ = self.known_items_ | (np.bincount(events.item, minlength=self.num_items) > 0)
         self.known_users_ = self.known_users_ | (np.bincount(events.user, minlength=len(events.users)) > 0)
-        self._past = self._past.followed_by(together, self.config.samples.history_size)
+        if remember:
+            self._past = self._past.followed_by(together, self.config.samples.history_size)
         self._update(self._samples(history, new))
 
     def score(self, batch: RankingInput) -> NDArray[np.float32]:

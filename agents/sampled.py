@@ -1,0 +1,48 @@
+"""A policy that leaves a log which can be weighed: it draws its slates, and says with which probability."""
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.base import Agent
+from agents.rerankers import best_first
+from agents.rerankers.weighted import standardised
+from envs.observation import Observation
+from envs.randomness import Purpose, draw_gumbel
+
+
+class Sampled(Agent):
+    """Draws each slot's item with a chance in proportion to exp(standardised recall score / temperature), of those that are left.
+
+    Slates are drawn at once by sorting score / temperature plus Gumbel noise, which is a hash of the agent's seed, what is observed
+    of the request, and the item.
+
+    Args:
+        slate_size: K.
+        seed: of the draws.
+        temperature: near 0 the slate is that of the recall score, large it is any.
+
+    Source: Plackett (1975), The analysis of permutations; Yellott (1977), for the Gumbel noise.
+    """
+
+    name: ClassVar[str] = "sampled"
+
+    def __init__(self, slate_size: int = 10, seed: int = 0, temperature: float = 0.5) -> None:
+        super().__init__(slate_size, seed)
+        self.temperature = temperature
+
+    def act(self, observation: Observation) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Slates [N, K] and propensities [N, K]."""
+        items, shown = observation.candidates.items, observation.candidates.mask == 1
+        context = np.ascontiguousarray(observation.context, np.float32).view(np.int32)
+        keys = [observation.user, *context.T, observation.history[:, 0]]
+        noise = draw_gumbel(self.seed, Purpose.AGENT, *(key[:, None] for key in keys), items)
+        logits = standardised(observation.candidates.score, shown) / np.float32(self.temperature)
+        slates = best_first(logits + noise, observation.candidates.mask, self.slate_size)
+        worth = np.where(shown, np.exp(logits.astype(np.float64)), 0)
+        drawn = np.take_along_axis(worth, slates, axis=1)
+        # what is left before each slot, summed from the end so that nothing is lost to rounding
+        others = worth.sum(axis=1, keepdims=True) - drawn.sum(axis=1, keepdims=True)
+        left = np.maximum(others, 0) + np.cumsum(drawn[:, ::-1], axis=1)[:, ::-1]
+        return slates, np.where(drawn > 0, drawn / np.maximum(left, 1e-300), 1).astype(np.float32)
