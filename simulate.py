@@ -25,7 +25,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from rich.console import Console
 
 from agents.updates.rules import DEFAULT_RULES, UpdatePolicy, rule
@@ -38,7 +40,7 @@ from envs.users.fit import FitConfig
 from envs.users.measure import likelihood_reports
 from envs.users.models import fit_user_model
 from envs.users.protocol import UserModel
-from envs.users.resampling import resampled_model
+from envs.users.resampling import drawn_users, log_of_users
 from envs.users.selection import choose_config
 from envs.world import World, WorldConfig, build_world
 from evaluation.fidelity.report import fidelity_likelihoods, survival_sentence
@@ -62,6 +64,7 @@ from evaluation.progress import progress
 from evaluation.ranking.study import ranker_figures, ranker_study, rankers_table
 from evaluation.report import (
     ablation_table,
+    changed_sentence,
     comparison_table,
     likelihood_table,
     make_console,
@@ -77,6 +80,7 @@ from evaluation.sensitivity import (
     sensitivity_report,
     sensitivity_table,
 )
+from evaluation.summary import changed_conclusions
 from evaluation.training import run_comparison, under_user_models
 from evaluation.units import fitted_agents, named_agents
 from evaluation.update_runs import judge_updates, train_update_dqn, update_config
@@ -116,15 +120,16 @@ def compare(options: CompareOptions) -> None:
         ray_address=options.ray_address,
         console=console,
     )
+    figures: dict[str, Any] = {}
     if options.user_model_seeds > 1:
-        worlds = refitted_worlds(log, user_model, options, config)
+        worlds, plain = refitted_worlds(log, options, config), result.summary()
         with progress("user models", len(worlds)) as report:
             result = under_user_models(result, specs, worlds, recall, run, comparison, training, report=report)
-        console.print(
-            f"Intervals hold the fitted parameters' uncertainty: {len(worlds)} user models, each of half the users."
-        )
+        changed = changed_conclusions(plain, result.summary())
+        console.print(changed_sentence(changed, len(worlds)))
+        figures |= {"conclusions_changed_by_user_models": len(changed)}
     console.print(comparison_table(result.summary()))
-    figures = likelihood_figures(likelihoods) | result.figures() | {"num_user_models": options.user_model_seeds}
+    figures |= likelihood_figures(likelihoods) | result.figures() | {"num_user_models": options.user_model_seeds}
 
     if options.update_seeds:
         console.rule("model updates")
@@ -287,13 +292,18 @@ def parameters(user_model: UserModel) -> list[dict[str, Any]]:
 
 
 def refitted_worlds(
-    log: InteractionLog, user_model: UserModel, options: CompareOptions, config: FitConfig
-) -> dict[int, Callable[[], World]]:
-    """Number -> what makes the world of a user model refitted to a random half of the users."""
+    log: InteractionLog, options: CompareOptions, config: FitConfig
+) -> dict[int, Callable[[], tuple[World, NDArray[np.int64]]]]:
+    """Number -> what makes the world of a user model fitted to users drawn with replacement, and the users of the world whom it
+    knows: the drawn ones of the log, and all that come from its population."""
 
-    def world(number: int) -> World:
-        refitted = resampled_model(user_model, log, options.seed + number, config.max_events)
-        return build_world(log, refitted, options.world())
+    def world(number: int) -> tuple[World, NDArray[np.int64]]:
+        source = drawn_users(len(log.users), options.seed + number)
+        made = build_world(log, fit_user_model(options.user_model, log_of_users(log, source), config), options.world())
+        simulated = made.simulated_users
+        return made, np.append(
+            np.flatnonzero(source == np.arange(len(log.users))), simulated[simulated >= len(log.users)]
+        )
 
     return {number: partial(world, number) for number in range(1, options.user_model_seeds + 1)}
 

@@ -135,7 +135,7 @@ class CompareOptions(WorldOptions):
     training_seeds: int = 1
     """Number of times that each agent is trained, with seeds counted up from --seed."""
     user_model_seeds: int = 1
-    """Above 1: that many user models refitted to random halves of the users, whose spread widens every interval."""
+    """Above 1: that many user models, each fitted to users drawn with replacement, whose spread widens every interval."""
     diversity_weight: float = RewardWeights.diversity
     """Worth of the diversity of a consumed item, in clicks."""
     freshness_weight: float = RewardWeights.freshness

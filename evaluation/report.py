@@ -71,6 +71,27 @@ def comparison_table(summary: pl.DataFrame, reference: str = "mf") -> Table:
     return table
 
 
+def changed_sentence(changed: pl.DataFrame, num_user_models: int) -> str:
+    """What the fitted parameters' uncertainty does to the conclusions.
+
+    Args:
+        changed: as `evaluation.summary.changed_conclusions` makes it.
+        num_user_models: user models of drawn users that the intervals hold.
+    """
+    told = (
+        f"Intervals hold the fitted parameters' uncertainty: {num_user_models} user models, each fitted to users drawn with "
+        "replacement. "
+    )
+    if not len(changed):
+        return told + "No paired difference in reward is decided otherwise for it."
+    each = [
+        f"{row['agent']} minus {row['versus']} ({row['low']:.2f} to {row['high']:.2f} without it, "
+        f"{row['low_after']:.2f} to {row['high_after']:.2f} with it)"
+        for row in changed.iter_rows(named=True)
+    ]
+    return told + "Decided otherwise for it: " + ", ".join(each) + "."
+
+
 def _caption(scaled: bool, paired: bool, seeds: int, reference: str) -> str:
     told = [
         "Engagement: items consumed per user. Diversity and freshness: of what was consumed, per item. "

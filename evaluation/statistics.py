@@ -8,13 +8,21 @@ A figure from several training seeds crosses them with the same users, so both a
 
     s^2(mean of z over users) / S  +  s^2(mean of z over seeds) / U  -  s^2(residuals) / (S U)
 
-with a t quantile at the Welch-Satterthwaite degrees of freedom. Where the figure is also known under M user models refitted to
-resampled users, the fitted parameters' uncertainty comes on top: (1 + 1/M) times the variance between these (Rubin 1987,
-Multiple imputation, eq. 3.1.5). With one training seed it is the plain t interval over
+with a t quantile at the Welch-Satterthwaite degrees of freedom. With one training seed it is the plain t interval over
 users, which says nothing of what another training run would give: `Estimate.num_seeds` is 1 and the reports say so.
+
+Where the figure is also known under M user models fitted to users drawn with replacement, the fitted parameters' uncertainty
+comes on top (law of total variance). With `d_m` the difference between the figure under model m and that under the fitted model, of
+the same users, it is
+
+    max(s^2(d) - sum over users of s^2(z over models) U / (U - 1), 0)
+
+where `z` [M, U] is the share of each user in `d`: the second term is what the lives of so many users would make the `d` differ by,
+were the models all alike (analysis of variance; Searle, Casella and McCulloch 1992, Variance components, ch. 4).
 """
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,14 +65,17 @@ class Measured:
     value: float
     influence: NDArray[np.float64]
     """[S, U] how the figure moves with each (seed, user), to first order; sums to zero."""
-    by_user_model: NDArray[np.float64] | None = None
-    """[M] the figure under each refitted user model; None where there is only the one."""
+    refitted: tuple["Refitted", ...] = ()
+    """The figure under each user model of drawn users; empty where there is only the fitted one."""
 
     @classmethod
-    def mean(cls, values: ArrayLike) -> "Measured":
-        """The mean of `values` [U] or [S, U]."""
+    def mean(cls, values: ArrayLike, among: NDArray[np.bool_] | None = None) -> "Measured":
+        """The mean of `values` [U] or [S, U]; of the users `among` [U] only, where given, the others having no influence."""
         table = np.atleast_2d(np.asarray(values, np.float64))
-        return cls(float(table.mean()), table - table.mean())
+        if among is None:
+            return cls(float(table.mean()), table - table.mean())
+        value = float(table[:, among].mean())
+        return cls(value, np.where(among, table - value, 0.0) * (len(among) / among.sum()))
 
     @classmethod
     def ratio(cls, numerators: ArrayLike, denominators: ArrayLike) -> "Measured":
@@ -72,18 +83,15 @@ class Measured:
         return cls.mean(numerators) / cls.mean(denominators)
 
     def __sub__(self, other: "Measured") -> "Measured":
-        models = None
-        if self.by_user_model is not None and other.by_user_model is not None:
-            models = self.by_user_model - other.by_user_model
-        return Measured(self.value - other.value, _seeds_matched(self, other) - other.influence, models)
+        influence = _seeds_matched(self, other) - other.influence
+        return Measured(self.value - other.value, influence, _pairwise(operator.sub, self, other))
 
     def __truediv__(self, other: "Measured") -> "Measured":
+        refitted = _pairwise(operator.truediv, self, other)
         if other.value == 0:
-            return Measured(float("nan"), np.full_like(_seeds_matched(self, other) - other.influence, np.nan))
-        value, models = self.value / other.value, None
-        if self.by_user_model is not None and other.by_user_model is not None:
-            models = self.by_user_model / np.where(other.by_user_model == 0, np.nan, other.by_user_model)
-        return Measured(value, (_seeds_matched(self, other) - value * other.influence) / other.value, models)
+            return Measured(float("nan"), np.full_like(_seeds_matched(self, other) - other.influence, np.nan), refitted)
+        value = self.value / other.value
+        return Measured(value, (_seeds_matched(self, other) - value * other.influence) / other.value, refitted)
 
     def estimate(self, confidence: float = CONFIDENCE) -> Estimate:
         """The value with its t interval; see the module for which."""
@@ -91,10 +99,32 @@ class Measured:
         if users < 2 or not np.isfinite(self.influence).all():
             return Estimate(self.value, float("nan"), float("nan"), users, seeds)
         error, freedom = _standard_error(self.influence)
-        if self.by_user_model is not None and len(self.by_user_model) > 1:
-            error, freedom = _with_user_models(error, freedom, self.by_user_model)
+        if len(self.refitted) > 1:
+            error, freedom = _with_user_models(error, freedom, self.refitted)
         margin = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error if error > 0 else 0.0
         return Estimate(self.value, self.value - margin, self.value + margin, users, seeds)
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """A figure of the users whom a user model of drawn users knows."""
+
+    under: Measured
+    """Under that user model."""
+    fitted: Measured
+    """Under the fitted one."""
+
+
+def _pairwise(
+    operation: Callable[[Measured, Measured], Measured], first: Measured, second: Measured
+) -> tuple[Refitted, ...]:
+    """The operation under each user model; nothing where one of the figures is known under the fitted one only."""
+    if not first.refitted or not second.refitted:
+        return ()
+    return tuple(
+        Refitted(operation(one.under, other.under), operation(one.fitted, other.fitted))
+        for one, other in zip(first.refitted, second.refitted, strict=True)
+    )
 
 
 def _seeds_matched(first: Measured, second: Measured) -> NDArray[np.float64]:
@@ -127,15 +157,24 @@ def _standard_error(influence: NDArray[np.float64]) -> tuple[float, float]:
     return float(np.sqrt(variance)), variance**2 / spread
 
 
-def _with_user_models(error: float, freedom: float, by_user_model: NDArray[np.float64]) -> tuple[float, float]:
-    """(standard error, degrees of freedom) with the spread over refitted user models on top of `error`."""
-    count = len(by_user_model)
-    within, between = error**2, (1 + 1 / count) * float(np.var(by_user_model, ddof=1))
-    total = within + between
-    if not total > 0:
+def _with_user_models(error: float, freedom: float, refitted: Sequence[Refitted]) -> tuple[float, float]:
+    """(standard error, degrees of freedom) with the spread over user models of drawn users on top of `error`."""
+    within, between = error**2, variance_between(refitted)
+    if not between > 0:
         return error, freedom
-    welch = total**2 / (within**2 / freedom + between**2 / (count - 1))
+    total = within + between
+    welch = total**2 / (within**2 / freedom + between**2 / (len(refitted) - 1))
     return float(np.sqrt(total)), min(welch, freedom)  # more doubt makes no interval narrower
+
+
+def variance_between(refitted: Sequence[Refitted]) -> float:
+    """Variance of a figure between user models of drawn users, less what the chances of the users' lives add to it; not below 0.
+    NaN where a figure is not defined under one of them."""
+    off = np.array([each.under.value - each.fitted.value for each in refitted])
+    users = refitted[0].under.influence.shape[1]
+    share = np.stack([(each.under.influence - each.fitted.influence).mean(axis=0) for each in refitted]) / users
+    chance = float(share.var(axis=0, ddof=1).sum()) * users / (users - 1)
+    return float(np.maximum(off.var(ddof=1) - chance, 0.0))
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike) -> Estimate:

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from evaluation.statistics import Measured, is_untrained, normalised
+from evaluation.statistics import Measured, Refitted, is_untrained, normalised
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,10 @@ class Metric:
     numerator: str
     denominator: str | None = None
 
-    def of(self, values: Mapping[str, NDArray[np.float64]]) -> Measured:
-        """From per-user columns [S, U]."""
-        if self.denominator is None:
-            return Measured.mean(values[self.numerator])
-        return Measured.ratio(values[self.numerator], values[self.denominator])
+    def of(self, values: Mapping[str, NDArray[np.float64]], among: NDArray[np.bool_] | None = None) -> Measured:
+        """From per-user columns [S, U]; of the users `among` [U] only, where given."""
+        figure = Measured.mean(values[self.numerator], among)
+        return figure if self.denominator is None else figure / Measured.mean(values[self.denominator], among)
 
 
 RETURN_DAYS = (1, 7)
@@ -62,7 +61,8 @@ def summarise(users: pl.DataFrame, agents: pl.DataFrame, reference: str = "mf") 
 
     Args:
         users: per-user results, as in `Served.users`; all agents must have served the same users. With a column `user_model`, rows
-            of 0 are of the fitted user model, others of those refitted to resampled users: they widen the intervals.
+            of 0 are of the fitted user model, others of those fitted to drawn users, with the users that were drawn: they widen
+            the intervals.
         agents: per-agent results, as in `Served.agents`.
         reference: the agent that differences are taken to; left out where it is not in the comparison.
 
@@ -116,19 +116,49 @@ def num_users_and_seeds(summary: pl.DataFrame) -> tuple[int, int]:
     return max(summary["num_users"].to_list(), default=0), max(summary["num_seeds"].to_list(), default=0)
 
 
+def changed_conclusions(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
+    """Paired differences in reward whose interval excludes zero in one of two summaries (as of `summarise`) only.
+
+    Returns:
+        agent, versus, value, low, high, low_after, high_after.
+    """
+    keys = ["agent", "versus"]
+    pairs = [
+        summary.filter((pl.col("metric") == "reward") & pl.col("versus").is_not_null()).select(
+            *keys, "value", "low", "high"
+        )
+        for summary in (before, after)
+    ]
+    both = pairs[0].join(pairs[1].drop("value"), on=keys, suffix="_after", maintain_order="left")
+
+    def decided(suffix: str) -> pl.Expr:
+        return (pl.col(f"low{suffix}") > 0) | (pl.col(f"high{suffix}") < 0)
+
+    return both.filter(decided("") != decided("_after"))
+
+
 def _measured(metric: Metric, users: pl.DataFrame, agent: str) -> Measured:
-    """A metric of one agent, with its values under refitted user models where `users` has them."""
+    """A metric of one agent, with its values under user models of drawn users where `users` has them."""
+    own = users.filter(pl.col("agent") == agent)
     if "user_model" not in users.columns:
-        return metric.of(_columns(users, agent))
-    models = sorted(users["user_model"].unique().to_list())
-    found = {model: metric.of(_columns(users.filter(pl.col("user_model") == model), agent)) for model in models}
-    refitted = np.array([found[model].value for model in models if model])
-    return replace(found[0], by_user_model=refitted if len(refitted) else None)
+        return metric.of(_columns(own))
+    fitted = own.filter(pl.col("user_model") == 0)
+    known = fitted["user"].unique().sort().to_numpy()
+    columns = _columns(fitted)
+    refitted = []
+    for number in sorted(set(own["user_model"]) - {0}):
+        theirs = own.filter(pl.col("user_model") == number)
+        among = np.isin(known, theirs["user"].to_numpy())
+        padded = {name: np.zeros_like(column) for name, column in columns.items()}
+        for name, column in _columns(theirs).items():
+            padded[name][:, among] = column
+        refitted.append(Refitted(under=metric.of(padded, among), fitted=metric.of(columns, among)))
+    return replace(metric.of(columns), refitted=tuple(refitted))
 
 
-def _columns(users: pl.DataFrame, agent: str) -> dict[str, NDArray[np.float64]]:
-    """Per-user columns [S, U] of one agent, users in order."""
-    rows = users.filter(pl.col("agent") == agent).sort("training_seed", "user")
+def _columns(rows: pl.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """Per-user columns [S, U] of one agent's rows, users in order."""
+    rows = rows.sort("training_seed", "user")
     seeds = rows["training_seed"].n_unique()
     names = {name for metric in METRICS for name in (metric.numerator, metric.denominator) if name}
     return {name: rows[name].to_numpy().astype(np.float64).reshape(seeds, -1) for name in names}

@@ -6,7 +6,9 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from rich.console import Console
 
 from agents.loading import resolve_agent
@@ -105,7 +107,7 @@ def run_comparison(
 def under_user_models(
     result: ComparisonResult,
     specs: Sequence[str],
-    worlds: Mapping[int, Callable[[], World]],
+    worlds: Mapping[int, Callable[[], tuple[World, NDArray[np.int64]]]],
     candidate_source: CandidateSource,
     run: Run,
     comparison: ComparisonConfig,
@@ -113,15 +115,16 @@ def under_user_models(
     reference: str = "mf",
     report: Callable[[int], None] = lambda done: None,
 ) -> ComparisonResult:
-    """Lets the agents of a finished comparison serve the same users under refitted user models, for the width of its intervals.
+    """Lets the agents of a finished comparison serve its users under user models of drawn users, for the width of its intervals.
 
-    Agents stay as they were trained: what is asked is what the conclusion owes to the fitted parameters. The table summary is
-    written anew; what each user model gives is kept as 'user_models/...', so that an interrupted run goes on.
+    Agents stay as they were trained: what is asked is what the conclusion owes to the fitted parameters. Each user model knows
+    those evaluation users that were drawn; these are served under it. The table summary is written anew; what each user model gives
+    is kept as 'user_models/...', so that an interrupted run goes on.
 
     Args:
         result: of `run_comparison` in the same run.
         specs: as there.
-        worlds: number of the user model, from 1 -> makes the world in which it is simulated.
+        worlds: number of the user model, from 1 -> makes (the world in which it is simulated, the users whom it knows).
         candidate_source: as there.
         run: the folder.
         comparison: whom the agents serve.
@@ -134,12 +137,15 @@ def under_user_models(
     served = [result.users.with_columns(user_model=pl.lit(0))]
     for done, (number, make_world) in enumerate(worlds.items(), start=1):
         missing = [unit for unit in units if not run.has_table(f"user_models/{number}/{unit.stem}")]
-        world = make_world() if missing else None
+        if missing:
+            world, known = make_world()
+            users = np.intersect1d(evaluation_users(world, config), known)
         for unit in missing:
-            assert world is not None
             agent = resolve_agent(unit.spec).load(run.agent_path(unit.stem))
             lives = [
-                serve(policy, world, candidate_source, config, name=name, role=role, training_seed=unit.seed).users
+                serve(
+                    policy, world, candidate_source, config, name=name, role=role, training_seed=unit.seed, users=users
+                ).users
                 for name, policy, role in policies(unit.name, agent)
             ]
             run.write_table(f"user_models/{number}/{unit.stem}", pl.concat(lives))

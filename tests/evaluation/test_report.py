@@ -6,6 +6,7 @@ import pytest
 from agents.updates.study import is_untrained, summarise_updates
 from evaluation.report import (
     PLAIN_WIDTH,
+    changed_sentence,
     comparison_table,
     likelihood_table,
     make_console,
@@ -152,3 +153,13 @@ def test_figures_are_bare_lines(value, shown):
     file = io.StringIO()
     print_figures({"name": value}, file)
     assert file.getvalue() == f"name: {shown}\n"
+
+
+def test_conclusions_that_user_models_change_are_named():
+    row = {"agent": "mmr", "versus": "mf", "value": 1.0, "low": 0.2, "high": 1.8, "low_after": -0.5, "high_after": 2.5}
+    told = changed_sentence(pl.DataFrame([row]), 5)
+    assert "5 user models" in told
+    assert told.endswith("Decided otherwise for it: mmr minus mf (0.20 to 1.80 without it, -0.50 to 2.50 with it).")
+    assert changed_sentence(pl.DataFrame([row]).clear(), 5).endswith(
+        "No paired difference in reward is decided otherwise for it."
+    )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,7 +7,14 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from evaluation.statistics import Measured, is_untrained, normalised, paired_difference
+from evaluation.statistics import (
+    Measured,
+    Refitted,
+    is_untrained,
+    normalised,
+    paired_difference,
+    variance_between,
+)
 
 
 def test_mean_and_interval_are_the_textbook_t_interval():
@@ -141,20 +150,61 @@ def test_untrained_is_what_does_not_beat_its_own_beginning():
     assert is_untrained(rewards["start"], rewards["start"])
 
 
-def test_refitted_user_models_add_their_variance() -> None:
+def figure_under_models(values, others, amongs):
+    """The mean of `values` [U], known too under models as the mean of each of `others` [U] over the users `amongs` [U]."""
+    refitted = [
+        Refitted(under=Measured.mean(other, among), fitted=Measured.mean(values, among))
+        for other, among in zip(others, amongs, strict=True)
+    ]
+    return replace(Measured.mean(values), refitted=tuple(refitted))
+
+
+def test_user_models_add_their_variance_less_that_of_chance():
     rng = np.random.default_rng(0)
-    values = rng.normal(1.0, 1.0, 400)
-    plain = Measured.mean(values)
-    refitted = Measured(plain.value, plain.influence, np.array([0.5, 1.0, 1.5, 1.0, 1.0]))
-    within = values.var(ddof=1) / 400
-    between = (1 + 1 / 5) * np.var([0.5, 1.0, 1.5, 1.0, 1.0], ddof=1)
-    estimate = refitted.estimate()
-    freedom = (within + between) ** 2 / (within**2 / 399 + between**2 / 4)
-    assert estimate.margin == pytest.approx(stats.t.ppf(0.975, freedom) * np.sqrt(within + between), rel=1e-6)
-    assert estimate.value == plain.value
-    same = Measured(plain.value, plain.influence, np.full(5, 3.0))
-    assert same.estimate().margin == pytest.approx(plain.estimate().margin, rel=1e-3)
-    # what moves both figures alike does not move their difference
-    other = Measured(0.0, np.zeros_like(plain.influence), refitted.by_user_model)
-    assert (refitted - other).estimate().margin == pytest.approx(plain.estimate().margin, rel=1e-3)
-    assert (refitted - plain).by_user_model is None
+    values = rng.normal(1.0, 1.0, 50)
+    others = values + rng.normal(size=(5, 50)) + np.array([0.5, 1.0, -1.5, 0.3, 1.0])[:, None]
+    plain, everyone = Measured.mean(values).estimate(), np.ones((5, 50), bool)
+    estimate = figure_under_models(values, others, everyone).estimate()
+    # by hand: one-way analysis of variance of models by users
+    residual = others - others.mean(axis=0) - others.mean(axis=1, keepdims=True) + others.mean()
+    chance = (residual**2).sum() / (4 * 49) / 50
+    within, between = values.var(ddof=1) / 50, others.mean(axis=1).var(ddof=1) - chance
+    freedom = (within + between) ** 2 / (within**2 / 49 + between**2 / 4)
+    assert estimate.margin == pytest.approx(stats.t.ppf(0.975, freedom) * np.sqrt(within + between), rel=1e-9)
+    assert estimate.value == plain.value and estimate.margin > 2 * plain.margin
+    # models that agree but for chance add nothing
+    alike = values + 0.1 * rng.normal(size=(5, 50))
+    alike -= (alike - values).mean(axis=1, keepdims=True)
+    assert figure_under_models(values, alike, everyone).estimate() == plain
+
+
+def test_what_user_models_move_alike_does_not_move_a_difference():
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(2, 60))
+    shift = rng.normal(0, 3, 4)[:, None]
+    among = rng.random((4, 60)) < 0.6
+    one, other = (figure_under_models(row, row + shift, among) for row in values)
+    plain = (Measured.mean(values[0]) - Measured.mean(values[1])).estimate()
+    assert one.estimate().margin > 2 * plain.margin
+    assert (one - other).estimate().margin == pytest.approx(plain.margin)
+    assert (one - Measured.mean(values[1])).refitted == ()
+    ratio = (figure_under_models(values[0] + 5, np.tile(2 * (values[0] + 5), (4, 1)), among) / one).refitted[0]
+    assert ratio.under.value == pytest.approx(
+        2 * (values[0] + 5)[among[0]].mean() / (values[0] + shift[0])[among[0]].mean()
+    )
+    assert not ratio.under.influence[0, ~among[0]].any()
+
+
+@pytest.mark.parametrize(("models", "repeats", "truth"), [(40, 150, 0.3), (5, 600, 0.6)])
+def test_spread_between_user_models_is_found_where_each_knows_some_of_the_users(models, repeats, truth):
+    rng = np.random.default_rng(2)
+    found, covered = [], 0
+    for _ in range(repeats):
+        taste, off = rng.normal(0, 2, 40), rng.normal(0, truth, models + 1)
+        lives = taste + rng.normal(size=(models + 1, 40)) + off[:, None]
+        among = rng.random((models, 40)) < 0.63
+        figure = figure_under_models(lives[0], lives[1:], among)
+        found.append(variance_between(figure.refitted))
+        covered += figure.estimate().low < 0 < figure.estimate().high
+    assert np.mean(found) == pytest.approx(truth**2, rel=0.15)
+    assert 0.925 < covered / repeats < 0.985

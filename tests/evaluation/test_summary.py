@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from evaluation.summary import CATALOGUE_METRICS, METRICS, flat_figures, initial_name, summarise
+from evaluation.summary import CATALOGUE_METRICS, METRICS, changed_conclusions, flat_figures, initial_name, summarise
 
 COLUMNS = {name for metric in METRICS for name in (metric.numerator, metric.denominator) if name}
 
@@ -102,3 +102,31 @@ def test_seeds_of_a_learner_stand_against_one_of_the_reference():
     rewards = {"ppo": np.arange(12.0).reshape(3, 4), "mf": np.zeros(4)}
     paired = figure(summarise(users_table(rewards), agents_table(rewards)), "ppo", "reward", "mf")
     assert (paired["value"], paired["num_seeds"], paired["num_users"]) == (5.5, 3, 4)
+
+
+def test_conclusions_that_user_models_change_are_told():
+    rewards = {
+        "mf": np.array([1.0, 2.0, 3.0, 6.0]),
+        "good": np.array([2.0, 3.1, 4.0, 7.1]),
+        "same": np.array([2.0, 1.0, 3.0, 6.0]),
+    }
+    users = users_table(rewards).with_columns(user_model=pl.lit(0))
+    agents = agents_table(rewards)
+    plain = summarise(users, agents)
+    own = pl.col("agent") == "good"
+    others = [
+        users.filter(pl.col("user") != number).with_columns(
+            user_model=pl.lit(number), reward=pl.col("reward") + pl.when(own).then(5.0 * number).otherwise(0.0)
+        )
+        for number in (1, 2, 3)
+    ]
+    wide = summarise(pl.concat([users, *others]), agents)
+    changed = changed_conclusions(plain, wide)
+    assert changed.select("agent", "versus").rows() == [("good", "mf")]
+    row, paired = changed.row(0, named=True), figure(wide, "good", "reward", "mf")
+    assert row["low"] > 0 > row["low_after"] == paired["low"]
+    # by hand: the difference moves by 5, 10 and 15 for every user, so by a variance of 25 and nothing by chance
+    within = np.var([1.0, 1.1, 1.0, 1.1], ddof=1) / 4
+    freedom = (within + 25) ** 2 / (within**2 / 3 + 25**2 / 2)
+    assert paired["high"] - paired["value"] == pytest.approx(stats.t.ppf(0.975, freedom) * np.sqrt(within + 25))
+    assert changed_conclusions(plain, plain).is_empty()

@@ -12,7 +12,7 @@ from agents.base import Agent
 from envs.errors import AgentError, ConfigurationError
 from envs.event_log import EventLog
 from evaluation import training, units
-from evaluation.comparison import blamed_on, split_users
+from evaluation.comparison import blamed_on, evaluation_users, split_users
 from evaluation.runs import Run
 from evaluation.traffic import CountedTraffic
 from evaluation.training import TrainingConfig, run_comparison, under_user_models
@@ -229,19 +229,24 @@ def test_refitted_user_models_widen_intervals_and_are_not_served_again(
     arguments = (small_world, candidate_source, run)
     result = run_comparison(specs, *arguments, comparison=few, reference="random")
     visits = small_world.user_model.visits
-    worlds = {
-        number: lambda number=number: replace(
-            small_world,
-            user_model=replace(small_world.user_model, visits=replace(visits, leave_intercept=-1.0 - number)),
+    users = evaluation_users(small_world, few)
+
+    def world(number):
+        leaving = replace(visits, leave_intercept=-1.0 - number)
+        return replace(small_world, user_model=replace(small_world.user_model, visits=leaving)), np.append(
+            users[number:], 999
         )
-        for number in (1, 2, 3)
-    }
+
+    worlds = {number: lambda number=number: world(number) for number in (1, 2, 3)}
     found = under_user_models(result, specs, worlds, candidate_source, run, few, TrainingConfig(), "random")
     plain, wider = result.summary("random"), found.summary("random")
     assert_frame_equal(plain.drop("low", "high"), wider.drop("low", "high"))
     rows = pl.col("metric") == "requests"
     assert ((wider["high"] - wider["low"]) >= 0.999 * (plain["high"] - plain["low"])).drop_nulls().all()
     assert (wider.filter(rows)["high"] > plain.filter(rows)["high"]).any()
+    lived = run.table("user_models/2/popular-seed0")
+    assert lived["user"].to_list() == users[2:].tolist()
+    assert lived["requests"].sum() > found.users.filter(agent="popular", user_model=0)["requests"][2:].sum()
     assert run.table("summary").equals(wider)
     monkeypatch.setattr(training, "serve", None)
     again = under_user_models(result, specs, worlds, candidate_source, run, few, TrainingConfig(), "random")
