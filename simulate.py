@@ -206,13 +206,17 @@ def sensitivity(options: SensitivityOptions) -> None:
 
 def rankers(options: RankerOptions) -> None:
     """Log → rankers fitted to its earlier rows → ranks and probabilities of the later ones → table and plot."""
-    study = options.study()
+    parts, study = options.chosen_parts(), options.study()
     console = make_console()
     log = read_log(options, console)
     run = open_run(options, "rankers", options.resume)
-    measures, costs = ranker_study(log, study, run, progress)
-    console.print(rankers_table(measures, costs))
-    finish(run, ranker_figures(measures), console)
+    figures: dict[str, float] = {}
+    if "offline" in parts:
+        console.rule("held-out rows")
+        measures, costs = ranker_study(log, study, run, progress)
+        console.print(rankers_table(measures, costs))
+        figures |= ranker_figures(measures)
+    finish(run, figures, console)
 
 
 def updates(options: UpdateOptions) -> None:

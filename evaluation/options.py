@@ -20,7 +20,7 @@ from envs.users.models import check_user_model
 from envs.world import WorldConfig
 from evaluation.comparison import ComparisonConfig, ServingConfig
 from evaluation.fidelity.study import FidelityConfig
-from evaluation.ranking.study import RankerStudyConfig
+from evaluation.ranking.study import RANKER_PARTS, RankerStudyConfig
 from evaluation.training import TrainingConfig
 
 NOT_PART_OF_A_RUN = ("out", "resume", "config", "jobs", "ray_address")
@@ -264,6 +264,8 @@ class RankerOptions(DataOptions):
 
     rankers: str = ",".join(ranker_names())
     """Rankers by name or file.py:Class, separated by commas; popularity is always beside them."""
+    parts: str = ",".join(RANKER_PARTS)
+    """Parts of the report, separated by commas: offline (held-out rows of the log)."""
     epochs: int | None = None
     """Passes of network rankers at most; by default each ranker's own, with --fast 1."""
     resume: Path | None = None
@@ -272,6 +274,20 @@ class RankerOptions(DataOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(1, epochs=self.epochs)
+        self.chosen_parts()
+
+    def chosen_parts(self) -> tuple[str, ...]:
+        """The parts of the report, in the order in which they are made.
+
+        Raises:
+            ConfigurationError: if none is named, or one that is none.
+        """
+        named = [part.strip() for part in self.parts.split(",") if part.strip()]
+        unknown = [part for part in named if part not in RANKER_PARTS]
+        if unknown or not named:
+            wrong = f"names '{unknown[0]}'" if unknown else "is empty"
+            raise ConfigurationError(f"--parts {wrong}; name some of {', '.join(RANKER_PARTS)}.")
+        return tuple(part for part in RANKER_PARTS if part in named)
 
     def study(self) -> RankerStudyConfig:
         """What is compared.

@@ -25,6 +25,8 @@ from evaluation.ranking.splits import Split, last_share, leave_last_out
 from evaluation.runs import Run
 from evaluation.statistics import Estimate
 
+RANKER_PARTS = ("offline",)
+"""Parts of the report, in the order in which they are made; a later one may read the tables of an earlier one."""
 POPULARITY = "popular"
 """Name of the baseline that every ranker is paired with: items by how often they had been consumed until then."""
 RANKED, LAST, SHARE = "leave_last_out", "last_row", "last_share"

@@ -100,3 +100,7 @@ def test_bad_options_are_refused():
         RankerOptions(rankers=" ").study()
     with pytest.raises(ConfigurationError, match="--epochs is 0"):
         RankerOptions(epochs=0)
+    with pytest.raises(ConfigurationError, match="--parts names 'onlin'; name some of offline"):
+        RankerOptions(parts="offline,onlin")
+    with pytest.raises(ConfigurationError, match="--parts is empty"):
+        RankerOptions(parts=",")
