@@ -96,7 +96,8 @@ class Ranker(ABC):
             together, late = log, held_out(log, self.config.validation_share, self.seed)
         else:
             together, late = joined(log, validation)
-        history, taught = LogHistory(together, self.config.samples.history_size), together.where(~late)
+        settings, taught = self.config.samples, together.where(~late)
+        history = LogHistory(together, settings.history_size, delay=settings.event_delay)
         self.known_items_ = np.bincount(taught.item, minlength=len(log.catalogue)) > 0
         self.known_users_ = np.bincount(taught.user, minlength=len(log.users)) > 0
         self._fit(self._samples(history, ~late), self._samples(history, late), progress, folder)
@@ -123,7 +124,12 @@ class Ranker(ABC):
             return
         together, new = joined(self._past.as_log(events), events)
         history = LogHistory(
-            together, self.config.samples.history_size, self.counts_, new, self._past.left_out(len(events.users))
+            together,
+            self.config.samples.history_size,
+            self.counts_,
+            new,
+            self._past.left_out(len(events.users)),
+            delay=self.config.samples.event_delay,
         )
         self.counts_ = self.counts_ + events.item_counts()
         self.known_items_ = self.known_items_ | (np.bincount(events.item, minlength=self.num_items) > 0)

@@ -82,7 +82,7 @@ def _unaware_of(validation: Samples, training: Samples) -> Samples:
     log = training.history.log
     kept = np.ones(len(log), bool)
     kept[validation.starts] = False
-    history = LogHistory(log.where(kept), training.history.history_size)
+    history = LogHistory(log.where(kept), training.history.history_size, delay=training.history.delay)
     rows = np.zeros(len(log), bool)
     rows[training.starts] = True
     return Samples(history, rows[kept], training.config, training.seed)

@@ -99,7 +99,7 @@ class RatesSoFar:
     """Rates at the time of rows of a log; made by `Rates.so_far`."""
 
     def __init__(self, rates: Rates, samples: Samples) -> None:
-        self._rates, self._log = rates, samples.history.log
+        self._rates, self._log, self._delay = rates, samples.history.log, samples.history.delay
         user, item, liked = rates._rows(samples)
         now, groups = self._log.timestamp[samples.rows], rates.categories.shape[1]
         values = (np.ones(len(liked)), liked)
@@ -112,7 +112,7 @@ class RatesSoFar:
 
     def at(self, rows: NDArray[np.int64], items: NDArray[np.int32]) -> NDArray[np.float32]:
         """[B, C, 3] as `Rates.served`, at the time of `rows` [B] for `items` [B, C]."""
-        rates, user, now = self._rates, self._log.user[rows], self._log.timestamp[rows]
+        rates, user, now = self._rates, self._log.user[rows], self._log.timestamp[rows] - self._delay
         item, groups = np.maximum(items, 0), rates.categories.shape[1]
         key = user[:, None].astype(np.int64) * groups + np.arange(groups)
         of_user = rates.by_user[user] + np.stack([past.before(user, now) for past in self._by_user], axis=1)

@@ -38,7 +38,9 @@ class LogHistory:
     """The past of each row of a log, as a service would have seen it at that row's time.
 
     A row's history are the items that its user consumed in rows above it; of a slate (rows that share a request) all rows have
-    the history from before the slate. Popularity counts rows of anybody that are older by a second at least.
+    the history from before the slate. Popularity counts rows of anybody that are older by a second at least. Where events reach
+    the service late, or not all of them, histories, activity and popularity tell of those alone that are known by then; what
+    a user had consumed (`consumed_by`) is a fact all the same.
 
     Args:
         log: rows of whom the past is asked; its consumed rows are the past.
@@ -46,6 +48,8 @@ class LogHistory:
         counts: [I] times consumed before the log begins, by default none: for logs of events that go on from another log.
         counted: [R] rows that popularity may count, by default all: for rows that `counts` has in already.
         earlier: [U] items that each user consumed before the log begins.
+        delay: seconds until an event is known; only those as old as this, or older, are.
+        known: [R] rows that are ever known, by default all.
     """
 
     def __init__(
@@ -55,15 +59,23 @@ class LogHistory:
         counts: NDArray[np.float64] | None = None,
         counted: NDArray[np.bool_] | None = None,
         earlier: NDArray[np.int64] | None = None,
+        *,
+        delay: float = 0.0,
+        known: NDArray[np.bool_] | None = None,
     ) -> None:
-        self.log, self.history_size = log, history_size
+        self.log, self.history_size, self.delay = log, history_size, int(delay)
+        """Seconds until an event is known."""
         self._base = np.zeros(len(log.catalogue)) if counts is None else counts
         self._earlier = np.zeros(len(log.users), np.int64) if earlier is None else earlier
-        consumed = np.flatnonzero(log.clicked)
+        told = log.clicked if known is None else log.clicked & known
+        consumed = np.flatnonzero(told)
         self._item, self._time = log.item[consumed], log.timestamp[consumed]
         self._first = np.searchsorted(log.user[consumed], np.arange(len(log.users)))
-        self._end = np.searchsorted(consumed, self.slate_start)
-        popular = log.clicked if counted is None else log.clicked & counted
+        self._reached = np.searchsorted(consumed, self.slate_start)
+        self._end = self._reached
+        if self.delay:
+            self._end = np.minimum(self._end, self._ends_by(log.user[consumed], log.timestamp - self.delay))
+        popular = told if counted is None else told & counted
         ones = np.ones(int(popular.sum()))
         self._popularity = SoFar(log.item[popular], log.timestamp[popular], ones)
         self._all_times = np.sort(log.timestamp[popular])
@@ -87,12 +99,25 @@ class LogHistory:
         place = order - np.maximum.accumulate(np.where(begins, order, 0))
         return place[np.searchsorted(starts, self.slate_start)]
 
+    def _ends_by(self, user: NDArray[np.int32], moment: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[R] number of known events, whose users are `user`, of each row's user and those before that lie at its `moment` [R] or
+        earlier."""
+        log = self.log
+        first, last = (int(log.timestamp.min()), int(log.timestamp.max())) if len(log) else (0, 0)
+        span = last - first + 2
+        keys = user.astype(np.int64) * span + (self._time - first + 1)
+        return np.searchsorted(
+            keys, log.user.astype(np.int64) * span + np.clip(moment - first + 1, 0, span - 1), side="right"
+        )
+
     @cached_property
     def _consumed_pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(sorted keys of (user, item), place of its first consumption among all consumed rows)."""
-        user = self.log.user[self.log.clicked].astype(np.int64)
-        keys, first = np.unique(user * len(self.log.catalogue) + self._item, return_index=True)
-        return keys, first
+        """(sorted keys of (user, item), row of its first consumption)."""
+        rows = np.flatnonzero(self.log.clicked)
+        keys, first = np.unique(
+            self.log.user[rows].astype(np.int64) * len(self.log.catalogue) + self.log.item[rows], return_index=True
+        )
+        return keys, rows[first]
 
     def consumed_by(
         self, rows: NDArray[np.int64], items: NDArray[np.int32], *, ever: bool = False
@@ -105,7 +130,11 @@ class LogHistory:
         wanted = self.log.user[rows].astype(np.int64)[:, None] * len(self.log.catalogue) + items
         at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         found = keys[at] == wanted
-        return found if ever else found & (first[at] < self._end[rows][:, None])
+        return found if ever else found & (first[at] < self.slate_start[rows][:, None])
+
+    def unread(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[B] items that the users of `rows` [B] had consumed last, of which nothing is known yet."""
+        return self._reached[rows] - self._end[rows]
 
     def offered(self, rows: NDArray[np.int64], items: NDArray[np.int32]) -> NDArray[np.bool_]:
         """[B, C] whether `items` [B, C] were born and not retired at the time of `rows` [B]."""
@@ -125,7 +154,7 @@ class LogHistory:
 
     def counts(self, rows: NDArray[np.int64], items: NDArray[np.int32]) -> NDArray[np.float32]:
         """[B, C] times that `items` [B, C] had been consumed by the time of `rows` [B], over the mean of all items; -1 has 0."""
-        now = self.log.timestamp[rows]
+        now = self.log.timestamp[rows] - self.delay
         own = self._base[items] + self._popularity.before(np.maximum(items, 0), now[:, None])
         total = self._base.sum() + np.searchsorted(self._all_times, now)
         return np.where(items >= 0, relative(own, total[:, None], len(self._base)), 0).astype(np.float32)

@@ -34,6 +34,9 @@ class SampleConfig:
     so that no sample hangs on later rows; for `consumed`."""
     history_size: int = 20
     """H: items of the history that are read, the newest."""
+    event_delay: float = 0.0
+    """Seconds until an event is known: histories, activity and popularity of samples lack what is younger, as they do where
+    the service hears of events late."""
     debias: bool = False
     """Whether rows weigh by one over the chance with which they were shown, where the log tells it."""
     most_weight: float = 10.0
@@ -45,6 +48,8 @@ class SampleConfig:
         for name in ("negatives", "history_size"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.event_delay < 0:
+            raise ConfigurationError(f"event_delay is {self.event_delay}; it must be at least 0 seconds.")
         if self.most_weight < 1:
             raise ConfigurationError(f"most_weight is {self.most_weight}; it must be at least 1.")
 

@@ -59,6 +59,9 @@ class Stretches:
     """[B, L] int64; 0 behind the end."""
     weights: Tensor
     """[B, L] weight of foretelling each item from those before it; 0 for items that are only read, and behind the end."""
+    known: Tensor
+    """[B, L] int64 number of items at the begin of the stretch that were known when each was consumed: all before it, unless
+    events are known late."""
     rows: NDArray[np.int64]
     """[B] row of the log at which each stretch begins."""
 
@@ -114,7 +117,8 @@ class SequenceRanker(CatalogueRanker):
         """A network with random weights."""
 
     def batches(self, samples: Samples, number: int) -> Iterator[tuple[Samples, Stretches]]:
-        """Each item of the samples once, with what its user consumed before it."""
+        """Each item of the samples once, with what its user consumed before it. Where events are known late, an item is left out if
+        nothing is known by then but what was consumed before its stretch."""
         cut = _Cut(samples, self.config.samples.history_size, np.random.default_rng((self.seed, number)))
         for first in range(0, len(cut.begins), self.config.windows):
             yield samples, cut.stretches(slice(first, first + self.config.windows))
@@ -131,8 +135,8 @@ class SequenceRanker(CatalogueRanker):
         column[foretold] = torch.arange(len(foretold))
 
         states = network.states(stretches.items)
-        before = states[row, (place - 1).clamp(min=0)]
-        before = torch.where((place > 0)[:, None], before, network.no_history)
+        known = stretches.known[row, place]
+        before = torch.where((known > 0)[:, None], states[row, (known - 1).clamp(min=0)], network.no_history)
         vectors, bias = network.vectors(foretold)
         logits = before @ vectors.T + bias
         if not samples.history.log.has_repeats:
@@ -175,6 +179,8 @@ class _Cut:
         learnt[samples.starts] = True
         self._weight = (propensity_weights(log, learnt, samples.config) * learnt)[self._rows]
         first = np.searchsorted(user, user)
+        self._known = np.arange(len(user)) - samples.history.unread(self._rows)
+        self._first = first
         number = (np.arange(len(user)) - first + random.integers(0, size, len(log.users))[user]) // size
         begins = np.flatnonzero(np.append(True, (np.diff(user) != 0) | (np.diff(number) != 0))[: len(user)])
         ends = np.append(begins[1:], len(user))
@@ -187,9 +193,13 @@ class _Cut:
         place = self._starts[part, None] + np.arange(self._size + 1)
         inside = place < self._ends[part, None]
         place = np.where(inside, place, 0)
-        weight = np.where(inside & (place >= self.begins[part, None]), self._weight[place], 0)
+        known = self._known[place] - self._starts[part, None]
+        # what is known of the user may all lie before the stretch, which does not show it
+        shown = (known > 0) | (self._known[place] == self._first[place])
+        weight = np.where(inside & shown & (place >= self.begins[part, None]), self._weight[place], 0)
         return Stretches(
             torch.from_numpy(np.where(inside, self._item[place], 0).astype(np.int64)),
             torch.from_numpy(weight.astype(np.float32)),
+            torch.from_numpy(np.maximum(known, 0).astype(np.int64)),
             self._rows[self._starts[part]],
         )

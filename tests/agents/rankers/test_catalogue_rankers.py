@@ -333,6 +333,29 @@ def test_each_item_is_foretold_once_from_what_came_before(sequence, rated_log, h
     assert cuts[0] != cuts[1]
 
 
+def test_an_item_is_foretold_from_what_was_known_by_then(sequence, rated_log):
+    delay = 7_200
+    config = sequence.config_class(samples=SampleConfig(label="consumed", history_size=8, event_delay=delay))
+    history = LogHistory(rated_log, 8, delay=delay)
+    samples = Samples(history, np.ones(len(rated_log), bool), config.samples, 0)
+    ranker, foretold, less = sequence(config), [], 0
+    for _, stretches in ranker.batches(samples, 0):
+        weights, numbers = stretches.weights.numpy(), stretches.known.numpy()
+        for first, line, known in zip(stretches.rows, weights, numbers, strict=True):
+            for place in np.flatnonzero(line):
+                row = first + place
+                own = np.arange(rated_log.user_starts[rated_log.user[row]], row)
+                by_then = own[rated_log.timestamp[own] <= rated_log.timestamp[row] - delay]
+                assert known[place] == (by_then >= first).sum()
+                assert known[place] or not len(by_then)
+                less += len(by_then) < len(own)
+                foretold.append(row)
+    assert less and len(foretold) == len(set(foretold))
+    # only what is known of users in part, and not by the stretch, is left out
+    known_before = history.histories(np.arange(len(rated_log)))[0][:, 0] >= 0
+    assert known_before[np.setdiff1d(np.arange(len(rated_log)), foretold)].all()
+
+
 @pytest.mark.parametrize("has_repeats", [False, True])
 def test_the_softmax_is_over_what_was_not_consumed_before(sequence, rated_log, has_repeats):
     log = replace(rated_log, has_repeats=has_repeats)

@@ -95,3 +95,33 @@ def test_an_empty_log_has_no_history(rated_log):
     assert len(LogHistory(empty, 3).slate_start) == 0
     items = np.zeros((0, 2), np.int32)
     assert LogHistory(empty, 3).inputs(np.zeros(0, np.int64), items).history.shape == (0, 3)
+
+
+@pytest.mark.parametrize("name", ["shown_log", "rated_log"])
+@pytest.mark.parametrize("delay", [3_600, 86_400])
+def test_events_known_late_are_in_no_history(name, delay, request):
+    """All that is read is what a plain loop finds among the known events that are old enough."""
+    log = request.getfixturevalue(name)
+    known = np.random.default_rng(1).random(len(log)) < 0.7
+    history = LogHistory(log, 6, delay=delay, known=known)
+    starts = history.slate_start
+    rows = np.arange(0, len(log), 41)
+    inputs = history.inputs(rows, log.item[rows, None])
+    shorter = 0
+    for place, row in enumerate(rows):
+        told = known & log.clicked & (log.timestamp <= log.timestamp[row] - delay)
+        own = np.flatnonzero(told & (log.user == log.user[row]) & (np.arange(len(log)) < starts[row]))
+        assert_array_equal(
+            inputs.history[place], np.pad(log.item[own][::-1][:6], (0, max(6 - len(own), 0)), constant_values=-1)
+        )
+        assert_allclose(inputs.user_features[place, 0], np.log1p(len(own)) / 10, rtol=1e-5)
+        told &= log.timestamp < log.timestamp[row] - delay
+        counts = np.bincount(log.item[told], minlength=len(log.catalogue))
+        assert_allclose(inputs.counts[place, 0], (1 + counts[log.item[row]]) / (1 + counts.mean()), rtol=1e-5)
+        all_own = known & log.clicked & (log.user == log.user[row]) & (np.arange(len(log)) < starts[row])
+        assert history.unread(np.array([row]))[0] == all_own.sum() - len(own)
+        shorter += all_own.sum() > len(own)
+    assert shorter
+    # what had been consumed is a fact, known or not
+    items = np.broadcast_to(np.arange(len(log.catalogue), dtype=np.int32), (len(rows), len(log.catalogue)))
+    assert_array_equal(history.consumed_by(rows, items), LogHistory(log, 6).consumed_by(rows, items))

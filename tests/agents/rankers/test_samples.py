@@ -5,7 +5,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from agents.rankers.log_history import LogHistory
+from agents.rankers.mf_pointwise import MFPointwise
 from agents.rankers.samples import SampleConfig, Samples, held_out, joined, propensity_weights
+from agents.rankers.training import TrainingConfig
 from envs.errors import ConfigurationError
 
 
@@ -117,7 +119,27 @@ def test_held_out_rows_are_each_users_last(shown_log):
     assert not held_out(shown_log, 0).any()
 
 
-@pytest.mark.parametrize("wrong", [{"label": "stars"}, {"negatives": 0}, {"history_size": 0}, {"most_weight": 0.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"label": "stars"}, {"negatives": 0}, {"history_size": 0}, {"most_weight": 0.5}, {"event_delay": -1}]
+)
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ConfigurationError):
         SampleConfig(**wrong)
+
+
+def test_a_ranker_is_taught_with_the_delay_that_it_serves_with(rated_log):
+    """Each ranker's samples go through the base: the delay reaches fits and updates."""
+    seen = []
+
+    class Spy(MFPointwise):
+        def batches(self, samples, number):
+            seen.append((samples.history.delay, float(samples.history.unread(samples.starts).sum())))
+            return super().batches(samples, number)
+
+    config = MFPointwise.config_class(
+        samples=SampleConfig(event_delay=7_200), training=TrainingConfig(epochs=1, batch_size=512)
+    )
+    late = rated_log.timestamp > np.quantile(rated_log.timestamp, 0.8)
+    ranker = Spy(config).fit(rated_log.where(~late))
+    ranker.update(rated_log.where(late))
+    assert len(seen) == 2 and all(delay == 7_200 and unread > 0 for delay, unread in seen)
