@@ -28,6 +28,7 @@ VECTOR_LANES = 8
 Float = Annotated[float | np.float32, types.float32]
 Bits = Annotated[np.uint64, types.uint64]
 Int = Annotated[int, types.int64]
+Bytes1 = Annotated[NDArray[np.uint8], types.Array(types.uint8, 1, "C", readonly=True)]
 Bytes2 = Annotated[NDArray[np.uint8], types.Array(types.uint8, 2, "C", readonly=True)]
 Flags2 = Annotated[NDArray[np.int8], types.Array(types.int8, 2, "C", readonly=True)]
 Longs1 = Annotated[NDArray[np.int64], types.Array(types.int64, 1, "C", readonly=True)]

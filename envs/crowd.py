@@ -1,8 +1,9 @@
 """A crowd: the lives of any number of users, kept small between requests and stepped in blocks by the slate environment.
 
-What has happened to a user since its start is kept in full, what it started with only once for all its lives (laps). So a
-simulated user costs its interests (for the parametric model two embeddings and its satiation, in float32) and some twenty
-bytes, and a million of them fit where the environment alone would hold a hundred thousand. Bits are those of one
+What has happened to a user since its start is kept in full. What it started with is kept once for all lives (laps) of a user
+whose history is in the policies' log, and packed (`envs.packed_histories`) for a drawn user whose history is not. So a
+simulated user costs its interests (for the parametric model two embeddings and its satiation, in float32), some twenty bytes
+and its history, and a million of them fit where the environment alone would hold a hundred thousand. Bits are those of one
 `SlateVectorEnv` that holds everybody: block size and threads change nothing.
 """
 
@@ -21,7 +22,9 @@ from envs.compiled import over_rows
 from envs.engine import UserState
 from envs.measures import RewardWeights
 from envs.observation import Observation
+from envs.packed_histories import PackedHistories
 from envs.slate_env import SlateVectorEnv
+from envs.users.progress import fit_progress
 from envs.users.protocol import UserModelState
 from envs.world import World
 
@@ -63,6 +66,7 @@ class Crowd:
         users: [U] users to simulate, by default `world.simulated_users`.
         block: users stepped at once.
         candidate_source, slate_size, num_candidates, history_size, reward_weights, seed: as of `SlateVectorEnv`.
+        progress: whether a bar is shown while histories of drawn users are made.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Crowd:
         history_size: int = 50,
         reward_weights: RewardWeights | None = None,
         seed: int = 0,
+        progress: bool = True,
     ) -> None:
         self.world, self.num_users, self.first = world, num_users, first
         self._env = SlateVectorEnv(
@@ -95,8 +100,14 @@ class Crowd:
         )
         numbers = np.arange(first, first + num_users)
         laps = np.array_split(numbers, max(1, -(-num_users // block)))
-        self._starts = _Starts(world, np.unique(self._env.users[numbers % len(self._env.users)]), history_size, block)
-        self._blocks = [_Block(world, part, self._env.users) for part in laps]
+        distinct = np.unique(self._env.users[numbers % len(self._env.users)])
+        kept = world.keeps_history(distinct)
+        self._starts = _Starts(world, distinct[kept], history_size, block)
+        self._blocks = []
+        with fit_progress("Drawing users", len(laps), progress and not kept.all()) as tick:
+            for part in laps:
+                self._blocks.append(_Block(world, part, self._env.users))
+                tick()
 
     @property
     def alive(self) -> int:
@@ -126,13 +137,16 @@ class Crowd:
 
 
 class _Starts:
-    """What distinct users were seen to consume before the run: once for all their lives."""
+    """What distinct users were seen to consume before the run, as the policies' log tells it: once for all their lives."""
 
     def __init__(self, world: World, users: NDArray[np.int64], history_size: int, block: int) -> None:
-        self.users, self.excludes_seen = users, world.excludes_seen
+        self.world, self.users = world, users
         self.item_type = np.min_scalar_type(world.num_items)
         parts = [users[begin : begin + block] for begin in range(0, len(users), block)]
         told = [(*world.history(history_size, part), world.seen(part)) for part in parts]
+        # of all other users a last row tells: nothing
+        nothing = (np.full((1, history_size), -1), np.zeros((1, history_size), np.float32))
+        told.append((*nothing, np.zeros((1, (world.num_items + 7) // 8), np.uint8)))
         # an item is kept as its index + 1, and 0 for none
         self.history = np.concatenate([(items + 1).astype(self.item_type) for items, _, _ in told])
         self.clock = np.concatenate([days for _, days, _ in told])
@@ -140,7 +154,7 @@ class _Starts:
 
     def of(self, user: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.uint8]]:
         """(history [N, H], its days [N, H], bits of items seen) of users at the start of their lives."""
-        rows = np.searchsorted(self.users, user)
+        rows = np.where(self.world.keeps_history(user), np.searchsorted(self.users, user), -1)
         return self.history[rows].astype(np.int32) - 1, self.clock[rows], self.seen[rows]
 
 
@@ -148,8 +162,10 @@ class _Block:
     """Lives that are stepped together, as small as loses nothing."""
 
     def __init__(self, world: World, number: NDArray[np.int64], users: NDArray[np.int64]) -> None:
-        self._first, self._count, self._users, self._num_users = int(number[0]), len(number), users, world.num_users
-        state = world.start_state(users[number % len(users)], number // len(users))
+        self._first, self._count, self._users, self._world = int(number[0]), len(number), users, world
+        log_user = users[number % len(users)]
+        state = world.start_state(log_user, number // len(users))
+        self.before = PackedHistories.of(state.clock, *world.made_histories(log_user))
         self.alive = np.ones(len(number), bool)
         self.interest: UserModelState = state.interest
         self.clock, self.satisfaction = state.clock, state.satisfaction
@@ -170,7 +186,7 @@ class _Block:
         number = self.number[rows]
         log_user = self._users[number % len(self._users)]
         state = UserState(
-            user=number // len(self._users) * self._num_users + log_user,
+            user=number // len(self._users) * self._world.num_users + log_user,
             log_user=log_user,
             interest=self.interest.take(rows),
             clock=self.clock[rows],
@@ -178,6 +194,8 @@ class _Block:
             **{name: counter[rows].astype(np.int64) for name, counter in self.counters.items()},
         )
         history, days, seen = starts.of(log_user)
+        excludes_seen = self._world.excludes_seen
+        self.before.unpack(rows, self._world.start_clock(log_user), excludes_seen, history, days, seen)
         kept = np.repeat(np.isin(np.arange(self._count), rows), self.consumed)
         over_rows(
             request_kernels.unpack_lives,
@@ -185,7 +203,7 @@ class _Block:
             np.append(0, np.cumsum(self.consumed[rows], dtype=np.int64)),
             self.items[kept].astype(np.int32),
             self.days[kept],
-            starts.excludes_seen,
+            excludes_seen,
             history,
             days,
             seen,

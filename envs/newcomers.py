@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.compiled import over_parts
 from envs.logs.schema import COLUMNS, InteractionLog, Users
 from envs.randomness import Purpose, draw_poisson
 from envs.users.burn_in import BurnIn, Past, burn_in
@@ -51,6 +52,8 @@ class Newcomers:
     def interest(self, model: UserModel, places: NDArray[np.int64]) -> UserModelState:
         """The model's state of newcomers `places` [N] when their run begins."""
         arriving = places >= self.num_drawn
+        if not arriving.any():
+            return self.burnt(model, places).state.take(np.arange(len(places)))
         numbers = np.where(arriving, self.num_drawn - 1 - places, places)  # arriving users have the numbers -1, -2, ...
         state = model.start(self.population.draw(numbers, self.seed).parameters)
         if not arriving.all():
@@ -79,7 +82,9 @@ class Newcomers:
         return {**self.__dict__, "_last": {}}
 
 
-def make_newcomers(model: UserModel, policy_log: InteractionLog, past: Past, config: WorldConfig) -> Newcomers | None:
+def make_newcomers(
+    model: UserModel, policy_log: InteractionLog, past: Past, config: WorldConfig, progress: bool
+) -> Newcomers | None:
     """Who is drawn and who arrives; None where nobody does."""
     days = np.arange(config.days)
     arrivals = draw_poisson(config.seed, Purpose.ARRIVAL, config.arrivals_per_day, days)
@@ -88,17 +93,26 @@ def make_newcomers(model: UserModel, policy_log: InteractionLog, past: Past, con
     if not len(numbers):
         return None
     population = fit_population(model, policy_log, config.seed)
-    drawn = [population.draw(numbers[start : start + CHUNK], config.seed) for start in range(0, len(numbers), CHUNK)]
-    length = np.concatenate([part.length for part in drawn])
+    parent, length = np.empty((2, len(numbers)), np.int32)
+    start_second = np.empty(len(numbers), np.float32)
+    parts = [slice(start, start + CHUNK) for start in range(0, len(numbers), CHUNK)]
+    with fit_progress("Counting users", len(parts), progress and len(parts) > 1) as tick:
+
+        def draw(part: slice) -> None:
+            drawn = population.draw(numbers[part], config.seed)
+            parent[part], length[part], start_second[part] = drawn.parent, drawn.length, drawn.start_second
+            tick()
+
+        over_parts(draw, parts)
     return Newcomers(
         population=population,
         past=past,
         seed=config.seed,
         num_drawn=config.drawn_users,
         arrival_day=arrival_day,
-        parent=np.concatenate([part.parent for part in drawn]).astype(np.int32),
+        parent=parent,
         length=np.where(numbers >= 0, length, 0).astype(np.int32),
-        start_second=np.concatenate([part.start_second for part in drawn]).astype(np.float32),
+        start_second=start_second,
     )
 
 
@@ -107,12 +121,14 @@ def listed(log: InteractionLog, newcomers: Newcomers) -> InteractionLog:
     count, drawn = len(newcomers), newcomers.num_drawn
     names = np.concatenate(
         [
+            log.users.user_ids,
             np.char.add("drawn-", np.arange(1, drawn + 1).astype(np.str_)),
             np.char.add("arriving-", np.arange(1, count - drawn + 1).astype(np.str_)),
         ]
     )
     users = Users(
-        user_ids=np.concatenate([log.users.user_ids, names]),
+        # of no more characters than the longest has, which those of integers as text are not
+        user_ids=names.astype(f"U{np.strings.str_len(names).max()}"),
         feature_names=log.users.feature_names,
         features=np.concatenate([log.users.features, log.users.features[newcomers.parent]]),
     )

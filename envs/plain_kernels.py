@@ -306,5 +306,30 @@ def unpack_lives(
             np.bitwise_or.at(seen[n], items[first:last] >> 3, np.uint8(1) << (items[first:last] & 7).astype(np.uint8))
 
 
+def unpack_past(
+    first: NDArray[np.int64],
+    last: NDArray[np.int64],
+    coded: NDArray[np.uint8],
+    start: NDArray[np.float64],
+    excludes_seen: bool,
+    history: NDArray[np.int32],
+    history_clock: NDArray[np.float32],
+    seen: NDArray[np.uint8],
+) -> None:
+    """Puts what each user consumed before its life, as `envs.packed_histories` codes it, into its empty history."""
+    for n, (begin, end) in enumerate(zip(first, last, strict=True)):
+        own = coded[begin:end].astype(np.int64)
+        number = np.append(0, np.cumsum(own < 128)[:-1]) if len(own) else own
+        place = np.arange(len(own)) - np.searchsorted(number, number)
+        numbers = np.zeros(int((own < 128).sum()), np.int64)
+        np.add.at(numbers, number, (own & 127) << (7 * place))
+        steps, items = numbers[::2], numbers[1::2]
+        size = min(len(items), history.shape[1])
+        history[n, :size] = items[:size]
+        history_clock[n, :size] = ((start[n] - np.cumsum(steps)) / SECONDS_PER_DAY)[:size]
+        if excludes_seen:
+            np.bitwise_or.at(seen[n], items >> 3, np.uint8(1) << (items & 7).astype(np.uint8))
+
+
 def _sigmoid(logit: NDArray[np.floating]) -> NDArray[np.floating]:
     return 1 / (1 + np.exp(-logit))

@@ -10,6 +10,7 @@ import numpy as np
 
 from envs.catalogue import SECONDS_PER_DAY
 from envs.compiled import (
+    Bytes1,
     Bytes2,
     Bytes2Out,
     Doubles1,
@@ -196,3 +197,44 @@ def unpack_lives(
         if excludes_seen:
             for at in range(first, last):
                 seen[n, items[at] >> 3] |= np.uint8(1 << (items[at] & 7))
+
+
+@numba.njit
+def _number(coded: Any, at: Any) -> Any:
+    """(number that begins at a byte, byte behind it): seven bits a byte, the lowest first; the eighth says that more follow."""
+    value, shift = np.int64(0), np.int64(0)
+    while coded[at] >= 128:
+        value |= np.int64(coded[at] & np.uint8(127)) << shift
+        shift += 7
+        at += 1
+    return value | np.int64(coded[at]) << shift, at + 1
+
+
+@Kernel
+def unpack_past(
+    begin: Int,
+    end: Int,
+    first: Longs1,
+    last: Longs1,
+    coded: Bytes1,
+    start: Doubles1,
+    excludes_seen: Int,
+    history: Ints2Out,
+    history_clock: Floats2Out,
+    seen: Bytes2Out,
+) -> None:
+    """Puts what each user consumed before its life, bytes `first` [N] to `last` [N] of `coded`, into its empty history. They
+    tell of each event, from the newest back, the whole seconds until the next one (of the newest, until the life's `start` [N])
+    and the item."""
+    for n in range(begin, end):
+        at, clock, place = first[n], np.int64(start[n]), 0
+        while at < last[n]:
+            step, at = _number(coded, at)
+            item, at = _number(coded, at)
+            clock -= step
+            if place < history.shape[1]:
+                history[n, place] = item
+                history_clock[n, place] = np.float32(clock / SECONDS_PER_DAY)
+                place += 1
+            if excludes_seen:
+                seen[n, item >> 3] |= np.uint8(1 << (item & 7))

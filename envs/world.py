@@ -108,6 +108,14 @@ class World:
         """Users whose histories are in the policies' log, and whose states are in `start_interest`."""
         return self.first_arriving if self.newcomers is None or self.newcomers.is_kept else self.num_logged
 
+    def keeps_history(self, users: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """[N] whether the history of each of `users` [N] is in the policies' log; of the others only drawn ones have any."""
+        return users < self._num_kept
+
+    def start_clock(self, users: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[N] clock at which the lives of `users` [N] begin."""
+        return self.start_day[users] * SECONDS_PER_DAY + self.start_second[users]
+
     @cached_property
     def user_features(self) -> NDArray[np.float32]:
         """[U, 1 + Fu] public: log(1 + items consumed before the run) / 10, then the log's attributes."""
@@ -165,7 +173,7 @@ class World:
             user=lap * self.num_users + log_user,
             log_user=log_user.astype(np.int64),
             interest=self._interest(log_user),
-            clock=self.start_day[log_user] * SECONDS_PER_DAY + self.start_second[log_user],
+            clock=self.start_clock(log_user),
             visit=zeros(),
             request=zeros(),
             requests_in_visit=zeros(),
@@ -201,12 +209,20 @@ class World:
         counts = self._events.user_starts[users[kept] + 1] - begins
         rows = np.repeat(begins - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
         row, item = np.repeat(kept, counts), self._events.item[rows]
+        made, made_item, _ = self.made_histories(users)
+        return np.append(row, made), np.append(item, made_item)
+
+    def made_histories(
+        self, users: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
+        """(place in `users` [N], item, clock) of what those among them consumed before the run whose histories are made when
+        their lives begin, since the policies' log does not hold them: user by user, in order of time."""
         burnt = np.flatnonzero((users >= self._num_kept) & (users < self.first_arriving))
-        if len(burnt) and self.newcomers is not None:
-            items = self.newcomers.burnt(self.user_model, users[burnt] - self.num_logged).items
-            place, column = np.nonzero(items >= 0)
-            row, item = np.append(row, burnt[place]), np.append(item, items[place, column])
-        return row, item
+        if not len(burnt) or self.newcomers is None:
+            return np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0)
+        made = self.newcomers.burnt(self.user_model, users[burnt] - self.num_logged)
+        row, place = np.nonzero(made.items >= 0)
+        return burnt[row], made.items[row, place], made.clock[row, place]
 
 
 def build_world(
@@ -254,7 +270,7 @@ def build_world(
         start_second = np.where(np.diff(events.user_starts) > 0, events.timestamp[last_rows] % SECONDS_PER_DAY, 0)
     start_day = np.zeros(num_users, np.int64)
     interest = replay(items.user_model, policy_log)
-    newcomers = make_newcomers(items.user_model, policy_log, past, config)
+    newcomers = make_newcomers(items.user_model, policy_log, past, config, progress)
     if newcomers is not None:
         policy_log = listed(policy_log, newcomers)
         start_second = np.concatenate([start_second, newcomers.start_second])

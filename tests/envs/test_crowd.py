@@ -7,6 +7,7 @@ import pytest
 from gymnasium.vector import AutoresetMode
 from numpy.testing import assert_array_equal
 
+import envs.newcomers
 from envs.crowd import Crowd
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.observation import Observation
@@ -78,13 +79,39 @@ def test_a_crowd_goes_round_the_users_and_its_shards_are_crowds(world: World) ->
     assert again == whole_totals
 
 
-def test_drawn_users_where_items_may_be_seen_again() -> None:
+@pytest.mark.parametrize("kept", [60, 59], ids=["kept", "made anew"])
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_drawn_users(exclude_seen: bool, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of them live twice, some who arrive stand among them; with and without histories in the policies' log."""
+    monkeypatch.setattr(envs.newcomers, "KEPT_USERS", kept)
     log, model = generate_log(SyntheticConfig(num_users=40, num_items=300), seed=0)
-    world = build_world(log, model, WorldConfig(exclude_seen=False, drawn_users=60))
-    expected = _lives_in_one_environment(world, 75)
-    told, _ = _lives_in_crowds([Crowd(world, 75, block=20)], 75)
+    world = build_world(log, model, WorldConfig(exclude_seen=exclude_seen, drawn_users=60, arrivals_per_day=0.3))
+    users = len(world.simulated_users) + 15
+    assert users > 80 and world.keeps_history(np.array([45]))[0] == (kept == 60)
+    expected = _lives_in_one_environment(world, users)
+    told, _ = _lives_in_crowds([Crowd(world, users, block=20)], users)
     for name, array in expected.items():
         assert_array_equal(told[name], array, err_msg=name)
+
+
+def test_log_users_beside_drawn_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envs.newcomers, "KEPT_USERS", 0)
+    log, model = generate_log(SyntheticConfig(num_users=40, num_items=300), seed=0)
+    world = build_world(log, model, WorldConfig(drawn_users=20))
+    users = np.arange(25, 50)
+    env = SlateVectorEnv(25, world=world, users=users, autoreset_mode=AutoresetMode.DISABLED)
+    env.reset(seed=0)
+    crowd = Crowd(world, 25, users=users, block=10)
+    clicked = np.full(25, -5)
+
+    def add(number: np.ndarray, reward: np.ndarray, info: dict) -> None:
+        clicked[number] = info["clicked_item"]
+
+    for _ in range(4):
+        ended = env.ended.copy()
+        *_, info = env.step(_by_taste(env.observation))
+        crowd.request(_by_taste, add)
+        assert_array_equal(clicked[~ended], info["clicked_item"][~ended])
 
 
 def test_counters_grow_out_of_their_type() -> None:
