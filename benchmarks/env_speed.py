@@ -1,14 +1,15 @@
 """Speed of the engine and of the environment beside SARDINE, RecSim and the machine's limits; memory of a crowd.
 
-Run: python -m benchmarks.env_speed          (some six minutes; the first run installs the peers in the cache folder)
+Run: python -m benchmarks.env_speed          (some ten minutes; the first run installs the peers in the cache folder)
 
 - step: respond + advance of 8,192 users with given slates of 10, d 32, beside SARDINE's SlateTopK-Bored-v0; step_dien: the
   same under the DIEN-like user model;
 - loop: the whole environment as RecSim is run (random policy, 100 sampled candidates with their features, slate of 3),
   beside RecSim's interest_evolution;
 - requests: the real path, recall of 100 by faiss, MMR, respond, advance, slates of 10;
-- crowd: 1,000,000 users, 10 requests each (random policy, 100 sampled candidates with their features, slates of 10), and the
-  growth of resident memory from 100,000 to 1,000,000 users;
+- crowd: 1,000,000 users drawn from the population fitted to the log, no two alike, each with its history: the time to draw them
+  and to make their histories, that of 10 requests each (random policy, 100 sampled candidates with their features, slates of
+  10), and the growth of resident memory from 100,000 to 1,000,000 users, with what it consists of;
 - limits: what the arithmetic of a step would take at the speed of the machine's matrix product, and its memory traffic at
   the speed of a copy; step_of_limit is the share of the tighter of the two that is reached.
 
@@ -43,7 +44,7 @@ from envs.slate_env import SlateVectorEnv
 from envs.users.dien import DienModel, DienNetwork
 from envs.users.interest import InterestModel
 from envs.users.protocol import UserModel
-from envs.world import World, build_world
+from envs.world import World, WorldConfig, build_world
 from recall.embedding import EmbeddingRecall
 
 NUM_USERS = 8_192
@@ -54,11 +55,11 @@ SLOTS, CANDIDATES = 10, 100
 
 
 # ---------------------------------------------------------------------- what is measured
-def make_world() -> World:
-    """A generated world of the size of MovieLens 100K, with d = 32."""
+def make_world(drawn_users: int = 0) -> World:
+    """A generated world of the size of MovieLens 100K, with d = 32; of its log's users or of drawn ones."""
     config = SyntheticConfig(num_users=943, num_items=1_682, num_categories=19, embedding_size=32)
     log, user_model = generate_log(config, seed=0)
-    return build_world(log, user_model)
+    return build_world(log, user_model, WorldConfig(drawn_users=drawn_users))
 
 
 def with_random_facets(model: InterestModel, size: int = 48, facets: int = 4) -> DienModel:
@@ -219,16 +220,22 @@ def on_all_cores() -> dict[str, float]:
 
 
 def of_crowd() -> dict[str, float]:
-    """Memory of a crowd as it grows, and the time that the larger one takes."""
-    world, rng = make_world(), np.random.default_rng(0)
+    """Memory of a crowd of drawn users as it grows, and the time that the larger one takes."""
+    rng = np.random.default_rng(0)
 
     def act(observation: Observation) -> NDArray[np.int64]:
         return distinct_slots(rng, len(observation), CANDIDATES, SLOTS)
 
-    resident, seconds = [], 0.0
+    kept: list[dict[str, int]] = []
+    drawn_seconds = seconds = 0.0
     for size in CROWD_SIZES:
         begin = time.perf_counter()
+        world = make_world(drawn_users=size)
+        _tell(f"{size:,} users drawn, {time.perf_counter() - begin:.0f} s; their histories follow")
         crowd = Crowd(world, size)
+        drawn_seconds = time.perf_counter() - begin
+        _tell(f"{size:,} users drawn, with their histories, {drawn_seconds:.0f} s")
+        begin = time.perf_counter()
         for request in range(CROWD_REQUESTS):
             total = crowd.request(act)
             seconds = time.perf_counter() - begin
@@ -237,10 +244,17 @@ def of_crowd() -> dict[str, float]:
                 f"{total.clicks:,} clicks, {total.ends:,} lives ended, {seconds:.0f} s"
             )
         gc.collect()
-        resident.append(_resident_bytes())
-        del crowd
+        resident = _resident_bytes()
+        users = world.policy_log.users
+        names_and_attributes = users.user_ids.nbytes + users.features.nbytes + world.user_features.nbytes
+        kept.append(crowd.memory() | {"names_and_attributes": names_and_attributes, "all": resident})
+        del crowd, world, users
+    more = CROWD_SIZES[1] - CROWD_SIZES[0]
+    growth = {name: (kept[1][name] - kept[0][name]) / more for name in kept[0]}
     return {
-        "bytes_per_user": (resident[1] - resident[0]) / (CROWD_SIZES[1] - CROWD_SIZES[0]),
+        "bytes_per_user": growth.pop("all"),
+        **{f"bytes_per_user_{name}": value for name, value in growth.items()},
+        "million_users_drawn_seconds": drawn_seconds,
         "million_users_seconds": seconds,
     }
 

@@ -114,6 +114,19 @@ class Crowd:
         """Number of lives that have not ended."""
         return sum(int(block.alive.sum()) for block in self._blocks)
 
+    def memory(self) -> dict[str, int]:
+        """Bytes kept between requests for all lives together, by what they hold: the user model's state ("interests"), what was
+        consumed before the life ("histories", of drawn users whose history is not in the policies' log) and in it ("consumed"),
+        and clocks and counters ("counters")."""
+        interests, histories, consumed, counters = 0, 0, 0, 0
+        for block in self._blocks:
+            interests += sum(array.nbytes for array in vars(block.interest).values())
+            histories += block.before.size.nbytes + block.before.coded.nbytes
+            consumed += block.items.nbytes + block.days.nbytes
+            counters += block.alive.nbytes + block.clock.nbytes + block.satisfaction.nbytes + block.consumed.nbytes
+            counters += sum(counter.nbytes for counter in block.counters.values())
+        return {"interests": interests, "histories": histories, "consumed": consumed, "counters": counters}
+
     def request(self, act: Callable[[Observation], NDArray[np.int64]], told: Told = _told_to_nobody) -> CrowdTotals:
         """Serves one request of everybody alive: `act` returns slates [N, K] for the requests of a block."""
         requests = clicks = leaves = ends = 0

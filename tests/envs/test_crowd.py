@@ -114,6 +114,18 @@ def test_log_users_beside_drawn_ones(monkeypatch: pytest.MonkeyPatch) -> None:
         assert_array_equal(clicked[~ended], info["clicked_item"][~ended])
 
 
+def test_memory_counts_what_is_kept(world: World) -> None:
+    crowd = Crowd(world, USERS, block=32)
+    begun = crowd.memory()
+    width = world.user_model.item_embedding.shape[1]
+    traits = world.user_model.user_traits.shape[1]
+    assert begun["interests"] == 4 * USERS * (2 * width + world.user_model.categories.shape[1] + traits)
+    assert begun["histories"] <= USERS and begun["consumed"] == 0  # histories of log users are kept once for all lives
+    assert begun["counters"] == USERS * (8 + 4 + 2 + 5)
+    clicks = crowd.request(_by_taste).clicks
+    assert crowd.memory()["consumed"] == clicks * (np.min_scalar_type(world.num_items).itemsize + 4) > 0
+
+
 def test_counters_grow_out_of_their_type() -> None:
     from envs.crowd import _small
 
