@@ -11,7 +11,7 @@ Examples:
     python simulate.py fit --ablation                         what each term of the user model buys
     python simulate.py fidelity                               how like the log's users the simulated ones are
     python simulate.py sensitivity                            what 'A beats B' rests on
-    python simulate.py rankers                                supervised rankers on held-out rows of the log
+    python simulate.py rankers                                supervised rankers: held-out rows, simulated users
     python simulate.py updates                                when to update the models: three rules and a DQN
     python simulate.py plot RUN [RUN ...]                     draw saved runs again, or several together
 
@@ -80,6 +80,8 @@ from evaluation.sensitivity import (
     sensitivity_report,
     sensitivity_table,
 )
+from evaluation.serving.report import answer, correlation_table, loop_table, serving_figures, serving_tables
+from evaluation.serving.study import serving_study
 from evaluation.summary import changed_conclusions
 from evaluation.training import run_comparison, under_user_models
 from evaluation.units import fitted_agents, named_agents
@@ -216,7 +218,24 @@ def rankers(options: RankerOptions) -> None:
         measures, costs = ranker_study(log, study, run, progress)
         console.print(rankers_table(measures, costs))
         figures |= ranker_figures(measures)
+    if "serving" in parts:
+        console.rule("against the users")
+        figures |= pipelines_against_users(log, options, run, console)
     finish(run, figures, console)
+
+
+def pipelines_against_users(
+    log: InteractionLog, options: RankerOptions, run: Run, console: Console
+) -> dict[str, float]:
+    """Pipelines of all rankers and re-rankers serve users of several models → tables → figures."""
+    config, users = options.serving(), fit_config(log, options, console)
+    world = WorldConfig(days=config.days, seed=config.seed)
+    worlds = {name: build_world(log, fit_user_model(name, log, users), world) for name in config.user_models}
+    serving, correlations, rounds = serving_study(worlds, config, run, progress)
+    for table in (*serving_tables(serving), correlation_table(correlations), loop_table(rounds)):
+        console.print(table)
+    console.print(answer(correlations))
+    return serving_figures(serving, correlations, rounds)
 
 
 def updates(options: UpdateOptions) -> None:
@@ -335,7 +354,7 @@ def finish(run: Run, figures: Mapping[str, Any], console: Console) -> None:
     run.write_figures(figures)
     drawn = (
         save_figures(run)
-        if any(run.has_table(name) for name in ("summary", "updates", "distances", "sensitivity", "rankers"))
+        if any(run.has_table(name) for name in ("summary", "updates", "distances", "sensitivity", "rankers", "serving"))
         else []
     )
     console.rule("figures")

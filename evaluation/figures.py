@@ -14,6 +14,8 @@ from evaluation import plots
 from evaluation.fidelity.plots import fidelity_page
 from evaluation.plot_style import GREY, house_style
 from evaluation.runs import Run
+from evaluation.serving.plots import correlation_page, feedback_page, serving_page
+from evaluation.serving.report import loop_estimates
 from evaluation.summary import num_users_and_seeds
 
 TRACED_PANELS = 3
@@ -30,7 +32,8 @@ def save_figures(runs: Run | Sequence[Run], folder: Path | None = None) -> list[
         folder: where the PNGs go; None for the plots folder of a single run.
 
     Returns:
-        Paths of the PNGs: comparison, tradeoff, interest, learning, updates, fidelity, sensitivity, rankers.
+        Paths of the PNGs: comparison, tradeoff, interest, learning, updates, fidelity, sensitivity, rankers,
+        serving, offline_vs_simulated, feedback.
 
     Raises:
         ArtefactError: if a table is damaged, or no run has any table to draw.
@@ -217,6 +220,21 @@ def _rankers(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
     return figure
 
 
+def _serving(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """Outcomes of the first run's pipelines."""
+    return serving_page(runs[0].table("serving"))
+
+
+def _offline_vs_simulated(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """Offline measure against outcome of the first run's pipelines."""
+    return correlation_page(runs[0].table("serving"), runs[0].table("serving_correlations"))
+
+
+def _feedback(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """Feedback loops of the first run."""
+    return feedback_page(loop_estimates(runs[0].table("feedback")))
+
+
 def _prefix(axes: plots.Axes, title: str) -> None:
     if title:
         axes.set_title(f"{title}: {axes.get_title(loc='left')}")
@@ -235,5 +253,8 @@ _FIGURES: tuple[tuple[str, Callable[[Sequence[Run], Sequence[str]], Figure | Non
     ("fidelity", _fidelity, "distances"),
     ("sensitivity", _sensitivity, "sensitivity"),
     ("rankers", _rankers, "rankers"),
+    ("serving", _serving, "serving"),
+    ("offline_vs_simulated", _offline_vs_simulated, "serving_correlations"),
+    ("feedback", _feedback, "feedback"),
 )
 """Name of the PNG, what draws it, and the table that it needs."""

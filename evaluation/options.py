@@ -21,6 +21,7 @@ from envs.world import WorldConfig
 from evaluation.comparison import ComparisonConfig, ServingConfig
 from evaluation.fidelity.study import FidelityConfig
 from evaluation.ranking.study import RANKER_PARTS, RankerStudyConfig
+from evaluation.serving.config import ServingStudyConfig
 from evaluation.training import TrainingConfig
 
 NOT_PART_OF_A_RUN = ("out", "resume", "config", "jobs", "ray_address")
@@ -265,7 +266,18 @@ class RankerOptions(DataOptions):
     rankers: str = ",".join(ranker_names())
     """Rankers by name or file.py:Class, separated by commas; popularity is always beside them."""
     parts: str = ",".join(RANKER_PARTS)
-    """Parts of the report, separated by commas: offline (held-out rows of the log)."""
+    """Parts of the report, separated by commas: offline (held-out rows of the log), serving (pipelines of all rankers and
+    re-rankers against simulated users)."""
+    users: Annotated[int | None, _sized("200, or 16")] = None
+    """Simulated users who are served, at most."""
+    requests: Annotated[int | None, _sized("40000, or 1000")] = None
+    """Simulated requests that the rankers' second training learns from, about."""
+    debias: bool = False
+    """Weigh what is learnt from simulated requests by one over the chance with which it was shown."""
+    rounds: Annotated[int | None, _sized("5, or 2")] = None
+    """Rounds in which pipelines learn from their own traffic."""
+    loop_seeds: Annotated[int | None, _sized("3, or 2")] = None
+    """Times that these rounds are run, under other draws."""
     epochs: int | None = None
     """Passes of network rankers at most; by default each ranker's own, with --fast 1."""
     resume: Path | None = None
@@ -273,7 +285,8 @@ class RankerOptions(DataOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(1, epochs=self.epochs)
+        _at_least(1, epochs=self.epochs, requests=self.requests, rounds=self.rounds, loop_seeds=self.loop_seeds)
+        _at_least(2, users=self.users)
         self.chosen_parts()
 
     def chosen_parts(self) -> tuple[str, ...]:
@@ -303,6 +316,31 @@ class RankerOptions(DataOptions):
             if names.count(name) > 1:
                 raise ConfigurationError(f"--rankers names '{name}' twice; name it once.")
         return RankerStudyConfig(names=names, epochs=self.epochs or (1 if self.fast else None), seed=self.seed)
+
+    def serving(self) -> ServingStudyConfig:
+        """What is served against simulated users: those of `user_model`, and of the parametric and the DIEN-like model."""
+        small = ServingStudyConfig(
+            rankers=self.study().names,
+            rerankers=("greedy", "mmr"),
+            users=16,
+            days=10,
+            requests=1_000,
+            loop_rounds=2,
+            loop_seeds=2,
+            draws=200,
+        )
+        sizes = small if self.fast else ServingStudyConfig(rankers=self.study().names)
+        return replace(
+            sizes,
+            user_models=tuple(dict.fromkeys((self.user_model, "parametric", "dien"))),
+            users=self.users or sizes.users,
+            requests=self.requests or sizes.requests,
+            loop_rounds=self.rounds or sizes.loop_rounds,
+            loop_seeds=self.loop_seeds or sizes.loop_seeds,
+            epochs=self.study().epochs,
+            debias=self.debias,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,7 +404,9 @@ def chosen_command(arguments: Sequence[str], commands: Sequence[str]) -> tuple[s
     return "compare", list(arguments)
 
 
-FLAGS = tuple(f"--{no}{flag}" for flag in ("fast", "skip-bad-rows", "ablation", "search") for no in ("", "no-"))
+FLAGS = tuple(
+    f"--{no}{flag}" for flag in ("fast", "skip-bad-rows", "ablation", "search", "debias") for no in ("", "no-")
+)
 
 
 def parsed_options(kind: type[Options], arguments: Sequence[str], name: str, description: str | None = None) -> Options:

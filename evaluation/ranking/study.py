@@ -25,7 +25,7 @@ from evaluation.ranking.splits import Split, last_share, leave_last_out
 from evaluation.runs import Run
 from evaluation.statistics import Estimate
 
-RANKER_PARTS = ("offline",)
+RANKER_PARTS = ("offline", "serving")
 """Parts of the report, in the order in which they are made; a later one may read the tables of an earlier one."""
 POPULARITY = "popular"
 """Name of the baseline that every ranker is paired with: items by how often they had been consumed until then."""

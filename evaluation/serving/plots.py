@@ -1,0 +1,216 @@
+"""Plots of pipelines against simulated users: outcomes, offline measure against outcome, rounds of the feedback loop."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from evaluation.plot_style import CYCLE, GREY, INK, PALE, place_labels
+from evaluation.serving.config import CONTROL
+
+MARKERS = "osD^vPX<>*"
+MEASURE_TITLES = {
+    "normalised_reward": ("Reward, normalised", "0 = random, 1 = look-ahead oracle"),
+    "reward": ("Reward", "weighted clicks per user"),
+    "engagement": ("Engagement", "items consumed per user"),
+    "diversity": ("Diversity", "mean distance to the last items consumed"),
+    "freshness": ("Freshness", "share of consumption that is fresh"),
+}
+LOOP_TITLES = {
+    "engagement": "Engagement (items per user)",
+    "coverage": "Coverage (share of the catalogue shown)",
+    "gini": "Gini of exposure",
+    "jaccard": "Likeness of users (mean Jaccard)",
+    "cosine": "Likeness of users (mean cosine)",
+}
+
+
+def pipeline_points(table: pl.DataFrame, axes: Axes, rankers: Sequence[str], rerankers: Sequence[str]) -> Axes:
+    """Values with intervals, a row for each ranker, a colour and a marker for each re-ranker.
+
+    Args:
+        table: ranker, reranker, value, low, high of one measure.
+        axes: where to draw.
+        rankers: from the top down.
+        rerankers: in the order of colours.
+    """
+    offsets = np.linspace(-0.3, 0.3, max(len(rerankers), 2))
+    values = {(row["ranker"], row["reranker"]): row for row in table.iter_rows(named=True)}
+    for place, ranker in enumerate(rankers):
+        for number, reranker in enumerate(rerankers):
+            row = values.get((ranker, reranker))
+            if row is None or row["value"] is None:
+                continue
+            height, colour = place + offsets[number], CYCLE[number % len(CYCLE)]
+            if row["low"] is not None:
+                axes.plot([row["low"], row["high"]], [height, height], color=colour, lw=1.1)
+            axes.plot(
+                row["value"],
+                height,
+                MARKERS[number % len(MARKERS)],
+                color=colour,
+                ms=4.2,
+                label=reranker if place == 0 else None,
+            )
+    for place in range(1, len(rankers)):
+        axes.axhline(place - 0.5, color=PALE, lw=0.5, zorder=0)
+    axes.set_yticks(range(len(rankers)), rankers)
+    axes.set_ylim(len(rankers) - 0.45, -0.55)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color=PALE, lw=0.5)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def offline_against_outcome(offline: pl.DataFrame, outcome: pl.DataFrame, axes: Axes, rerankers: Sequence[str]) -> Axes:
+    """One point a pipeline: offline measure across, simulated outcome up, with intervals; the first re-ranker's bear their ranker's
+    name.
+
+    Args:
+        offline: ranker, reranker, value, low, high.
+        outcome: likewise.
+        axes: where to draw.
+        rerankers: in the order of colours.
+    """
+    up = {(row["ranker"], row["reranker"]): row for row in outcome.iter_rows(named=True)}
+    points, labels, lines = [], [], []
+    for row in offline.iter_rows(named=True):
+        other, number = up[row["ranker"], row["reranker"]], list(rerankers).index(row["reranker"])
+        colour, point = CYCLE[number % len(CYCLE)], (row["value"], other["value"])
+        spans = ((row["low"], row["high"]), (point[1],) * 2), ((point[0],) * 2, (other["low"], other["high"]))
+        for across, along in spans:
+            axes.plot(across, along, color=colour, lw=0.6, alpha=0.35, zorder=1)
+        first = row["ranker"] == offline["ranker"][0]
+        axes.plot(
+            *point,
+            MARKERS[number % len(MARKERS)],
+            color=colour,
+            mec=INK,
+            mew=0.4,
+            ms=6,
+            ls="",
+            label=row["reranker"] if first else None,
+            zorder=3,
+        )
+        points.append(point)
+        labels.append(row["ranker"] if number == 0 else "")
+        lines.append((point, point))
+    axes.margins(0.1)
+    axes.grid(color=PALE, lw=0.5, zorder=0)
+    place_labels(axes, points, labels, lines)
+    return axes
+
+
+def loop_rounds(estimates: pl.DataFrame, axes: Axes) -> Axes:
+    """A measure over rounds, a line for each ranker with its interval; the control is grey and dashed.
+
+    Args:
+        estimates: ranker, round, value, low, high.
+        axes: where to draw.
+    """
+    number = 0
+    for ranker in estimates["ranker"].unique(maintain_order=True):
+        own = estimates.filter(pl.col("ranker") == ranker).sort("round")
+        is_control = ranker == CONTROL
+        colour = GREY if is_control else CYCLE[number % len(CYCLE)]
+        marker = "" if is_control else MARKERS[number % len(MARKERS)]
+        number += not is_control
+        axes.fill_between(own["round"], own["low"], own["high"], color=colour, alpha=0.14, lw=0)
+        axes.plot(
+            own["round"],
+            own["value"],
+            color=colour,
+            marker=marker,
+            ms=4.5,
+            lw=1.6,
+            ls="--" if is_control else "-",
+            label=f"{ranker} slates" if is_control else ranker,
+        )
+    axes.set_xlabel("rounds of learning from own traffic")
+    axes.set_xticks(estimates["round"].unique().sort().to_list())
+    axes.grid(color=PALE, lw=0.5)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def serving_page(serving: pl.DataFrame) -> Figure:
+    """Outcomes of all pipelines: a row of panels for each user model and training, a column for each measure."""
+    scaled = "normalised_reward" in serving["metric"]
+    measures = ["normalised_reward" if scaled else "reward", "engagement", "diversity", "freshness"]
+    own = serving.filter(pl.col("reranker").is_not_null() & pl.col("versus").is_null())
+    rankers, rerankers = (own[name].unique(maintain_order=True).to_list() for name in ("ranker", "reranker"))
+    groups = list(own.select("user_model", "training").unique(maintain_order=True).iter_rows())
+    figure = _figure(3.3 * len(measures) + 0.6, (0.32 * len(rankers) + 0.75) * len(groups) + 0.6)
+    panels = figure.subplots(len(groups), len(measures), squeeze=False, sharex="col", sharey=True)
+    for number, (model, training) in enumerate(groups):
+        line = panels[number]
+        part = own.filter((pl.col("user_model") == model) & (pl.col("training") == training))
+        for axes, measure in zip(line, measures, strict=True):
+            pipeline_points(part.filter(pl.col("metric") == measure), axes, rankers, rerankers)
+            if number == 0:
+                axes.set_title(MEASURE_TITLES[measure][0])
+            if number == len(groups) - 1:
+                axes.set_xlabel(MEASURE_TITLES[measure][1])
+        line[0].set_ylabel(f"{model} users,\ntrained on {training.replace('_', ' ')}")
+    _legend(figure, panels[0][0], len(rerankers))
+    return figure
+
+
+def correlation_page(serving: pl.DataFrame, correlations: pl.DataFrame) -> Figure:
+    """Offline measure against reward: a row of panels for each user model, a column for each training."""
+    scaled = "normalised_reward" in serving["metric"]
+    reward = "normalised_reward" if scaled else "reward"
+    own = serving.filter(pl.col("reranker").is_not_null() & pl.col("versus").is_null())
+    rerankers = own["reranker"].unique(maintain_order=True).to_list()
+    models, trainings = (own[name].unique(maintain_order=True).to_list() for name in ("user_model", "training"))
+    figure = _figure(5.6 * len(trainings), 4.3 * len(models) + 0.5)
+    panels = figure.subplots(len(models), len(trainings), squeeze=False)
+    found = correlations.filter(
+        (pl.col("outcome") == "reward") & (pl.col("among") == "all") & (pl.col("measure") == "spearman")
+    )
+    drawn = []
+    for line, model in zip(panels, models, strict=True):
+        for axes, training in zip(line, trainings, strict=True):
+            here = (pl.col("user_model") == model) & (pl.col("training") == training)
+            row = found.filter(here).row(0, named=True)
+            told = f"ρ = {row['value']:+.2f} ({row['low']:+.2f}, {row['high']:+.2f})"
+            axes.set_title(f"{model} users, trained on {training.replace('_', ' ')}\n{told}")
+            axes.set_xlabel("offline: NDCG@10 of the slate for the held-out row")
+            axes.set_ylabel(f"{MEASURE_TITLES[reward][0]} ({MEASURE_TITLES[reward][1]})")
+            drawn.append((axes, own.filter(here)))
+    for axes, part in drawn:
+        offline, outcome = (part.filter(pl.col("metric") == metric) for metric in ("ndcg10", reward))
+        offline_against_outcome(offline, outcome, axes, rerankers)
+    _legend(figure, panels[0][0], len(rerankers))
+    return figure
+
+
+def feedback_page(estimates: pl.DataFrame) -> Figure:
+    """A panel for each measure of the feedback loop."""
+    own = estimates.filter(pl.col("versus").is_null())
+    figure = _figure(11, 6.2)
+    panels = figure.subplots(2, 3).ravel()
+    for axes, (measure, title) in zip(panels, LOOP_TITLES.items(), strict=False):
+        loop_rounds(own.filter(pl.col("measure") == measure), axes)
+        axes.set_title(title)
+    for axes in panels[len(LOOP_TITLES) :]:
+        axes.set_axis_off()
+    handles, labels = panels[0].get_legend_handles_labels()
+    panels[-1].legend(
+        handles, labels, loc="center left", title="ranker, greedy slates\n(bands: 95 % over seeds)", alignment="left"
+    )
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _legend(figure: Figure, axes: Axes, columns: int) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
