@@ -31,7 +31,7 @@ class ServingStudyConfig:
     """Horizon of their lives."""
     requests: int = 40_000
     """Simulated requests of training users, about, that the second training learns from."""
-    loop_rankers: tuple[str, ...] = (FLOOR, "mf_bpr", "neumf", "din", "sasrec")
+    loop_rankers: tuple[str, ...] = (FLOOR, "mf_bpr", "din", "sasrec")
     """Rankers that learn from their own traffic; those of `rankers` and popularity."""
     loop_rounds: int = 5
     """Times that they learn from it."""
