@@ -138,12 +138,20 @@ class _Events:
         return levels[0][self.user] + levels[1][self.item]
 
 
+def engagement(log: InteractionLog) -> tuple[NDArray[np.float64], str]:
+    """([R] what users gave to the items of the log's rows, NaN where unknown; its unit as in `EngagementFit.unit`): the ratings, or
+    the watch times where no consumed item has a rating."""
+    if np.isfinite(log.rating[log.clicked]).any():
+        return log.rating.astype(np.float64), "rating"
+    if log.watch_seconds is not None and np.isfinite(log.watch_seconds[log.clicked]).any():
+        return log.watch_seconds.astype(np.float64), "watch_seconds"
+    return np.full(len(log), np.nan), ""
+
+
 def fit_engagement(log: InteractionLog, split: EventSplit, utility: NDArray[np.float32]) -> EngagementFit:
     """Fits the head to the events of `split`, whose consumed items had `utility` [E] for their users."""
-    consumed = log.consumed()
-    value, unit = consumed.rating[split.row].astype(np.float64), "rating"
-    if not np.isfinite(value).any() and consumed.watch_seconds is not None:
-        value, unit = consumed.watch_seconds[split.row].astype(np.float64), "watch_seconds"
+    value, unit = engagement(log.consumed())
+    value = value[split.row]
     known = np.isfinite(value)
     if not known.any():
         nothing = np.zeros(0, np.float32)

@@ -5,6 +5,7 @@ That the old recommender chose the slates does no harm: given the slate, the mul
 (Train 2009, Discrete Choice Methods with Simulation, section 3.7).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy.special import logsumexp
 from envs.catalogue import SECONDS_PER_DAY, weekday_of
 from envs.logs.schema import InteractionLog
 from envs.users.likelihood import MAX_EVENTS, Part
-from envs.users.protocol import UserModel, age_effect, position_logits
+from envs.users.protocol import UserModel, UserModelState, age_effect, position_logits
 
 _CHUNK = 4_096
 
@@ -34,6 +35,8 @@ class Requests:
     """[Q, K] items shown, by position; -1 for an empty slot."""
     chosen: NDArray[np.int64]
     """[Q] slot clicked, K for none."""
+    chosen_row: NDArray[np.int64]
+    """[Q] row of the log that was clicked, -1 for none."""
     timestamp: NDArray[np.int64]
     """[Q] seconds since 1970."""
     consumed: NDArray[np.int64]
@@ -120,6 +123,8 @@ def requests_of(log: InteractionLog, max_events: int = MAX_EVENTS) -> Requests:
     hits = np.flatnonzero(log.clicked[rows])
     hits = hits[np.argsort(number[hits], kind="stable")]
     chosen[clicks[choice] > 0] = slot[hits]
+    chosen_row = np.full(len(choice), -1)
+    chosen_row[clicks[choice] > 0] = rows[hits]
     slate = slate[choice]
     for back in range(1, int(copies.max(initial=1))):
         later = np.flatnonzero(earlier >= back)
@@ -129,7 +134,7 @@ def requests_of(log: InteractionLog, max_events: int = MAX_EVENTS) -> Requests:
     before = consumed[row] + earlier
     kept = before < max_events
     row, user, before = row[kept], user[kept], before[kept]
-    slate, chosen, earlier = slate[kept], chosen[kept], earlier[kept]
+    slate, chosen, chosen_row, earlier = slate[kept], chosen[kept], chosen_row[kept], earlier[kept]
 
     since = np.where(before > 0, last_idle[np.maximum(item_starts[user] + before - 1, 0)], first_idle[user])
     events_before = np.where(lengths[log.user[events]] > 0, np.arange(len(events)) - item_starts[log.user[events]], 0)
@@ -141,6 +146,7 @@ def requests_of(log: InteractionLog, max_events: int = MAX_EVENTS) -> Requests:
         user=user,
         slate=slate,
         chosen=chosen.astype(np.int64),
+        chosen_row=chosen_row.astype(np.int64),
         timestamp=log.timestamp[row],
         consumed=before,
         consumed_in_visit=before - consumed[visit_start[row]],
@@ -222,6 +228,16 @@ def request_likelihood(
 def replayed_preferences(model: UserModel, requests: Requests) -> NDArray[np.float32]:
     """[Q, D] preference of each request's user just before it, by the simulator's own replay."""
     preferences = np.empty((len(requests), model.item_vectors.shape[1]), np.float32)
+    for rows, _, preference in replayed_requests(model, requests):
+        preferences[rows] = preference
+    return preferences
+
+
+def replayed_requests(
+    model: UserModel, requests: Requests
+) -> Iterator[tuple[NDArray[np.int64], UserModelState, NDArray[np.float32]]]:
+    """Yields (requests [N], state of their users just before them, their preferences [N, D]), by the simulator's own replay: first
+    the first request of every user, then all second ones, and so on."""
     state = model.start(model.user_parameters)
     had = np.zeros(requests.num_users, np.int64)
     idle = np.zeros(requests.num_users, np.float32)  # days between visits since the last item, so far
@@ -247,7 +263,5 @@ def replayed_preferences(model: UserModel, requests: Requests) -> NDArray[np.flo
             idle[movers] = 0
             behind = had[users] < requests.consumed[rows]
         pass_days(users, requests.idle_days[rows])
-        preferences[rows] = model.preference(
-            state.take(users), hour[rows], weekday[rows], requests.consumed_in_visit[rows]
-        )
-    return preferences
+        before = state.take(users)
+        yield rows, before, model.preference(before, hour[rows], weekday[rows], requests.consumed_in_visit[rows])

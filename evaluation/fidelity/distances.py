@@ -122,6 +122,18 @@ ASPECTS = (
         unit="Wasserstein, share",
         distance=_between_values("click_rate"),
     ),
+    Aspect(
+        name="watch_time",
+        title="watch time of an item",
+        unit="Wasserstein, log(1 + s)",
+        distance=_between_values("watch_time"),
+    ),
+    Aspect(
+        name="user_watch_time",
+        title="mean watch time of a user",
+        unit="Wasserstein, log(1 + s)",
+        distance=_between_values("user_watch_time"),
+    ),
 )
 
 
@@ -178,5 +190,5 @@ def distance_table(
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-OPTIONAL = ("click_rate",)
-"""Aspects that only logs with exposures have."""
+OPTIONAL = ("click_rate", "watch_time", "user_watch_time")
+"""Aspects that only logs with exposures, or with watch times, have."""

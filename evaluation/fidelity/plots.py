@@ -108,11 +108,13 @@ def fidelity_page(
     scores: pl.DataFrame,
     importance: pl.DataFrame,
 ) -> Figure:
-    """All panels on one page."""
+    """All panels on one page; click rates and watch times in a row of their own, where the log has them."""
+    answers = [answer for answer in _ANSWERS if answer[0] in curves["curve"].unique()]
+    height = 4 if answers else 3
     with house_style():
-        figure = Figure(figsize=(15, 12))
+        figure = Figure(figsize=(15, 4 * height))
         FigureCanvasAgg(figure)
-        panels = figure.subplots(3, 3)
+        panels = figure.subplots(height, 3)
         ratios(distances, panels[0, 0])
         roc(scores, tests, panels[0, 1])
         importances(importance, panels[0, 2])
@@ -138,11 +140,14 @@ def fidelity_page(
             (panels[2, 0], "visit_length", "Length of a visit", "items", "share of visits", _exponentials),
             (panels[2, 1], "gap", "Gap between visits", "days", "share of gaps", _exponentials),
             (panels[2, 2], "activity", "Items of a user from the date on", "1 + items", share, _exponentials),
+            *((axes, *answer) for axes, answer in zip(panels[3:].flat, answers, strict=False)),
         ]
         for axes, name, title, x, y, scale in drawn:
             curve(curves, axes, name, title, x, y)
             if scale is not None:
                 scale(axes)
+        for axes in panels[3:].flat[len(answers) :]:
+            axes.set_axis_off()
         handles, labels = panels[1, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
@@ -158,3 +163,11 @@ def _exponentials(axes: Axes) -> None:
     low, high = axes.get_xlim()
     powers = np.arange(np.ceil(low / np.log(10)), np.floor(high / np.log(10)) + 1)
     axes.set_xticks(powers * np.log(10), [f"{10.0**power:g}" for power in powers])
+
+
+_ANSWERS: tuple[tuple[str, str, str, str, Callable[[Axes], object] | None], ...] = (
+    ("click_rate", "Click rate of a user", "share of requests", "share of users", None),
+    ("watch_time", "Watch time of an item", "1 + seconds", "share of clicks", _exponentials),
+    ("user_watch_time", "Mean watch time of a user", "1 + seconds", "share of users", _exponentials),
+)
+"""Panels of logs that tell of them: curve, title, both labels, scale."""

@@ -72,8 +72,8 @@ class Study:
             users = np.sort(users[order[: config.max_users]])
         models = {
             MODEL: model,
-            "static": FixedTaste.static(split, model),
-            "popularity": FixedTaste.popularity(split, model),
+            "static": FixedTaste.static(log, split, model),
+            "popularity": FixedTaste.popularity(log, split, model),
         }
         return cls(log=log, split=split, users=users, models=models, config=config)
 
@@ -156,7 +156,9 @@ def samples(
     real, simulated = calendars
     found = {}
     for source, events in sequences.items():
-        exposures = exposure_values(study.models.get(source), study.log, study.split, study.users, study.config.seed)
+        exposures = exposure_values(
+            study.models.get(source), study.log, study.users, study.config.seed, study.config.max_events
+        )
         first, *others = [real] if source == "real" else simulated
         sample = user_sample(events, first, study.log.catalogue, features, exposures)
         again = [replace(sample, values={**sample.values, **calendar_values(other)}) for other in others]

@@ -7,7 +7,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from envs.catalogue import SECONDS_PER_DAY
 from envs.logs.synthetic import SyntheticConfig, generate_log
-from envs.users.likelihood import split_events
 from evaluation.fidelity.calendar import CalendarEvents
 from evaluation.fidelity.distances import distance_table, lag_rates
 from evaluation.fidelity.exposures import exposure_values
@@ -93,11 +92,11 @@ def test_repeated_categories_are_counted_by_lag_and_inside_users_only() -> None:
 def test_click_rates_of_the_true_model_are_the_logs_and_those_of_a_wrong_outside_are_not() -> None:
     config = SyntheticConfig(num_users=150, num_items=100, events_per_user=40)
     log, model = generate_log(config, seed=2)
-    split, users = split_events(log), np.arange(150)
-    real = exposure_values(None, log, split, users, seed=0)["click_rate"]
-    ours = exposure_values(model, log, split, users, seed=0)["click_rate"]
+    users = np.arange(150)
+    real = exposure_values(None, log, users, seed=0)["click_rate"]
+    ours = exposure_values(model, log, users, seed=0)["click_rate"]
     assert_array_equal(real.user, ours.user)
     assert ours.value.mean() == pytest.approx(real.value.mean(), abs=0.04)
     shy = replace(model, choice=replace(model.choice, outside=60.0))
-    assert exposure_values(shy, log, split, users, seed=0)["click_rate"].value.max() == 0
-    assert exposure_values(None, log.consumed(), split, users, seed=0) == {}
+    assert exposure_values(shy, log, users, seed=0)["click_rate"].value.max() == 0
+    assert exposure_values(None, log.consumed(), users, seed=0) == {}

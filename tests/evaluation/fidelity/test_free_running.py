@@ -87,14 +87,14 @@ def test_replay_stops_at_the_80_per_cent_point(generated: Generated) -> None:
 
 def test_popularity_draws_by_counts_and_static_users_have_their_own_taste(generated: Generated) -> None:
     log, model, split = generated
-    popularity = FixedTaste.popularity(split, model)
+    popularity = FixedTaste.popularity(log, split, model)
     share = np.exp(popularity.item_bias)
     np.testing.assert_allclose(share, split.counts(Part.FIT) + 1, rtol=1e-5)
     free = replace(split, mask_earlier=False)
     found = np.concatenate([free_run(popularity, log, free, seed=seed).item for seed in range(20)])
     seen = np.bincount(found, minlength=split.num_items) / len(found)
     assert np.corrcoef(seen, share / share.sum())[0, 1] > 0.9
-    static = FixedTaste.static(split, model)
+    static = FixedTaste.static(log, split, model)
     tastes = static.user_parameters[:, : static.item_vectors.shape[1]]
     assert tastes.std(axis=0).max() > 0
     state = static.start(static.user_parameters)
