@@ -35,7 +35,7 @@ from agents.updates.study import is_untrained, summarise_updates, update_figures
 from envs.errors import DriftrecError
 from envs.logs import load_log
 from envs.logs.schema import InteractionLog
-from envs.users.ablation import ablation, ablation_figures
+from envs.users.ablation import ablation, ablation_figures, evolution_gain
 from envs.users.fit import FitConfig
 from envs.users.measure import likelihood_reports
 from envs.users.models import fit_user_model
@@ -151,17 +151,16 @@ def fit(options: FitOptions) -> None:
     config = fit_config(log, options, console, search=options.search or None)
     likelihoods = likelihood_reports(log, config, shuffled=True, user_model=options.user_model)
     console.print(likelihood_table(likelihoods))
-    console.print(
-        "Only what survives the shuffle may be called evolving interest; the rest is the order of the rating page."
-    )
+    gain = evolution_gain(log, config)
+    console.print(survival_sentence(gain))
     user_model = fit_user_model(options.user_model, log, config)
     console.print(parameter_table(parameters(user_model)))
-    figures: dict[str, float] = {}
+    figures = gain.figures()
     if options.ablation:
         rows = ablation(log, config)
         console.print(ablation_table(rows))
         run.write_table("ablation", pl.DataFrame([asdict(row) for row in rows]))
-        figures = ablation_figures(rows)
+        figures |= ablation_figures(rows)
     run.write_table("likelihoods", pl.DataFrame([{"model": name, **row} for name, row in likelihoods.items()]))
     run.write_table("parameters", pl.DataFrame(parameters(user_model), infer_schema_length=None))
     finish(run, likelihood_figures(likelihoods) | engagement_figures(user_model) | figures, console)
@@ -173,17 +172,19 @@ def fidelity(options: FidelityOptions) -> None:
     log = read_log(options, console)
     run = open_run(options, "fidelity", options.resume)
     config = fit_config(log, options, console)
-    likelihoods = likelihood_reports(log, config, user_model="dien")
+    likelihoods = likelihood_reports(log, config, shuffled=True, user_model="dien")
     likelihoods |= likelihood_reports(log, config, shuffled=True, user_model=options.user_model)
     console.print(likelihood_table(likelihoods))
-    console.print(survival_sentence(likelihoods))
+    gain = evolution_gain(log, config)
+    console.print(survival_sentence(gain))
     user_model = fit_user_model(options.user_model, log, config)
     report = fidelity_report(Study.of(log, user_model, options.fidelity(config.max_events)), run, progress)
     for table in report.tables():
         console.print(table)
     population = drawn_beside_fitted(log, user_model, options, run)
     console.print(population_table(population))
-    finish(run, population_figures(population) | fidelity_likelihoods(likelihoods) | report.figures(), console)
+    figures = population_figures(population) | fidelity_likelihoods(likelihoods) | gain.figures() | report.figures()
+    finish(run, figures, console)
 
 
 def sensitivity(options: SensitivityOptions) -> None:

@@ -20,8 +20,10 @@ from envs.users.measure import DEFAULT_CONFIG, SHUFFLE_SEED
 from envs.users.progress import fit_progress
 from envs.users.threads import single_torch_thread
 
-SHUFFLED_TERMS = ("short_term", "drift", "satiation")
-"""Terms of evolution, measured on events shuffled inside visits as well."""
+EVOLUTION = "evolution"
+"""The term that stands for all that moves."""
+SHUFFLED_TERMS = (EVOLUTION, "short_term", "drift", "satiation")
+"""Evolution and its terms, measured on events shuffled inside visits as well."""
 ALL_BUT_POPULARITY = "all_but_popularity"
 """Stands for the whole model but its biases, which are then log popularity."""
 
@@ -86,6 +88,54 @@ def ablation(
     return rows
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvolutionGain:
+    """What all evolution together buys: nats per test event by which the whole model predicts better than the same model
+    fitted with nothing that moves. Gains are (value, low, high): paired, 95 %, events clustered by user."""
+
+    nll: float
+    """Masked negative log-likelihood without evolution, events as logged."""
+    nll_shuffled: float
+    """The same with events shuffled inside visits, in fit and measure."""
+    as_logged: tuple[float, float, float]
+    """Gain with events as logged."""
+    shuffled: tuple[float, float, float]
+    """Gain with events shuffled inside visits: what survives."""
+    lost: tuple[float, float, float]
+    """The first less the second: what does not."""
+
+    def figures(self) -> dict[str, float]:
+        """nll_no_evolution, evolution_gain and evolution_gain_lost as flat figures, with _shuffled, _low and _high behind them."""
+        found = {"nll_no_evolution": self.nll, "nll_no_evolution_shuffled": self.nll_shuffled}
+        gains = {"": self.as_logged, "_shuffled": self.shuffled, "_lost": self.lost}
+        for name, gain in gains.items():
+            for end, value in zip(("", "_low", "_high"), gain, strict=True):
+                found[f"evolution_gain{name}{end}"] = value
+        return found
+
+
+def evolution_gain(log: InteractionLog, config: FitConfig = DEFAULT_CONFIG, progress: bool = True) -> EvolutionGain:
+    """Fits the model without evolution, as logged and shuffled inside visits, and measures it beside the full one; each fit is
+    kept in the cache.
+
+    Raises:
+        LogError: if the log has no consumed event.
+    """
+    without, gains = [], []
+    with fit_progress("Fitting without evolution", 4, progress) as tick:
+        for shuffle_seed in (None, SHUFFLE_SEED):
+            full = _full(log, config, shuffle_seed)
+            tick()
+            still = _variant(log, config, EVOLUTION, shuffle_seed)
+            tick()
+            without.append(still.mean()[0])
+            gains.append(replace(full, masked=still.masked - full.masked))
+    # shuffling leaves each part as long as it was, so events of both orders are paired by user
+    lost = replace(gains[0], masked=gains[0].masked - gains[1].masked)
+    as_logged, shuffled, both = ((mean, mean - half, mean + half) for mean, half in (g.mean() for g in (*gains, lost)))
+    return EvolutionGain(nll=without[0], nll_shuffled=without[1], as_logged=as_logged, shuffled=shuffled, lost=both)
+
+
 def ablation_figures(rows: Sequence[AblationRow]) -> dict[str, float]:
     """Flat figures: ablation_<term>, the nats that the term buys; with `_shuffled` behind it where events were shuffled."""
     return {f"ablation_{row.term}{'_shuffled' if row.shuffled else ''}": row.gain for row in rows}
@@ -118,12 +168,12 @@ def _row(term: str, shuffle_seed: int | None, without: EventLikelihood, full: Ev
 
 
 def _full(log: InteractionLog, config: FitConfig, shuffle_seed: int | None) -> EventLikelihood:
-    """The whole model's; as logged and without exposures, that of the fit which everything else uses."""
-    if shuffle_seed is not None or has_slates(log):
-        return _variant(log, config, None, shuffle_seed)
-    split = split_events(log, config.max_events)
-    model = fit_or_load(log, config, progress=False)
-    return _kept(f"{fit_key(log, config)}.events", lambda: user_model_likelihood(model, log.catalogue.birth, split))
+    """The whole model's: that of the fit which everything else uses, unless that is of slates."""
+    if shuffle_seed is None and has_slates(log):
+        return _variant(log, config, None, None)
+    split = split_events(log, config.max_events, shuffle_seed)
+    model = fit_or_load(log, config, False, shuffle_seed)
+    return _kept(_name(log, config, shuffle_seed), lambda: user_model_likelihood(model, log.catalogue.birth, split))
 
 
 def _variant(log: InteractionLog, config: FitConfig, term: str | None, shuffle_seed: int | None) -> EventLikelihood:
@@ -135,8 +185,12 @@ def _variant(log: InteractionLog, config: FitConfig, term: str | None, shuffle_s
             model = catalogue_choice_model(log, split, config, lambda: None)
             return user_model_likelihood(model, log.catalogue.birth, split)
 
+    return _kept(_name(log, config, shuffle_seed), make)
+
+
+def _name(log: InteractionLog, config: FitConfig, shuffle_seed: int | None) -> str:
     order = "events" if shuffle_seed is None else f"shuffled-{shuffle_seed}.events"
-    return _kept(f"{fit_key(log, config)}.{order}", make)
+    return f"{fit_key(log, config)}.{order}"
 
 
 def _kept(name: str, make: Callable[[], EventLikelihood]) -> EventLikelihood:

@@ -31,18 +31,23 @@ FREE_START = {
     "satiation_half_life_days": 0.0,
 }
 """Scalars before the first step, as `Scalars.from_free` takes them: logits of shares, logs of half-lives, weights."""
-TERMS: dict[str, dict[str, float]] = {
+_EVOLUTION: dict[str, dict[str, float]] = {
     "short_term": {"short_weight": 0.0, "short_decay": 0.7, "short_half_life_days": 0.0},
     "drift": {"long_rate": -20.0},
-    "own_start": {"start_scale": 1.0},
     "satiation": {"satiation_gain": 0.0, "satiation_decay": 1.4, "satiation_half_life_days": 0.0},
+}
+TERMS: dict[str, dict[str, float]] = {
+    "evolution": {name: value for term in _EVOLUTION.values() for name, value in term.items()},
+    **_EVOLUTION,
     "pauses": {"short_half_life_days": 14.0, "satiation_half_life_days": 14.0},
+    "own_start": {"start_scale": 1.0},
     "context": {},
     "age": {},
     "recalibration": {},
     "own_tastes": {},
 }
-"""Terms that a fit can be made without, and the values at which this holds scalars and scales. Without `own_start` every user
+"""Terms that a fit can be made without, and the values at which this holds scalars and scales. Without `evolution` nothing moves:
+neither short-term interest, drift and satiation nor their decay in pauses. Without `own_start` every user
 begins at p = 0, without `context` ω is 0, without `age` φ is 0, without `recalibration` the second stage is left out, without
 `own_tastes` users weigh popularity, novelty and focus alike and rare items have the first stage's biases."""
 SCALES = ("start_scale", "bias_scale")

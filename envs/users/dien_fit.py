@@ -19,7 +19,7 @@ from envs.users.dien import DienModel
 from envs.users.dien_table import dien_rows
 from envs.users.dien_training import DienConfig, train
 from envs.users.engagement_fit import fit_engagement
-from envs.users.fit import fit_interest_model, fit_key, fit_or_load
+from envs.users.fit import fit_key, fit_or_load
 from envs.users.interest import InterestModel
 from envs.users.likelihood import (
     EventSplit,
@@ -90,10 +90,7 @@ def fit_dien_model(
     Raises:
         LogError: if the log has no consumed event.
     """
-    if shuffle_seed is None:
-        parametric = fit_or_load(log, config.parametric, progress)
-    else:
-        parametric = fit_interest_model(log, config.parametric, progress, shuffle_seed)
+    parametric = fit_or_load(log, config.parametric, progress, shuffle_seed)
     begin = time.perf_counter()
     split = split_events(log, config.parametric.max_events, shuffle_seed)
     with single_torch_thread(), fit_progress("Fitting facets", config.epochs + 2, progress) as tick:

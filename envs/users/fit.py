@@ -103,8 +103,13 @@ class FitConfig:
                 raise ConfigurationError(f"there is no term '{term}' to leave out; known are {', '.join(TERMS)}.")
 
 
-def fit_or_load(log: InteractionLog, config: FitConfig = FitConfig(), progress: bool = True) -> InterestModel:
-    """The model fitted to `log`, from the cache if log and configuration have been fitted before.
+def fit_or_load(
+    log: InteractionLog,
+    config: FitConfig = FitConfig(),
+    progress: bool = True,
+    shuffle_seed: int | None = None,
+) -> InterestModel:
+    """What `fit_interest_model` gives, from the cache if log, configuration and order of events have been fitted before.
 
     A cache file that is damaged is made anew.
 
@@ -112,13 +117,14 @@ def fit_or_load(log: InteractionLog, config: FitConfig = FitConfig(), progress: 
         LogError: if the log has no consumed event.
         ConfigurationError: if the cache folder cannot be written.
     """
-    path = cache_folder() / "fits" / f"{fit_key(log, config)}.npz"
+    order = "" if shuffle_seed is None else f".shuffled-{shuffle_seed}"
+    path = cache_folder() / "fits" / f"{fit_key(log, config)}{order}.npz"
     if path.exists():
         try:
             return InterestModel.load(path)
         except (ArtefactError, TypeError, KeyError):
             path.unlink()
-    model = fit_interest_model(log, config, progress)
+    model = fit_interest_model(log, config, progress, shuffle_seed)
     model.save(path)
     return model
 

@@ -10,7 +10,7 @@ from envs.logs.schema import InteractionLog
 from envs.users.baselines import popularity_likelihood, static_likelihood
 from envs.users.dien import DienModel
 from envs.users.dien_fit import fit_dien_model, network_key
-from envs.users.fit import FitConfig, fit_interest_model, fit_key, fit_or_load
+from envs.users.fit import FitConfig, fit_key, fit_or_load
 from envs.users.likelihood import EventLikelihood, split_events, user_model_likelihood
 from envs.users.models import dien_config, fit_user_model
 from envs.users.progress import fit_progress
@@ -64,7 +64,7 @@ def likelihood_reports(
     if shuffled:
 
         def fit_shuffled() -> dict[str, dict[str, Any]]:
-            model = fit_interest_model(log, config, progress, shuffle_seed=SHUFFLE_SEED)
+            model = fit_or_load(log, config, progress, SHUFFLE_SEED)
             return {"evolving": _figures(model.fit_report)} | _baselines(log, config, SHUFFLE_SEED, progress)
 
         of_shuffled = _kept(log, config, "shuffled", fit_shuffled)

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import polars as pl
 from rich.table import Table
 
+from envs.users.ablation import EvolutionGain
+
 SHUFFLE_SENTENCE = (
     "Only what survives the shuffle may be called evolving interest, the rest is the order of the rating page."
 )
@@ -96,15 +98,18 @@ def fidelity_likelihoods(likelihoods: Mapping[str, Mapping[str, float]]) -> dict
         "nll_popularity": "popularity",
         "nll_static": "static",
         "nll_parametric_shuffled": "evolving, shuffled",
+        "nll_dien_shuffled": "dien, shuffled",
     }
     return {figure: likelihoods[name]["masked"] for figure, name in names.items() if name in likelihoods}
 
 
-def survival_sentence(likelihoods: Mapping[str, Mapping[str, float]]) -> str:
-    """How much of the gain of evolution on static taste survives shuffling inside visits, and what may be claimed."""
-    gain = likelihoods["static"]["masked"] - likelihoods["evolving"]["masked"]
-    kept = likelihoods["static, shuffled"]["masked"] - likelihoods["evolving, shuffled"]["masked"]
+def survival_sentence(gain: EvolutionGain) -> str:
+    """How much of what evolution buys survives shuffling inside visits, and what may be claimed."""
+
+    def told(estimate: tuple[float, float, float]) -> str:
+        return "{:.3f} ({:.3f} to {:.3f})".format(*estimate)
+
     return (
-        f"Evolution gains {gain:.3f} nats an event on static taste as logged, and {kept:.3f} with events shuffled inside visits. "
-        + SHUFFLE_SENTENCE
+        f"Against the same model fitted with nothing that moves, evolution buys {told(gain.as_logged)} nats an event as logged and "
+        f"{told(gain.shuffled)} with events shuffled inside visits; {told(gain.lost)} do not survive. {SHUFFLE_SENTENCE}"
     )

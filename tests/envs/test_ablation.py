@@ -6,9 +6,10 @@ from fitted_logs import draw_log, make_model
 
 from envs.errors import ConfigurationError
 from envs.users import ablation as module
-from envs.users.ablation import ablation, ablation_figures, verdict
+from envs.users.ablation import ablation, ablation_figures, evolution_gain, verdict
 from envs.users.fit import FitConfig, fit_interest_model
 from envs.users.likelihood import split_events, user_model_likelihood
+from envs.users.measure import SHUFFLE_SEED
 
 CONFIG = FitConfig(embedding_size=4, epochs=6, learning_rate_decay=0.85, item_weight_decay=0.1)
 
@@ -49,6 +50,57 @@ def test_a_fit_without_a_term_has_none_of_it_and_says_so(log, term, fields):
         row = next(row for row in model.table if row["name"] == name)
         assert row["source"] == "assumed"
         assert "left out" in row["note"]
+
+
+@pytest.fixture(scope="module")
+def still_log():
+    """Users of strong tastes that do not move."""
+    truth = make_model(users=60, items=40, short_weight=0.0, long_weight=8.0, long_rate=0.0, satiation_gain=0.0)
+    return draw_log(truth, events=30, seed=3)
+
+
+def test_nothing_moves_without_evolution(still_log):
+    log = still_log
+    model = fit_interest_model(log, replace(CONFIG, without=("evolution",)), progress=False)
+    assert (model.params.short_weight, model.params.satiation_gain) == pytest.approx((0, 0), abs=1e-6)
+    assert model.params.long_rate == pytest.approx(0, abs=1e-6)
+    users, hour = np.arange(len(log.users)), np.zeros(len(log.users), np.float32)
+    state, moment = model.start(model.user_parameters), (hour, np.zeros_like(users), np.zeros_like(users))
+    before = model.preference(state, *moment).copy()
+    assert np.ptp(before, axis=0).max() > 0.01
+    for item in range(3):
+        model.consume(state, users, np.full(len(users), item, np.int32))
+        model.pause(state, users, np.full(len(users), 3.0, np.float32), None)
+    np.testing.assert_allclose(model.preference(state, *moment), before, atol=1e-6)
+
+
+def test_gain_of_evolution_and_what_survives_the_shuffle_are_paired_by_user(still_log, cache):
+    log, quick = still_log, replace(CONFIG, epochs=1)
+    gain = evolution_gain(log, quick, progress=False)
+    rows = {
+        row.shuffled: row
+        for row in ablation(log, quick, False, terms=("evolution",), shuffled_terms=("evolution",))
+        if row.term == "evolution"
+    }
+    for shuffled, found, nll in ((False, gain.as_logged, gain.nll), (True, gain.shuffled, gain.nll_shuffled)):
+        row = rows[shuffled]
+        assert (found, nll) == ((row.gain, row.gain_low, row.gain_high), row.nll)
+    # by hand, from models fitted here
+    of_order = []
+    for seed in (None, SHUFFLE_SEED):
+        split = split_events(log, shuffle_seed=seed)
+        full, still = (
+            user_model_likelihood(fit_interest_model(log, config, False, seed), log.catalogue.birth, split)
+            for config in (quick, replace(quick, without=("evolution",)))
+        )
+        of_order.append(np.bincount(full.user, still.masked - full.masked))
+    lost, events = of_order[0] - of_order[1], len(full.user)
+    counts = np.bincount(full.user)
+    mean = lost.sum() / events
+    half = 1.96 * np.sqrt(((lost - counts * mean) ** 2).sum()) / events
+    assert gain.lost == pytest.approx((mean, mean - half, mean + half), abs=1e-5)
+    assert gain.figures()["evolution_gain_lost_low"] == gain.lost[1]
+    assert gain.figures()["nll_no_evolution_shuffled"] == gain.nll_shuffled
 
 
 def test_arrays_stay_at_zero_without_their_terms(log):

@@ -4,6 +4,8 @@ import polars as pl
 import pytest
 
 from agents.updates.study import is_untrained, summarise_updates
+from envs.users.ablation import EvolutionGain
+from evaluation.fidelity.report import survival_sentence
 from evaluation.report import (
     PLAIN_WIDTH,
     changed_sentence,
@@ -153,6 +155,17 @@ def test_figures_are_bare_lines(value, shown):
     file = io.StringIO()
     print_figures({"name": value}, file)
     assert file.getvalue() == f"name: {shown}\n"
+
+
+def test_only_what_survives_the_shuffle_is_called_evolving_interest():
+    gain = EvolutionGain(
+        nll=6.5, nll_shuffled=6.5, as_logged=(0.9, 0.8, 1.0), shuffled=(0.7, 0.6, 0.8), lost=(0.2, 0.15, 0.25)
+    )
+    told = survival_sentence(gain)
+    assert "evolution buys 0.900 (0.800 to 1.000) nats an event as logged and 0.700 (0.600 to 0.800) with" in told
+    assert (
+        "0.200 (0.150 to 0.250) do not survive. Only what survives the shuffle may be called evolving interest" in told
+    )
 
 
 def test_conclusions_that_user_models_change_are_named():
