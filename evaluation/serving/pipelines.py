@@ -17,9 +17,6 @@ from evaluation.runs import Run
 from evaluation.serving.config import FLOOR, LOG, LOG_AND_EVENTS, ServingStudyConfig, short_name
 from recall import MergedRecall
 
-UPDATE_EPOCHS = 2
-"""Passes of network rankers over simulated events."""
-
 
 class Pipelines:
     """The pipelines of a study: all rankers with all re-rankers over one recall, fitted to one log.
@@ -84,9 +81,8 @@ class Pipelines:
         own: Any = kind.config_class()
         own = replace(own, samples=replace(own.samples, debias=self.config.debias))
         if isinstance(own, NetworkRankerConfig):
-            training = replace(
-                own.training, update_epochs=UPDATE_EPOCHS, update_learning_rate=own.training.learning_rate
-            )
+            # one pass over events as large as the log, by the steps of the fit: the small ones of online updates would hardly move
+            training = replace(own.training, update_learning_rate=own.training.learning_rate)
             if self.config.epochs is not None:
                 training = replace(training, epochs=self.config.epochs)
             own = replace(own, training=training)
