@@ -329,8 +329,8 @@ def fidelity_figures(distance: pl.DataFrame, tests: pl.DataFrame) -> dict[str, f
         "c2st_power_replaced": "one event in ten replaced",
         "c2st_power_shuffled": "order shuffled",
     }
-    figures = {name: auc[test]["auc"] for name, test in names.items()}
-    figures |= {f"c2st_auc_{end}": auc[MODEL][end] for end in ("low", "high")}
+    ends = {"": "auc", "_low": "low", "_high": "high"}
+    figures = {f"{name}{end}": auc[test][column] for name, test in names.items() for end, column in ends.items()}
     own = distance.filter((pl.col("source") == MODEL) & pl.col("ratio").is_not_null())
     figures |= {f"distance_over_floor_{row['aspect']}": row["ratio"] for row in own.iter_rows(named=True)}
     figures["worst_distance_over_floor"] = max(own["ratio"].to_list(), default=float("nan"))

@@ -6,7 +6,7 @@ from numpy.testing import assert_array_equal
 from evaluation.fidelity.free_running import Sequences
 from evaluation.fidelity.sequence_classifier import sequence_test
 from evaluation.fidelity.sequence_features import ItemFeatures, sequence_statistics
-from evaluation.fidelity.study import shuffled, with_random_items
+from evaluation.fidelity.study import fidelity_figures, shuffled, with_random_items
 from evaluation.fidelity.two_sample import folds_by_user, scored, tree_test
 
 ITEMS, GROUPS = 200, 8
@@ -129,3 +129,20 @@ def test_shuffling_keeps_each_users_items() -> None:
     assert (other.item != real.item).any()
     table = pl.DataFrame({"user": real.user, "item": real.item}).sort("user", "item")
     assert table.equals(pl.DataFrame({"user": other.user, "item": other.item}).sort("user", "item"))
+
+
+def test_every_auc_is_a_figure_with_its_interval() -> None:
+    names = ["model", "static", "popularity"]
+    names = [*names, *(f"{name}, as sequences" for name in names)]
+    names += ["real halves", "one event in ten replaced", "order shuffled"]
+    rows = [
+        {"test": name, "auc": 0.5 + n / 100, "low": 0.4 + n / 100, "high": 0.6 + n / 100}
+        for n, name in enumerate(names)
+    ]
+    distance = pl.DataFrame({"source": ["model", "static"], "aspect": ["gap", "gap"], "ratio": [1.5, 3.0]})
+    figures = fidelity_figures(distance, pl.DataFrame(rows))
+    places = {"": 0, "_static": 1, "_popularity": 2, "_sequence": 3, "_real_halves": 6}
+    for name, place in places.items():
+        found = [figures[f"c2st_auc{name}{end}"] for end in ("", "_low", "_high")]
+        assert found == pytest.approx([0.5 + place / 100, 0.4 + place / 100, 0.6 + place / 100])
+    assert figures["worst_distance_over_floor"] == figures["distance_over_floor_gap"] == 1.5
