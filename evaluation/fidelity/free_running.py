@@ -1,8 +1,9 @@
 """Free-running users: each logged user goes on from its 80 % point as the user model says, with nothing to hold it.
 
 Every user consumes as many items as were held out, so that the sequences can be compared item by item. When it does so is the
-model's own affair: after each item the visit ends by the fitted hazard, the next begins after a fitted gap, and items of a
-visit follow each other at the log's median pace. Items come from the whole catalogue that exists by then: born, or seen in
+model's own affair: after each item the visit ends by the fitted hazard, the next begins after a fitted gap, both given that
+the next item comes before the log's end, as that of the real user did; items of a visit follow each other at the log's median
+pace. Items come from the whole catalogue that exists by then: born, or seen in
 the log, before the simulated clock. How many items there are in how many visits is compared in `evaluation.fidelity.calendar`.
 """
 
@@ -11,16 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, ndtr, ndtri
 
 from envs.catalogue import SECONDS_PER_DAY, weekday_of
 from envs.logs.schema import VISIT_GAP_SECONDS, InteractionLog
 from envs.randomness import Purpose, draw_gumbel, draw_normal, draw_uniform
 from envs.users.likelihood import EventSplit, Part
-from envs.users.protocol import Trait, UserModel, UserModelState, age_effect
+from envs.users.protocol import Trait, UserModel, UserModelState, VisitParams, age_effect
 
 DEFAULT_PACE_SECONDS = 60.0
 """Time between two items of a visit where the log has no two events in any visit."""
-_LONGEST_GAP_DAYS = 3_650.0
 _CELLS = 2**22
 """Users times items that are looked at together."""
 
@@ -174,6 +175,7 @@ class _Runner:
         self.model, self.split, self.seed = model, split, seed
         self.pace, self.ends = pace_seconds(split), observed_lengths(split)
         self.birth, self.exists_from, self.retired = log.catalogue.birth, existing_from(log), log.catalogue.retired
+        self.until = int(log.timestamp[log.clicked].max())
 
     def run(self, users: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
         """(user, item, timestamp) of the items that `users` [N] consume, `wanted` [N] of each, step by step."""
@@ -233,21 +235,23 @@ class _Runner:
         return utility
 
     def _move_on(self, walkers: _Walkers, rows: NDArray[np.int64], step: int) -> None:
-        """Moves the users at `rows` from an item to the next: on in the visit, or to the next visit.
-
-        As the number of items is given, nobody stays away for good.
-        """
-        visits, traits, seed = self.model.visits, walkers.state.traits, self.seed
-        logit = visits.leave_logit(walkers.place[rows] - 1, walkers.in_first_visit[rows]) + traits[rows, Trait.LEAVE]
-        leaves = draw_uniform(seed, Purpose.LEAVE, walkers.user[rows], step) < 1 / (1 + np.exp(-logit))
+        """Moves the users at `rows` from an item to the next: on in the visit, or to the next visit, given that one of them comes
+        before the log's end: as the number of items is given, nobody stays away for good or beyond it."""
+        visits, traits, seed = self.model.visits, walkers.state.traits[rows], self.seed
+        leave = expit(
+            visits.leave_logit(walkers.place[rows] - 1, walkers.in_first_visit[rows]) + traits[:, Trait.LEAVE]
+        )
+        room = np.maximum(self.until - walkers.clock[rows], 1) / SECONDS_PER_DAY
+        within = _gaps_within(visits, traits, np.log(room))
+        back = leave * expit(visits.return_intercept + traits[:, Trait.RETURN]) * within.sum(axis=1)
+        away_next = back / np.maximum(1 - leave + back, 1e-300)
+        leaves = draw_uniform(seed, Purpose.LEAVE, walkers.user[rows], step) < away_next
         walkers.clock[rows[~leaves]] += self.pace
         away = rows[leaves]
         who, which = walkers.user[away], walkers.visit[away]
-        log_days = visits.log_gap(
-            draw_uniform(seed, Purpose.GAP_KIND, who, which), draw_normal(seed, Purpose.GAP, who, which)
-        )
-        days = np.exp(log_days + traits[away, Trait.GAP])
-        days = np.clip(days, VISIT_GAP_SECONDS / SECONDS_PER_DAY, _LONGEST_GAP_DAYS)
+        uniforms = (draw_uniform(seed, purpose, who, which) for purpose in (Purpose.GAP_KIND, Purpose.GAP))
+        days = np.exp(_log_gap_within(visits, traits[leaves], within[leaves], *uniforms))
+        days = np.maximum(days, VISIT_GAP_SECONDS / SECONDS_PER_DAY)
         width = np.arange(self.model.walk_width)
         walk = draw_normal(seed, Purpose.INTEREST_WALK, who[:, None], which[:, None], width[None])
         self.model.pause(walkers.state, away, days.astype(np.float32), walk)
@@ -255,3 +259,36 @@ class _Runner:
         walkers.visit[away] += 1
         walkers.place[away] = 0
         walkers.in_first_visit[away] = False
+
+
+def _gap_kinds(visits: VisitParams, traits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """([M, 2] means, [2] standard deviations) of the log of days of either kind of gap, of users with `traits` [M, len(Trait)]."""
+    mean = visits.gap_log_mean + np.array([0.0, visits.wide_gap_shift]) + traits[:, [Trait.GAP]]
+    return mean, np.array([visits.gap_log_sd, visits.wide_gap_log_sd])
+
+
+def _gaps_within(
+    visits: VisitParams, traits: NDArray[np.float32], log_room: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """[M, 2] chance that a gap is of either kind and no longer than exp(`log_room` [M]) days."""
+    mean, sd = _gap_kinds(visits, traits)
+    share = np.array([1 - visits.wide_gap_share, visits.wide_gap_share])
+    chance: NDArray[np.float64] = share * ndtr((log_room[:, None] - mean) / sd)
+    return chance
+
+
+def _log_gap_within(
+    visits: VisitParams,
+    traits: NDArray[np.float32],
+    within: NDArray[np.float64],
+    kind: NDArray[np.floating],
+    uniform: NDArray[np.floating],
+) -> NDArray[np.float64]:
+    """[M] log of days of gaps that are cut above so that `within` [M, 2] is left of both kinds (`_gaps_within`); `kind` and `uniform`
+    [M] uniform draws."""
+    mean, sd = _gap_kinds(visits, traits)
+    wide = (kind * within.sum(axis=1) < within[:, 1]).astype(np.int64)
+    row = np.arange(len(wide))
+    share = np.where(wide, visits.wide_gap_share, 1 - visits.wide_gap_share)
+    log_days: NDArray[np.float64] = mean[row, wide] + sd[wide] * ndtri(uniform * within[row, wide] / share)
+    return log_days

@@ -3,11 +3,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from scipy.special import softmax
+from scipy.stats import chi2
 
+from envs.catalogue import SECONDS_PER_DAY as DAY
 from envs.logs.schema import InteractionLog
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.users.interest import InterestModel
 from envs.users.likelihood import EventSplit, Part, replay_preferences, split_events
+from envs.users.protocol import age_effect
 from evaluation.fidelity import free_running
 from evaluation.fidelity.ablations import FixedTaste
 from evaluation.fidelity.free_running import (
@@ -15,6 +19,7 @@ from evaluation.fidelity.free_running import (
     free_run,
     held_out_sequences,
     observed_lengths,
+    pace_seconds,
     replayed,
 )
 
@@ -63,13 +68,53 @@ def test_items_exist_when_they_are_consumed(generated: Generated) -> None:
     assert late[found.item].all()
 
 
-def test_choices_follow_the_models_utility(generated: Generated) -> None:
+def test_items_are_drawn_by_the_softmax_of_the_models_utility(generated: Generated) -> None:
+    """The first items of many runs, in which nobody leaves its visit, against shares computed here; Pearson's chi-square."""
     log, model, split = generated
-    loved = 5
-    bias = model.item_bias.copy()
-    bias[loved] += 60
-    found = free_run(replace(model, item_bias=bias), log, replace(split, mask_earlier=False), seed=2)
-    assert (found.item == loved).all()
+    model = replace(model, visits=replace(model.visits, leave_intercept=-50.0))
+    users, free, runs = np.arange(30), replace(split, mask_earlier=False), 150
+    last = split.starts[:-1] + observed_lengths(split) - 1
+    now = split.timestamp[last] + pace_seconds(split)
+    hour, weekday = (now % DAY / 3600).astype(np.float32), (now // DAY + 3).astype(np.int64) % 7
+    preference = model.preference(replayed(model, split, users), hour, weekday, split.place_in_visit[last] + 1)
+    age = ((now[:, None] - log.catalogue.birth) / DAY).astype(np.float32)
+    utility = preference @ model.item_vectors.T + model.item_bias + age_effect(model.age_values, age)
+    share = softmax(np.where(existing_from(log) > now[:, None], -np.inf, utility.astype(np.float64)), axis=1)
+    first = [
+        found.item[found.position == 0] for found in (free_run(model, log, free, seed=seed) for seed in range(runs))
+    ]
+    seen, expected = np.bincount(np.concatenate(first), minlength=120), runs * share.sum(axis=0)
+    assert seen.sum() == 30 * runs
+    assert not seen[expected == 0].any()
+    order = np.argsort(-expected)
+    group = np.cumsum(expected[order]) // 20  # items of some twenty expected draws together
+    pairs = [np.bincount(group.astype(int), counts[order]) for counts in (seen, expected)]
+    kept = pairs[1] > 5
+    statistic = ((pairs[0] - pairs[1])[kept] ** 2 / pairs[1][kept]).sum()
+    assert kept.sum() > 50
+    assert chi2.sf(statistic, kept.sum() - 1) > 0.01
+
+
+def test_pauses_are_drawn_given_that_the_next_item_comes_before_the_logs_end(generated: Generated) -> None:
+    log, model, split = generated
+    end = int(log.timestamp[log.clicked].max())
+    # after each item one half leave, a quarter of these come back, in next to no time
+    visits = replace(
+        model.visits,
+        leave_intercept=0.0,
+        leave_log_place=0.0,
+        return_intercept=-np.log(3),
+        gap_log_mean=-2.0,
+        gap_log_sd=0.2,
+    )
+    found = [free_run(replace(model, visits=visits), log, split, seed=seed) for seed in range(20)]
+    paused = np.concatenate([np.diff(one.timestamp)[np.diff(one.user) == 0] >= 3600 for one in found])
+    # as the number of items is given: 1/8 against 1/2 for staying
+    assert paused.mean() == pytest.approx(0.2, abs=4 * np.sqrt(0.2 * 0.8 / len(paused)))
+    slow = replace(visits, return_intercept=3.0, gap_log_mean=3.0, gap_log_sd=2.0)
+    latest = free_run(replace(model, visits=slow), log, split, seed=0).timestamp.max()
+    assert latest <= end + 25 * pace_seconds(split)
+    assert latest > end - 10 * DAY
 
 
 def test_replay_stops_at_the_80_per_cent_point(generated: Generated) -> None:
