@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import polars as pl
+
 from agents.rerankers import RERANKERS
 from envs.errors import ConfigurationError
 from evaluation.comparison import ComparisonConfig, ServingConfig
@@ -78,3 +80,11 @@ def short_name(spec: str) -> str:
 def pipeline_name(ranker: str, reranker: str) -> str:
     """What a pipeline is called in tables."""
     return f"{short_name(ranker)}+{reranker}"
+
+
+def reward_metric(serving: pl.DataFrame) -> str:
+    """The reward that can be shown for all pipelines: normalised, unless the scale cannot be trusted somewhere."""
+    own = serving.filter(pl.col("reranker").is_not_null())
+    groups = own.select("user_model", "training").unique()
+    scaled = own.filter(pl.col("metric") == "normalised_reward").select("user_model", "training").unique()
+    return "normalised_reward" if len(scaled) == len(groups) else "reward"

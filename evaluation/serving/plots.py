@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from evaluation.plot_style import CYCLE, GREY, INK, PALE, place_labels
-from evaluation.serving.config import CONTROL
+from evaluation.serving.config import CONTROL, reward_metric
 
 MARKERS = "osD^vPX<>*"
 MEASURE_TITLES = {
@@ -138,8 +138,7 @@ def loop_rounds(estimates: pl.DataFrame, axes: Axes) -> Axes:
 
 def serving_page(serving: pl.DataFrame) -> Figure:
     """Outcomes of all pipelines: a row of panels for each user model and training, a column for each measure."""
-    scaled = "normalised_reward" in serving["metric"]
-    measures = ["normalised_reward" if scaled else "reward", "engagement", "diversity", "freshness"]
+    measures = [reward_metric(serving), "engagement", "diversity", "freshness"]
     own = serving.filter(pl.col("reranker").is_not_null() & pl.col("versus").is_null())
     rankers, rerankers = (own[name].unique(maintain_order=True).to_list() for name in ("ranker", "reranker"))
     groups = list(own.select("user_model", "training").unique(maintain_order=True).iter_rows())
@@ -161,8 +160,7 @@ def serving_page(serving: pl.DataFrame) -> Figure:
 
 def correlation_page(serving: pl.DataFrame, correlations: pl.DataFrame) -> Figure:
     """Offline measure against reward: a row of panels for each user model, a column for each training."""
-    scaled = "normalised_reward" in serving["metric"]
-    reward = "normalised_reward" if scaled else "reward"
+    reward = reward_metric(serving)
     own = serving.filter(pl.col("reranker").is_not_null() & pl.col("versus").is_null())
     rerankers = own["reranker"].unique(maintain_order=True).to_list()
     models, trainings = (own[name].unique(maintain_order=True).to_list() for name in ("user_model", "training"))

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 from rich.table import Table
 
-from evaluation.serving.config import CONTROL, LOG, TRAININGS
+from evaluation.serving.config import CONTROL, LOG, TRAININGS, reward_metric
 from evaluation.serving.correlation import RankCorrelation
 from evaluation.serving.feedback import LOOP_MEASURES
 from evaluation.serving.study import REFERENCE
@@ -21,10 +21,13 @@ def serving_tables(serving: pl.DataFrame) -> list[Table]:
     """One table for each user model and training: a row for each pipeline, the best reward first."""
     tables = []
     for (model, training), own in serving.group_by("user_model", "training", maintain_order=True):
-        scaled = "normalised_reward" in own["metric"]
-        reward = "normalised_reward" if scaled else "reward"
+        reward = reward_metric(own)
         columns = {reward: 3, "engagement": 2, "diversity": 3, "freshness": 3, "coverage": 3, "ndcg10": 4}
-        headings = ["reward, normalised" if scaled else "reward", *list(columns)[1:], f"reward minus {REFERENCE}"]
+        headings = [
+            reward.replace("normalised_reward", "reward, normalised"),
+            *list(columns)[1:],
+            f"reward minus {REFERENCE}",
+        ]
         table = Table(
             "pipeline", *headings, title=f"{model} users, rankers trained on {_TRAINING_NAMES[str(training)]}"
         )
@@ -67,20 +70,21 @@ def correlation_table(correlations: pl.DataFrame) -> Table:
             _TRAINING_NAMES[str(training)],
             str(outcome),
             f"{rho['pipelines']}" + ("" if among == "all" else f", {among} only"),
-            _interval(rho, "", ""),
+            _interval(rho),
             _ends(rho["low_rankers"], rho["high_rankers"]),
-            _interval(tau, "", ""),
+            _interval(tau),
         )
     table.caption = "95 % intervals: users drawn anew; third column of figures: users and rankers drawn anew."
     return table
 
 
-def _interval(row: Mapping[str, Any], low: str, high: str) -> str:
-    return f"{row['value']:+.2f} {_ends(row['low'], row['high'])}"
+def _interval(row: Mapping[str, Any]) -> str:
+    value = row["value"]
+    return f"{value:+.2f} {_ends(row['low'], row['high'])}" if value == value else "–"
 
 
 def _ends(low: float, high: float) -> str:
-    return f"({low:+.2f}, {high:+.2f})"
+    return f"({low:+.2f}, {high:+.2f})" if low == low else "–"
 
 
 def headline(correlations: pl.DataFrame) -> RankCorrelation:
@@ -138,7 +142,7 @@ def loop_table(rounds: pl.DataFrame) -> Table:
     table = Table(
         "ranker",
         *LOOP_MEASURES,
-        title=f"Feedback loop: before it → after {last} rounds of learning from one's own traffic",
+        title=f"Feedback loop: before it → after {last} times learning from one's own traffic",
     )
     for ranker in rounds["ranker"].unique(maintain_order=True):
         own = estimates.filter(pl.col("ranker") == ranker)
@@ -168,7 +172,7 @@ def serving_figures(serving: pl.DataFrame, correlations: pl.DataFrame, rounds: p
         label = "_".join(row[key] for key in ("measure", "outcome", "user_model", "training", "among"))
         figures |= {f"{label}": row["value"], f"{label}_low": row["low"], f"{label}_high": row["high"]}
     shown = serving.filter(
-        pl.col("metric").is_in(["normalised_reward", "engagement"])
+        pl.col("metric").is_in([reward_metric(serving), "engagement"])
         & pl.col("versus").is_null()
         & ((pl.col("reranker") == "greedy") | pl.col("reranker").is_null())
     )

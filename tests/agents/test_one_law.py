@@ -14,8 +14,14 @@ from numpy.testing import assert_array_equal
 
 from agents import agent_names, resolve_agent
 from agents.base import Agent, Training
+from agents.pipeline import Pipeline, PipelineAgent, PipelineConfig
 from agents.rankers.agent import RankerAgent
 from agents.rankers.loading import resolve_ranker
+from agents.rankers.popularity import Popularity
+from agents.rankers.ranking_input import RankingInput
+from agents.rerankers import RERANKERS
+from agents.sampled import Sampled
+from envs.event_log import EventLog
 from envs.modifiers import CategoryShock, Drift, Scene, modified
 from envs.observation import Observation
 from envs.slate_env import SlateVectorEnv
@@ -150,6 +156,36 @@ def test_the_first_observation_tells_nothing_of_what_moves_the_world(moving_worl
     )
     for name, array in first.items():
         assert_array_equal(array, second[name], err_msg=name)
+
+
+def test_pipelines_do_not_see_what_is_hidden(world, perturbed):
+    """Recall, ranker and every re-ranker together, served and taught by what is observed of the first world."""
+    pipelines = [Pipeline(PipelineConfig(ranker="logistic")).fit(each.policy_log) for each in (world, perturbed)]
+    env, other = (
+        environment(each, pipeline.recall) for each, pipeline in zip((world, perturbed), pipelines, strict=True)
+    )
+    for name, array in env.observation.to_dict().items():
+        assert_array_equal(array, other.observation.to_dict()[name], err_msg=name)
+    env.event_log = EventLog()
+    for kind in RERANKERS.values():
+        for pipeline, each in zip(pipelines, (world, perturbed), strict=True):
+            pipeline.reranker = kind().fit(each.policy_log)
+        slates = [PipelineAgent(pipeline).act(env.observation) for pipeline in pipelines]
+        assert_array_equal(slates[0], slates[1], err_msg=kind.name)
+        for each in (env, other):
+            each.step(slates[0])
+    events = env.event_log.to_log(world.policy_log, world.reference_time)
+    for pipeline in pipelines:
+        pipeline.update(events)
+    assert_array_equal(*(PipelineAgent(pipeline).act(env.observation) for pipeline in pipelines))
+
+
+def test_popularity_and_the_logging_policy_do_not_see_what_is_hidden(world, perturbed):
+    rankers = [Popularity().fit(each.policy_log) for each in (world, perturbed)]
+    observation = environment(world, recall_of(world)).observation
+    assert_array_equal(*(ranker.score(RankingInput.of(observation)) for ranker in rankers))
+    for first, second in zip(Sampled().act(observation), Sampled().act(observation), strict=True):
+        assert_array_equal(first, second)
 
 
 class Spy(Agent):
