@@ -268,13 +268,13 @@ class RankerOptions(DataOptions):
     parts: str = ",".join(RANKER_PARTS)
     """Parts of the report, separated by commas: offline (held-out rows of the log), serving (pipelines of all rankers and
     re-rankers against simulated users)."""
-    users: Annotated[int | None, _sized("200, or 16")] = None
+    users: Annotated[int | None, _sized("200, or 12")] = None
     """Simulated users who are served, at most."""
-    requests: Annotated[int | None, _sized("40000, or 1000")] = None
+    requests: Annotated[int | None, _sized("40000, or 500")] = None
     """Simulated requests that the rankers' second training learns from, about."""
     debias: bool = False
     """Weigh what is learnt from simulated requests by one over the chance with which it was shown."""
-    rounds: Annotated[int | None, _sized("5, or 2")] = None
+    rounds: Annotated[int | None, _sized("5, or 1")] = None
     """Rounds in which pipelines learn from their own traffic."""
     loop_seeds: Annotated[int | None, _sized("3, or 2")] = None
     """Times that these rounds are run, under other draws."""
@@ -322,10 +322,10 @@ class RankerOptions(DataOptions):
         small = ServingStudyConfig(
             rankers=self.study().names,
             rerankers=("greedy", "mmr"),
-            users=16,
-            days=10,
-            requests=1_000,
-            loop_rounds=2,
+            users=12,
+            days=4,
+            requests=500,
+            loop_rounds=1,
             loop_seeds=2,
             draws=200,
         )
