@@ -284,8 +284,8 @@ def _log_gap_within(
     kind: NDArray[np.floating],
     uniform: NDArray[np.floating],
 ) -> NDArray[np.float64]:
-    """[M] log of days of gaps that are cut above so that `within` [M, 2] is left of both kinds (`_gaps_within`); `kind` and `uniform`
-    [M] uniform draws."""
+    """[M] log of days of gaps that are cut above so that `within` [M, 2] is left of both kinds (`_gaps_within`), from uniform draws
+    `kind` and `uniform` [M]."""
     mean, sd = _gap_kinds(visits, traits)
     wide = (kind * within.sum(axis=1) < within[:, 1]).astype(np.int64)
     row = np.arange(len(wide))
