@@ -8,9 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import simulate
+from envs.logs.synthetic import SyntheticConfig, generate_log
+from envs.users.fit import FitConfig
+from envs.users.resampling import drawn_users
 from evaluation.options import CompareOptions, chosen_command, parsed_options
 from evaluation.runs import Run
 
@@ -322,3 +326,18 @@ def test_the_console_command_is_the_script() -> None:
         [Path(sys.executable).with_name("driftrec"), "plot", "nowhere"], capture_output=True, text=True
     )
     assert told.returncode == 2 and told.stderr.startswith("error: ")
+
+
+def test_worlds_of_drawn_users_know_those_and_all_that_come_from_their_population() -> None:
+    log, _ = generate_log(SyntheticConfig(num_users=40, num_items=150, events_per_user=20), seed=1)
+    config = FitConfig(epochs=1, embedding_size=4)
+    worlds = simulate.refitted_worlds(log, CompareOptions(user_model_seeds=2, seed=3), config)
+    assert list(worlds) == [1, 2]
+    (one, users), (other, others) = worlds[1](), worlds[2]()
+    source = drawn_users(40, 4)
+    assert users.tolist() == np.flatnonzero(source == np.arange(40)).tolist() != others.tolist()
+    assert one.policy_log.user.tolist() == other.policy_log.user.tolist(), "the log stays as it is"
+    assert (one.user_model.item_bias != other.user_model.item_bias).any()
+    drawn = CompareOptions(user_model_seeds=2, seed=3, drawn_users=5, arrivals_per_day=1, days=3)
+    world, users = simulate.refitted_worlds(log, drawn, config)[1]()
+    assert set(world.simulated_users) <= set(users)
