@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -19,7 +20,7 @@ from evaluation.ranking import FullRanking, UserBootstrap
 from evaluation.runs import Run
 from evaluation.serving.config import ServingStudyConfig
 from evaluation.serving.events import collected_lives, lives_log
-from evaluation.serving.feedback import consumption, likeness
+from evaluation.serving.feedback import consumption, feedback_loop, likeness
 from evaluation.serving.offline import HeldOutRequests
 from evaluation.serving.pipelines import Pipelines
 from evaluation.serving.report import answer, correlation_table, loop_estimates, serving_figures, serving_tables
@@ -193,10 +194,7 @@ def test_propensities_reach_the_loss_where_debias_is_asked_for(world, pipelines,
     seen = []
     monkeypatch.setattr(Samples, "__init__", _recording(Samples.__init__, seen))
     for debias in (False, True):
-        ranker = pipelines._new("mf_pointwise")
-        ranker.config = type(ranker.config)(
-            samples=type(ranker.config.samples)(debias=debias), training=ranker.config.training
-        )
+        ranker = Pipelines(world.policy_log, 30, replace(STUDY, debias=debias), run)._new("mf_pointwise")
         ranker.fit(pipelines.split.training_log, pipelines.split.validation_log)
         ranker.update(lives[0], remember=False)
     plain, weighed = seen[2], seen[5]
@@ -221,6 +219,22 @@ def test_events_that_are_not_remembered_leave_histories_as_they_were(world, pipe
     np.testing.assert_array_equal(kept._past.past_item, before)
     assert not np.array_equal(moved._past.past_item, before)
     np.testing.assert_array_equal(kept.counts_, moved.counts_)
+
+
+def test_a_loop_of_popularity_concentrates_exposure(world, pipelines, monkeypatch):
+    """It begins with all items alike, so that recall's scores decide, and then shows what has been consumed, to everybody."""
+
+    def knows_nothing(name):
+        ranker = Popularity().fit(pipelines.split.training_log)
+        ranker.counts_ = np.ones_like(ranker.counts_)
+        return ranker
+
+    monkeypatch.setattr(pipelines, "ranker", knows_nothing)
+    comparison = replace(STUDY.comparison(), users=45)
+    for seed in range(3):
+        rounds = feedback_loop("popular", pipelines, world, comparison, rounds=2, seed=seed)
+        assert rounds["gini"][2] > rounds["gini"][0] + 0.002
+        assert rounds["coverage"][2] < rounds["coverage"][0]
 
 
 def test_likeness_of_what_users_consumed():
