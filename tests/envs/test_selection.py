@@ -76,6 +76,38 @@ def thin_log(users: int, items: int, events: int = 60, seed: int = 0) -> Interac
     )
 
 
+def thin_log_of_drifting_tastes(users: int, items: int, taste: float, events: int = 60) -> InteractionLog:
+    """The same of users whose tastes are of standard deviation `taste` in logits and drift, 5 % of them anew with each event."""
+    rng = np.random.default_rng(0)
+    bias = -np.log(rng.permutation(items) + 5.0)
+    vectors, tastes = rng.normal(size=(items, 4)) / 2, rng.normal(size=(users, 4))
+    log = thin_log(users, items, events)
+    item = np.empty((users, events), np.int32)
+    for place in range(events):
+        utility = taste * tastes @ vectors.T + bias
+        item[:, place] = np.argmax(utility + rng.gumbel(size=utility.shape), axis=1)
+        tastes = 0.95 * tastes + np.sqrt(1 - 0.95**2) * rng.normal(size=tastes.shape)
+    groups = np.argmax(vectors @ rng.normal(size=(4, 12)), axis=1)
+    return InteractionLog.from_rows(
+        name="thin",
+        users=log.users,
+        catalogue=make_catalogue(np.eye(12, dtype=np.float32)[groups]),
+        user=log.user,
+        item=item.ravel(),
+        timestamp=log.timestamp,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("taste", [0.0, 1.5])
+def test_among_ten_thousand_items_the_model_is_not_worse_than_popularity_whatever_there_is_to_learn(taste):
+    log = thin_log_of_drifting_tastes(users=100, items=10_000, taste=taste)
+    assert log.has_repeats
+    model = fit_interest_model(log, FitConfig(epochs=4), progress=False)
+    popular = popularity_likelihood(split_events(log)).mean()[0]
+    assert model.fit_report["masked"] <= popular + 1e-5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shuffle_seed", [None, 1])
 def test_on_a_thin_log_the_model_is_never_worse_than_popularity(shuffle_seed):
