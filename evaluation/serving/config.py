@@ -39,6 +39,8 @@ class ServingStudyConfig:
     """Times that they learn from it."""
     loop_seeds: int = 3
     """Times that the loop is run, under other draws."""
+    learnt_users: int | None = None
+    """Users of the log, the first so many, from whose rows recall and rankers learn; None for all."""
     epochs: int | None = None
     """Passes of network rankers at most; None for each ranker's own."""
     debias: bool = False

@@ -33,6 +33,8 @@ class Pipelines:
 
     def __init__(self, policy_log: InteractionLog, num_candidates: int, config: ServingStudyConfig, run: Run) -> None:
         self.num_candidates, self.config, self.run = num_candidates, config, run
+        if config.learnt_users is not None:
+            policy_log = policy_log.where(policy_log.user < config.learnt_users)
         self.split: Split = leave_last_out(policy_log)
         self.policy_log = policy_log
         self.recall = self.new_recall()
