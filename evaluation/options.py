@@ -327,6 +327,7 @@ class RankerOptions(DataOptions):
             requests=500,
             loop_rounds=1,
             loop_seeds=2,
+            learnt_users=200,
             draws=200,
         )
         sizes = small if self.fast else ServingStudyConfig(rankers=self.study().names)
