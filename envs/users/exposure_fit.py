@@ -5,12 +5,13 @@ centre plus a normal deviation, each user's start a linear function of its featu
 the deviations are estimated too. Weights such as alpha are then those that make the log most likely with these unknowns
 integrated out; at their best guesses the weights would come out wrong, since guesses have errors (errors in variables).
 
-The posterior of the unknowns is approximated by a normal for each user and each item, its mean moved by Newton steps on samples
-(Khan et al. 2018, Fast and scalable Bayesian deep learning by weight-perturbation in Adam: variational online Newton), its
-precision the information of the multinomial logit plus the prior's. Biases, phi and the outside option move by Newton steps
-together, weights and omega by Adam, on the same samples (Fisher's identity); spreads by EM. No part of the log is needed for
-early stopping. Users and items are taken as independent, which leaves weights some percent too small where items are shown rarely
-(docs/user-model.md has figures).
+The posterior of the items is approximated by a normal for each, its mean moved by Newton steps on samples (Khan et al. 2018, Fast
+and scalable Bayesian deep learning by weight-perturbation in Adam: variational online Newton), its precision the information of
+the multinomial logit plus the prior's. That of the users is a normal for each given the items drawn, so that a user's start makes
+up for what an item's draw is off (Hoffman and Blei 2015, Structured stochastic variational inference). Biases, phi and the
+outside option move by Newton steps together, weights and omega by Adam, on the same samples (Fisher's identity); spreads by EM.
+No part of the log is needed for early stopping. Items are taken as independent of each other, and weights still come out some
+percent too small (docs/user-model-exposures.md has figures).
 """
 
 from collections.abc import Callable
@@ -247,19 +248,20 @@ class _Fit:
         """Moves everything by what one batch of users tells; `left` is the share of the step sizes that is left."""
         self.steps += 1
         users, share = batch.users, len(batch) / self.total
-        start_noise = torch.linalg.cholesky(self.start_cov[users]) @ self._normal(len(users), self.own.shape[1], 1)
-        item_noise = self.item_root @ self._normal(*self.own.shape, 1)
-        start_noise, item_noise = (noise[:, :, 0] * float(not certain) for noise in (start_noise, item_noise))
-        start = (self.start[users] + start_noise).requires_grad_()
+        item_noise = (self.item_root @ self._normal(*self.own.shape, 1))[:, :, 0] * float(not certain)
         embedding = self.embedding + item_noise
         scalars = Scalars.from_free(self.learnt)
-        interest, satiation = interests(batch, scalars, embedding, self.categories, torch.zeros_like(start))
-        interest = interest + start[batch.row] * batch.fade(scalars)[:, None]
+        drift, satiation = interests(
+            batch, scalars, embedding, self.categories, torch.zeros(len(users), self.own.shape[1])
+        )
         taste = self.learnt["omega"][self.features.contexts[batch.request]].sum(dim=1)
-        preference = torch.cat([interest, taste - scalars.satiation_gain * satiation], dim=1)
+        of_categories = taste - scalars.satiation_gain * satiation
         vectors = torch.cat([embedding, self.categories], dim=1)
         basis = self.features.basis(batch)
         extra = basis @ self.learnt["phi"] + self.learnt["position"] * self.features.discount
+        start = self._draw_users(batch, drift, of_categories, vectors, extra, scalars, max(left, 0.1), certain)
+        interest = drift + start[batch.row] * batch.fade(scalars)[:, None]
+        preference = torch.cat([interest, of_categories], dim=1)
         loss, shares = SlateLoss.apply(preference, vectors, self.learnt["bias"], extra, self.learnt["outside"], batch)
         prior = self.omega_precision * self.learnt["omega"].square().sum()
         self.optimiser.zero_grad()
@@ -267,32 +269,45 @@ class _Fit:
             tensor.grad = None
         (loss + 0.5 * share * prior).backward()
         with torch.no_grad():
-            self._move_users(batch, start, start_noise, embedding, shares, scalars, max(left, 0.1))
             self._move_items(batch, item_noise, interest, shares, share, left)
             self.levels.move(
                 batch, basis, shares, share, self.bias_precision, self._memory, self.config.item_step * left
             )
             self.optimiser.step()
 
-    def _move_users(
+    @torch.no_grad()
+    def _draw_users(
         self,
         batch: RequestBatch,
-        start: Tensor,
-        noise: Tensor,
-        embedding: Tensor,
-        shares: Tensor,
+        drift: Tensor,
+        of_categories: Tensor,
+        vectors: Tensor,
+        extra: Tensor,
         scalars: Scalars,
         step: float,
-    ) -> None:
-        """A Newton step for the batch's users. Of the gradient at the sample the part that the noise made is taken off."""
-        users = batch.users
-        information = start_information(batch, embedding, shares, scalars)
-        assert start.grad is not None
-        gradient = start.grad - (information @ noise[:, :, None])[:, :, 0]
-        gradient += (self.start[users] - self.start_mean[users]) @ self.start_precision
-        cov = torch.linalg.inv(information + self.start_precision)
-        self.start[users] -= step * (cov @ gradient[:, :, None])[:, :, 0]
-        self.start_cov[users] = cov
+        certain: bool,
+    ) -> Tensor:
+        """[B, d] a draw of the starts of the batch's users given the items drawn: a Newton step from their means, and noise.
+
+        Means move by the share `step` of it; covariances are those given items plus what the step adds (law of total variance).
+        """
+        users, values = batch.users, self.learnt
+        start = self.start[users].requires_grad_()
+        with torch.enable_grad():
+            interest = drift.detach() + start[batch.row] * batch.fade(scalars).detach()[:, None]
+            preference = torch.cat([interest, of_categories.detach()], dim=1)
+            levels = (values["bias"].detach(), extra.detach(), values["outside"].detach())
+            loss, shares = SlateLoss.apply(preference, vectors.detach(), *levels, batch)
+            (gradient,) = torch.autograd.grad(loss, start)
+        embedding = vectors[:, : start.shape[1]]
+        cov = torch.linalg.inv(start_information(batch, embedding, shares, scalars) + self.start_precision)
+        gradient = gradient + (start - self.start_mean[users]) @ self.start_precision
+        change = -(cov @ gradient[:, :, None])[:, :, 0]
+        self.start[users] += step * change
+        self.start_cov[users] = cov + change[:, :, None] * change[:, None, :]
+        noise = (torch.linalg.cholesky(cov) @ self._normal(*start.shape, 1))[:, :, 0]
+        drawn: Tensor = start.detach() + change + noise * float(not certain)
+        return drawn
 
     def _move_items(
         self, batch: RequestBatch, noise: Tensor, interest: Tensor, shares: Tensor, share: float, left: float

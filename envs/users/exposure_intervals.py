@@ -41,13 +41,18 @@ _ROUNDS = 60
 _TOLERANCE = 1e-3
 """Columns are done when a round changes their information by less than this share of it."""
 
+SHARE_OFF = {"short_weight": 0.11, "satiation_gain": 0.2, "long_weight": 0.6}
+"""Error of the fit beyond chance, as a share of the estimate: about its size in `benchmarks/recovery.py`, no theory."""
+OFF = {"long_rate": 0.16, "outside": 0.6}
+"""The same in free units and logits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExposureErrors:
     """Standard errors, in free units."""
 
     scalars: dict[str, float]
-    """Of each of `FREE_START`, 'outside' and 'position'."""
+    """Of each of `FREE_START`, 'outside' and 'position', that of the approximation included (`SHARE_OFF`, `OFF`)."""
     age: NDArray[np.float64]
     """[knots, knots] covariance of phi."""
     omega: NDArray[np.float64]
@@ -72,8 +77,10 @@ def exposure_errors(
     covariance = np.asarray(np.linalg.inv(information), np.float64)
     names = (*FREE_START, "outside", "position")
     knots = slice(len(names), len(names) + len(AGE_KNOTS))
+    sd = dict(zip(names, np.sqrt(np.diag(covariance)).tolist(), strict=False))
+    off = OFF | {name: share * abs(float(posterior.values[name])) for name, share in SHARE_OFF.items()}
     return ExposureErrors(
-        scalars=dict(zip(names, np.sqrt(np.diag(covariance)).tolist(), strict=False)),
+        scalars=sd | {name: float(np.hypot(sd[name], error)) for name, error in off.items()},
         age=covariance[knots, knots],
         omega=covariance[knots.stop :, knots.stop :],
     )

@@ -49,6 +49,8 @@ from envs.users.training import Scalars, catalogue_loss, make_batch, preferences
 
 FIT_VERSION = 8
 """Part of the name of cached fits; raised when the same configuration gives another model."""
+SLATE_FIT_VERSION = 1
+"""The same for logs with exposures alone."""
 _ARRAYS_OF_TERMS = {"start": "own_start", "omega": "context", "phi": "age"}
 """Arrays that stay at zero without a term."""
 _AGE_ANCHORS = 12
@@ -136,9 +138,9 @@ def fit_key(log: InteractionLog, config: FitConfig) -> str:
     arrays |= {"categories": log.catalogue.categories, "birth": log.catalogue.birth}
     arrays |= {"watch": log.watch_seconds, "duration": log.catalogue.duration_seconds, "random": log.random_exposure}
     arrays = {name: array for name, array in arrays.items() if array is not None}
-    return content_hash(
-        arrays, {"fit_version": FIT_VERSION, "users": len(log.users), "repeats": log.has_repeats, **asdict(config)}
-    )
+    of_slates = {"slate_fit_version": SLATE_FIT_VERSION} if config.exposures is not None and has_slates(log) else {}
+    told = {"fit_version": FIT_VERSION, "users": len(log.users), "repeats": log.has_repeats}
+    return content_hash(arrays, told | of_slates | asdict(config))
 
 
 def fit_interest_model(
