@@ -18,15 +18,17 @@ from scipy.sparse import csr_matrix
 
 from envs.artefacts import load_arrays, save_arrays
 from envs.candidate_source import CatalogueListener, RecallRequest
+from envs.compiled import over_rows
 from envs.errors import ArtefactError, ConfigurationError
 from envs.logs.schema import InteractionLog
+from recall import kernels
 from recall.cache import RowCache
 from recall.index import InnerProductIndex
 from recall.interactions import consumption_matrix, from_parts, new_rows, stand_at_category_means
 from recall.threads import one_thread
 
 SOLVE_ROWS = 256
-"""Rows whose normal equations are set up together; their vectors then fit into a core's cache."""
+"""Rows of like length that an update solves together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,21 +137,9 @@ class EmbeddingRecall(CatalogueListener):
 
         A user without history gets the mean embedding of the log's users.
         """
-        first = history >= 0
-        if self._has_repeats(history):
-            order = np.argsort(history, axis=1, kind="stable")
-            ordered = np.take_along_axis(history, order, axis=1)
-            again = np.zeros_like(first)
-            np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
-            first &= ~again
         decay = np.float32(self.config.history_decay) ** np.arange(history.shape[1], dtype=np.float32)
-        confidence = first * (np.float32(self.config.confidence) * decay)
-        vectors = np.empty((len(history), self.config.dimension), np.float32)
-        with one_thread():
-            for start in range(0, len(history), SOLVE_ROWS):
-                rows = slice(start, start + SOLVE_ROWS)
-                vectors[rows] = _solve(self.item_vectors_, self._gram, history[rows], confidence[rows])
-        vectors[~first.any(axis=1)] = self._mean_user
+        vectors = _solve(self.item_vectors_, self._gram, history, np.float32(self.config.confidence) * decay)
+        vectors[(history < 0).all(axis=1)] = self._mean_user
         return vectors
 
     def candidates(self, request: RecallRequest, count: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -184,23 +174,10 @@ class EmbeddingRecall(CatalogueListener):
         wanted = min(int(np.ceil(self.config.newcomer_share * count)), len(self._newcomers))
         if not wanted:
             return items, scores
-        bits = (excluded[:, self._newcomers >> 3] >> (self._newcomers & 7).astype(np.uint8)) & 1
-        found, found_scores = self._newcomer_index.search(queries, np.packbits(bits, axis=1, bitorder="little"), wanted)
-        is_newcomer = (items >= 0) & self._is_newcomer[items]
-        # both searches order alike, so the newcomers among the items are the first ones of those found
-        among = is_newcomer.sum(axis=1, keepdims=True)
-        added = (found >= 0) & (np.arange(wanted) >= among)
-        others = (items >= 0) & ~is_newcomer
-        room = count - among - added.sum(axis=1, keepdims=True)
-        kept = is_newcomer | (others & (np.cumsum(others, axis=1) <= room))
-        together = np.concatenate([items, np.where(found >= 0, self._newcomers[found], -1)], axis=1)
-        ranking = np.where(
-            np.concatenate([kept, added], axis=1), np.concatenate([scores, found_scores], axis=1), -np.inf
-        )
-        order = np.argsort(-ranking, axis=1, kind="stable")[:, :count]
-        ranking = np.take_along_axis(ranking, order, axis=1)
-        chosen = np.where(ranking > -np.inf, np.take_along_axis(together, order, axis=1), -1)
-        return chosen.astype(np.int32), np.where(chosen >= 0, ranking, 0).astype(np.float32)
+        found = self._newcomer_index.search(queries, excluded, wanted)
+        chosen, chosen_scores = np.empty_like(items), np.empty_like(scores)
+        over_rows(kernels.place_newcomers, len(items), items, scores, self._is_newcomer, *found, chosen, chosen_scores)
+        return chosen, chosen_scores
 
     def items_changed(self, born: NDArray[np.int32], retired: NDArray[np.int32]) -> None:
         """Takes newborn items in among the newcomers and drops retired ones; what is found stays the same, sooner."""
@@ -265,7 +242,7 @@ class EmbeddingRecall(CatalogueListener):
         """Makes the index of the items without rows that are on offer."""
         offered = np.ones(len(self._is_newcomer), bool) if self.offered is None else self.offered
         self._newcomers = np.flatnonzero(self._is_newcomer & offered)
-        self._newcomer_index = InnerProductIndex(self.item_vectors_[self._newcomers])
+        self._newcomer_index = InnerProductIndex(self.item_vectors_, self._newcomers)
 
     def _regularised_gram(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         return vectors.T @ vectors + np.float32(self.config.regularisation) * np.eye(
@@ -277,13 +254,9 @@ class EmbeddingRecall(CatalogueListener):
         gram = self._regularised_gram(others)
         solved = np.empty((consumed.shape[0], self.config.dimension), np.float32)
         for rows, index in _padded_rows(consumed):
-            confidence = (index >= 0) * np.float32(self.config.confidence)
+            confidence = np.full(index.shape[1], self.config.confidence, np.float32)
             solved[rows] = _solve(others, gram, index, confidence)
         return solved
-
-    def _has_repeats(self, history: NDArray[np.int32]) -> bool:
-        ordered = np.sort(history, axis=1)
-        return bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any())
 
 
 def _padded_rows(matrix: csr_matrix) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32]]]:
@@ -302,12 +275,11 @@ def _padded_rows(matrix: csr_matrix) -> Iterator[tuple[NDArray[np.int64], NDArra
 def _solve(
     vectors: NDArray[np.float32], gram: NDArray[np.float32], index: NDArray[np.int32], confidence: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """[M, d] minimisers for rows that consumed `index` [M, H] with `confidence` [M, H], 0 where nothing counts.
+    """[M, d] minimisers for rows that consumed `index` [M, H], -1 for nothing, with `confidence` [H] by place.
 
     Solves (Y'Y + regularisation + Y'(C - 1)Y) x = Y'C p row by row; `gram` [d, d] is the first two terms.
     """
-    chosen = vectors[np.maximum(index, 0)]
-    weighted = chosen * confidence[:, :, None]
-    left = gram + np.matmul(chosen.transpose(0, 2, 1), weighted)
-    right = weighted.sum(axis=1) + (chosen * (confidence > 0)[:, :, None]).sum(axis=1)
-    return np.linalg.solve(left, right[:, :, None])[:, :, 0]
+    solved = np.empty((len(index), vectors.shape[1]), np.float32)
+    arrays = (np.ascontiguousarray(array) for array in (vectors, gram, index, confidence))
+    over_rows(kernels.fold_in, len(index), *arrays, solved)
+    return solved

@@ -2,7 +2,8 @@
 
 The scores of a query with a tile of items are compared, while they are in the first cache, with a threshold: few pass. The first
 threshold comes from a sample of the catalogue, and is chosen so low that it seldom cuts off too much; where it has, the row is
-searched again without one. So the result is exact, and no score is written to memory.
+searched again without one. So the result is exact, and no score is written to memory. Behind the sample the longest vectors stand
+first, so that a query can leave out the tiles whose vectors are too short to reach its threshold.
 """
 
 from collections.abc import Mapping
@@ -36,14 +37,22 @@ class InnerProductIndex(VectorIndex):
 
     kind: ClassVar[str] = "exact"
 
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
-        """Indexes `vectors` [I, d]."""
+    def __init__(self, vectors: NDArray[np.float32], items: NDArray[np.int64] | None = None) -> None:
+        """Indexes `vectors` [I, d].
+
+        Args:
+            vectors: of all items.
+            items: those to be found, in ascending order; all where None. The others are as good as retired, and cost nothing.
+        """
+        vectors = np.asarray(vectors, np.float32)
         self.dimension = vectors.shape[1]
         self._tiles = np.zeros((0, _padded(self.dimension), TILE_ITEMS), np.float32)
+        self._longest = np.zeros(0, np.float32)
         self._item_at = np.zeros((0, TILE_ITEMS), np.int32)
-        self._place_of = np.zeros(0, np.int64)
-        # in a shuffled order the first places are a sample of the catalogue
-        self._append(np.asarray(vectors, np.float32), np.random.default_rng(0).permutation(len(vectors)))
+        self._place_of = np.full(len(vectors), -1, np.int64)
+        found = np.arange(len(vectors)) if items is None else np.asarray(items)
+        order = found[_sample_and_longest_first(vectors[found])]
+        self._append(vectors[order], order)
 
     def __len__(self) -> int:
         return len(self._place_of)
@@ -57,9 +66,12 @@ class InnerProductIndex(VectorIndex):
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """[I, d] the vectors, retired items' too."""
-        tile, place = np.divmod(self._place_of, TILE_ITEMS)
-        return np.ascontiguousarray(self._tiles[tile, : self.dimension, place])
+        """[I, d] the vectors, retired items' too; 0 for items that were never to be found."""
+        vectors = np.zeros((len(self), self.dimension), np.float32)
+        indexed = np.flatnonzero(self._place_of >= 0)
+        tile, place = np.divmod(self._place_of[indexed], TILE_ITEMS)
+        vectors[indexed] = self._tiles[tile, : self.dimension, place]
+        return vectors
 
     def add(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
         """Takes in new items behind those that are there: their numbers [M]. Nothing that was indexed is touched.
@@ -68,12 +80,16 @@ class InnerProductIndex(VectorIndex):
             ConfigurationError: if the vectors are of another dimension.
         """
         self.check_dimension(vectors.shape[1])
-        return self._append(np.asarray(vectors, np.float32), np.arange(len(vectors)))
+        numbers = np.arange(len(self), len(self) + len(vectors))
+        self._place_of = np.concatenate([self._place_of, np.full(len(vectors), -1)])
+        self._append(np.asarray(vectors, np.float32), numbers)
+        return numbers.astype(np.int32)
 
     def retire(self, items: NDArray[np.int32]) -> None:
         """Finds `items` no more."""
         self._item_at = np.array(self._item_at)
-        self._item_at.reshape(-1)[self._place_of[items]] = -1
+        places = self._place_of[items]
+        self._item_at.reshape(-1)[places[places >= 0]] = -1
 
     def search(
         self, queries: NDArray[np.float32], excluded: NDArray[np.uint8], count: int
@@ -81,10 +97,11 @@ class InnerProductIndex(VectorIndex):
         """The `count` items of largest inner product that are not excluded; see `VectorIndex.search`."""
         self.check_request(queries, excluded)
         items, scores = np.full((len(queries), count), -1, np.int32), np.zeros((len(queries), count), np.float32)
-        if count == 0 or not len(self):
+        places = self._places
+        if count == 0 or not places:
             return items, scores
-        sample = min(SAMPLE_ITEMS, len(self))
-        expected = count * sample / len(self)
+        sample = min(SAMPLE_ITEMS, places)
+        expected = count * sample / places
         rank = int(np.ceil(expected + SAFETY * np.sqrt(expected))) + 1
         short = self._search(queries, excluded, sample, rank, items, scores)
         if len(short):
@@ -112,7 +129,9 @@ class InnerProductIndex(VectorIndex):
             kernels.search_tiles,
             len(queries),
             padded,
+            np.sqrt(np.einsum("nd,nd->n", padded, padded)),
             self._tiles,
+            self._longest,
             self._item_at,
             np.ascontiguousarray(excluded),
             sample,
@@ -124,10 +143,14 @@ class InnerProductIndex(VectorIndex):
         )
         return np.flatnonzero(short)
 
-    def _append(self, vectors: NDArray[np.float32], order: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Puts `vectors` [M, d] into the next places, in `order` [M]; returns their numbers."""
-        first = len(self)
-        numbers = np.arange(first, first + len(vectors), dtype=np.int32)
+    @property
+    def _places(self) -> int:
+        """Places that are taken, by retired items too."""
+        return int(np.count_nonzero(self._place_of >= 0))
+
+    def _append(self, vectors: NDArray[np.float32], numbers: NDArray[np.int64]) -> None:
+        """Puts `vectors` [M, d] of the items `numbers` [M] into the next places, in this order."""
+        first = self._places
         tiles = -(-(first + len(vectors)) // TILE_ITEMS)
         if tiles > len(self._tiles):
             more = tiles - len(self._tiles)
@@ -137,17 +160,24 @@ class InnerProductIndex(VectorIndex):
             self._item_at = np.concatenate([self._item_at, np.full((more, TILE_ITEMS), -1, np.int32)])
         elif len(vectors) and not (self._tiles.flags.writeable and self._item_at.flags.writeable):
             self._tiles, self._item_at = np.array(self._tiles), np.array(self._item_at)
-        tile, place = np.divmod(np.arange(first, first + len(vectors)), TILE_ITEMS)
-        self._tiles[tile, : self.dimension, place] = vectors[order]
-        self._item_at[tile, place] = numbers[order]
-        places = np.empty(len(vectors), np.int64)
-        places[order] = np.arange(first, first + len(vectors))
-        self._place_of = np.concatenate([self._place_of, places])
-        return numbers
+        self._place_of = np.array(self._place_of)
+        self._place_of[numbers] = np.arange(first, first + len(vectors))
+        tile, place = np.divmod(self._place_of[numbers], TILE_ITEMS)
+        self._tiles[tile, : self.dimension, place] = vectors
+        self._item_at[tile, place] = numbers
+        longest = np.zeros(len(self._tiles), np.float32)
+        longest[: len(self._longest)] = self._longest
+        np.maximum.at(longest, tile, _bounds(vectors))
+        self._longest = longest
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """(arrays, settings) that `from_state` takes."""
-        arrays: dict[str, NDArray[Any]] = {"tiles": self._tiles, "item_at": self._item_at, "place_of": self._place_of}
+        arrays: dict[str, NDArray[Any]] = {
+            "tiles": self._tiles,
+            "longest": self._longest,
+            "item_at": self._item_at,
+            "place_of": self._place_of,
+        }
         return arrays, {"dimension": self.dimension}
 
     @classmethod
@@ -155,7 +185,8 @@ class InnerProductIndex(VectorIndex):
         """The index of a `state`; arrays may be read-only, and are copied when something changes."""
         index = cls.__new__(cls)
         index.dimension = int(settings["dimension"])
-        index._tiles, index._item_at, index._place_of = (arrays[name] for name in ("tiles", "item_at", "place_of"))
+        names = ("tiles", "longest", "item_at", "place_of")
+        index._tiles, index._longest, index._item_at, index._place_of = (arrays[name] for name in names)
         if index._tiles.shape[1:] != (_padded(index.dimension), TILE_ITEMS):
             raise ValueError("tiles of another size")
         return index
@@ -163,3 +194,17 @@ class InnerProductIndex(VectorIndex):
 
 def _padded(dimension: int) -> int:
     return -(-dimension // LANES) * LANES
+
+
+def _bounds(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[M] lengths, enlarged by more than what rounding can add to a sum of d products and to the lengths of both sides."""
+    most = 1 + (vectors.shape[1] + 8) * float(np.finfo(np.float32).eps)
+    return (np.linalg.norm(vectors.astype(np.float64), axis=1) * most).astype(np.float32)
+
+
+def _sample_and_longest_first(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    """[M] places of the vectors: first a sample of all lengths, evenly spread, then the others, the longest first."""
+    order = np.argsort(-_bounds(vectors), kind="stable")
+    sampled = np.zeros(len(order), bool)
+    sampled[np.linspace(0, len(order) - 1, min(SAMPLE_ITEMS, len(order))).astype(np.int64)] = True
+    return np.concatenate([order[sampled], order[~sampled]])

@@ -15,7 +15,7 @@ from envs.artefacts import written_whole
 from envs.errors import ArtefactError, ConfigurationError
 
 MAGIC = b"driftrec index\n\0"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ALIGNMENT = 64
 """Arrays begin at multiples of so many bytes, so that they can be used where they lie."""
 

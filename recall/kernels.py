@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from envs.compiled import (
@@ -26,11 +28,14 @@ from envs.compiled import (
 )
 from envs.kernels import _fma
 
+Flags1 = Annotated[NDArray[np.bool_], types.Array(types.boolean, 1, "C", readonly=True)]
 Floats3 = Annotated[NDArray[np.float32], types.Array(types.float32, 3, "C", readonly=True)]
 BLOCK_ROWS = 128
 """Queries that meet a tile while it is in the second cache."""
-LANES = 16
+LANES = 32
 """Scores that are compared with a threshold at once."""
+TIGHT = 1.5
+"""Candidates of a row, over those wanted, from which on the worst of the best makes a new threshold."""
 _SIGN = np.uint32(0x80000000)
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -100,12 +105,23 @@ def _write_best(keys: Any, size: Any, items: Any, score_bits: Any) -> None:
         score_bits[place] = 0
 
 
-@numba.njit(fastmath=True)
-def _largest(block: Any) -> Any:
-    largest = block[0]
+def _trailing_zeros(typing_context: Any, bits: Any) -> Any:
+    """Zeros below the lowest bit that is set."""
+    signature = types.uint32(types.uint32)
+    zero_is_poison = ir.Constant(ir.IntType(1), 1)
+    return signature, lambda context, builder, signature, arguments: builder.cttz(arguments[0], zero_is_poison)
+
+
+_lowest_bit: Any = intrinsic(_trailing_zeros)
+
+
+@numba.njit
+def _reach(block: Any, threshold: Any, bit_of: Any) -> Any:
+    """A number whose bits tell which of LANES scores reach the threshold; `bit_of` [LANES] are the bits, as vectors load them."""
+    reaching = np.uint32(0)
     for lane in range(LANES):
-        largest = block[lane] if block[lane] > largest else largest
-    return largest
+        reaching |= bit_of[lane] if block[lane] >= threshold else np.uint32(0)
+    return reaching
 
 
 @numba.njit
@@ -118,65 +134,74 @@ def _worst_score(keys: Any, size: Any, score_bits: Any) -> None:
 
 
 @numba.njit(error_model="numpy")
-def _product_pair(first: Any, second: Any, tile: Any, first_out: Any, second_out: Any) -> None:
-    """Inner products of two queries [d] with the items of a tile [d, T]; d is a multiple of 4.
+def _products(queries: Any, rows: Any, tile: Any, outputs: Any) -> None:
+    """Inner products [4, T] of four queries, the `rows` [4] of `queries` [N, d], with a tile [d, T]; d is a multiple of 4.
 
     A score is one chain of fused multiplications and additions over the coordinates, whatever stands beside it, so its bits do not
     depend on the batch. Of a library's matrix product they do, on some processors: on the row's place in it.
     """
-    for k in range(0, len(first), 4):
+    a, b, c, d = queries[rows[0]], queries[rows[1]], queries[rows[2]], queries[rows[3]]
+    a_out, b_out, c_out, d_out = outputs[0], outputs[1], outputs[2], outputs[3]
+    for k in range(0, len(a), 4):
         x0, x1, x2, x3 = tile[k], tile[k + 1], tile[k + 2], tile[k + 3]
-        a0, a1, a2, a3 = first[k], first[k + 1], first[k + 2], first[k + 3]
-        b0, b1, b2, b3 = second[k], second[k + 1], second[k + 2], second[k + 3]
+        a0, a1, a2, a3 = a[k], a[k + 1], a[k + 2], a[k + 3]
+        b0, b1, b2, b3 = b[k], b[k + 1], b[k + 2], b[k + 3]
+        c0, c1, c2, c3 = c[k], c[k + 1], c[k + 2], c[k + 3]
+        d0, d1, d2, d3 = d[k], d[k + 1], d[k + 2], d[k + 3]
         if k == 0:
             for j in range(len(x0)):
                 v0, v1, v2, v3 = x0[j], x1[j], x2[j], x3[j]
-                first_out[j] = _fma(a3, v3, _fma(a2, v2, _fma(a1, v1, a0 * v0)))
-                second_out[j] = _fma(b3, v3, _fma(b2, v2, _fma(b1, v1, b0 * v0)))
+                a_out[j] = _fma(a3, v3, _fma(a2, v2, _fma(a1, v1, a0 * v0)))
+                b_out[j] = _fma(b3, v3, _fma(b2, v2, _fma(b1, v1, b0 * v0)))
+                c_out[j] = _fma(c3, v3, _fma(c2, v2, _fma(c1, v1, c0 * v0)))
+                d_out[j] = _fma(d3, v3, _fma(d2, v2, _fma(d1, v1, d0 * v0)))
         else:
             for j in range(len(x0)):
                 v0, v1, v2, v3 = x0[j], x1[j], x2[j], x3[j]
-                first_out[j] = _fma(a3, v3, _fma(a2, v2, _fma(a1, v1, _fma(a0, v0, first_out[j]))))
-                second_out[j] = _fma(b3, v3, _fma(b2, v2, _fma(b1, v1, _fma(b0, v0, second_out[j]))))
+                a_out[j] = _fma(a3, v3, _fma(a2, v2, _fma(a1, v1, _fma(a0, v0, a_out[j]))))
+                b_out[j] = _fma(b3, v3, _fma(b2, v2, _fma(b1, v1, _fma(b0, v0, b_out[j]))))
+                c_out[j] = _fma(c3, v3, _fma(c2, v2, _fma(c1, v1, _fma(c0, v0, c_out[j]))))
+                d_out[j] = _fma(d3, v3, _fma(d2, v2, _fma(d1, v1, _fma(d0, v0, d_out[j]))))
 
 
 @numba.njit
-def _start_threshold(
-    bits: Any, sample: Any, item_at: Any, excluded: Any, rank: Any, keys: Any, threshold_bits: Any
-) -> None:
-    """Makes `threshold_bits` [1] those of the `rank`-th best score of the allowed items among the first `sample` of a tile, if
-    there are so many."""
-    size = 0
-    for place in range(sample):
-        item = item_at[place]
-        if item >= 0 and not _has_bit(excluded, item):
-            keys[size] = _key(bits[place], item)
-            size += 1
-    if size >= rank:
-        _keep_largest(keys, size, rank)
-        _worst_score(keys, rank, threshold_bits)
+def _start_threshold(scores: Any, item_at: Any, excluded: Any, best: Any) -> Any:
+    """The R-th best score of the allowed items among the first of a tile, `scores` [S], -inf if there are fewer; `best` [R]
+    is room."""
+    best[:] = -np.inf
+    last = len(best) - 1
+    for place in range(len(scores)):
+        score, item = scores[place], item_at[place]
+        if score > best[last] and item >= 0 and not _has_bit(excluded, item):
+            at = last
+            while at > 0 and best[at - 1] < score:
+                best[at] = best[at - 1]
+                at -= 1
+            best[at] = score
+    return best[last]
 
 
 @numba.njit(error_model="numpy")
 def _collect(
-    scores: Any, bits: Any, item_at: Any, excluded: Any, count: Any, thresholds: Any, keys: Any, size: Any
+    scores: Any, bits: Any, item_at: Any, excluded: Any, count: Any, bit_of: Any, thresholds: Any, keys: Any, size: Any
 ) -> Any:
     """Adds the allowed items of a tile that reach the threshold to keys[:size]; the new size.
 
     Where `keys` fills up, its best `count` stay and the threshold, `thresholds` [1], rises to the worst of them.
     """
-    blocks = scores.reshape(len(scores) // LANES, LANES)
-    for b in range(len(blocks)):
-        if _largest(blocks[b]) >= thresholds[0]:
-            for place in range(b * LANES, (b + 1) * LANES):
-                item = item_at[place]
-                if scores[place] >= thresholds[0] and item >= 0 and not _has_bit(excluded, item):
-                    keys[size] = _key(bits[place], item)
-                    size += 1
-            if size > len(keys) - LANES:
-                _keep_largest(keys, size, count)
-                size = count
-                _worst_score(keys, size, thresholds.view(np.uint32))
+    for start in range(0, len(scores), LANES):
+        reaching = _reach(scores[start : start + LANES], thresholds[0], bit_of)
+        while reaching:
+            place = start + np.int64(_lowest_bit(reaching))
+            reaching &= reaching - np.uint32(1)
+            item = item_at[place]
+            if item >= 0 and not _has_bit(excluded, item):
+                keys[size] = _key(bits[place], item)
+                size += 1
+        if size > len(keys) - LANES:
+            _keep_largest(keys, size, count)
+            size = count
+            _worst_score(keys, size, thresholds.view(np.uint32))
     return size
 
 
@@ -185,7 +210,9 @@ def search_tiles(
     begin: Int,
     end: Int,
     queries: Floats2,
+    lengths: Floats1,
     tiles: Floats3,
+    longest: Floats1,
     item_at: Ints2,
     excluded: Bytes2,
     sample: Int,
@@ -197,40 +224,48 @@ def search_tiles(
 ) -> None:
     """The best `items` [N, C] of `queries` [N, d] among those in `tiles` [M, d, T], numbered by `item_at` [M, T] (-1 for none).
 
+    A tile is passed over for a query whose length [N] times that of the tile's `longest` vector [M] falls short of what the
+    best so far have reached (Cauchy and Schwarz); `longest` is a little more than the length, for what rounding adds.
     A row's first threshold is the `rank`-th best score of the first `sample` items; the row is `short` where it left fewer than C.
     `capacity` is the room for candidates of a row, at least C + LANES.
     """
     count, width = items.shape[1], tiles.shape[2]
-    product = np.empty((2, width), np.float32)
+    product = np.empty((4, width), np.float32)
     bits = product.view(np.uint32)
     keys = np.empty((BLOCK_ROWS, capacity), np.uint64)
-    sampled = np.empty(sample, np.uint64)
+    best = np.empty(rank, np.float32)
+    bit_of = np.uint32(1) << np.arange(LANES).astype(np.uint32)
     sizes = np.empty(BLOCK_ROWS, np.int64)
     thresholds = np.empty(BLOCK_ROWS, np.float32)
+    waiting = np.empty(BLOCK_ROWS, np.int64)  # rows that a tile may have something for
     for start in range(begin, end, BLOCK_ROWS):
         number = min(BLOCK_ROWS, end - start)
         sizes[:] = 0
         thresholds[:] = -np.inf
         for m in range(len(tiles)):
-            for first in range(0, number, 2):
-                second = min(first + 1, number - 1)
-                _product_pair(queries[start + first], queries[start + second], tiles[m], product[0], product[1])
-                for row in range(first, second + 1):
-                    n, side = start + row, row - first
+            length = 0
+            for row in range(number):
+                if lengths[start + row] * longest[m] >= thresholds[row]:
+                    waiting[length] = start + row
+                    length += 1
+            for first in range(0, length, 4):
+                together = min(4, length - first)
+                for place in range(first + together, first + 4):
+                    waiting[place] = waiting[first]
+                _products(queries, waiting[first : first + 4], tiles[m], product)
+                for side in range(together):
+                    n = waiting[first + side]
+                    row = n - start
                     own = thresholds[row : row + 1]
                     if m == 0:
-                        _start_threshold(
-                            bits[side],
-                            sample,
-                            item_at[0],
-                            excluded[n],
-                            rank,
-                            sampled,
-                            own.view(np.uint32),
-                        )
+                        own[0] = _start_threshold(product[side, :sample], item_at[0], excluded[n], best)
                     sizes[row] = _collect(
-                        product[side], bits[side], item_at[m], excluded[n], count, own, keys[row], sizes[row]
+                        product[side], bits[side], item_at[m], excluded[n], count, bit_of, own, keys[row], sizes[row]
                     )
+                    if m + 1 < len(tiles) and sizes[row] >= TIGHT * count:
+                        _keep_largest(keys[row], sizes[row], count)
+                        sizes[row] = count
+                        _worst_score(keys[row], count, own.view(np.uint32))
         for row in range(number):
             short[start + row] = sizes[row] < count and thresholds[row] > -np.inf
             _write_best(keys[row], sizes[row], items[start + row], scores[start + row].view(np.uint32))
@@ -409,14 +444,120 @@ def dense(
 
     What is below 0 becomes 0 where `rectify` is 1.
     """
-    spare = np.empty(outputs.shape[1], np.float32)
-    for n in range(begin, end, 2):
-        second = min(n + 1, end - 1)
-        _product_pair(inputs[n], inputs[second], weights, outputs[n], outputs[second] if second > n else spare)
-        for row in range(n, second + 1):
+    rows = np.empty(4, np.int64)
+    product = np.empty((4, outputs.shape[1]), np.float32)
+    for first in range(begin, end, 4):
+        for side in range(4):
+            rows[side] = min(first + side, end - 1)
+        _products(inputs, rows, weights, product)
+        for side in range(min(4, end - first)):
             for j in range(len(bias)):
-                total = outputs[row, j] + bias[j]
-                outputs[row, j] = max(total, np.float32(0)) if rectify == 1 else total
+                total = product[side, j] + bias[j]
+                outputs[first + side, j] = max(total, np.float32(0)) if rectify == 1 else total
+
+
+@Kernel
+def fold_in(
+    begin: Int,
+    end: Int,
+    vectors: Floats2,
+    gram: Floats2,
+    history: Ints2,
+    confidence: Floats1,
+    solved: Floats2Out,
+) -> None:
+    """Solves (gram + sum c v v') x = sum (1 + c) v for each row, v the `vectors` [I, d] of its `history` [N, H] and c the
+    `confidence` [H] of their places; of an item that stands there more than once the first place counts.
+
+    By Gauss' elimination without pivots, which a symmetric positive definite matrix does not need. `solved` [N, d] is 0 for
+    a row without history.
+    """
+    width, places = vectors.shape[1], history.shape[1]
+    left = np.empty((width, width), np.float32)
+    right = np.empty(width, np.float32)
+    met = np.full(len(vectors), -1, np.int64)  # the last row whose history has the item
+    items, weight = np.zeros(places + 3, np.int64), np.zeros(places + 3, np.float32)
+    for n in range(begin, end):
+        number = 0
+        for place in range(places):
+            item = history[n, place]
+            if item >= 0 and met[item] < n:
+                met[item] = n
+                items[number], weight[number] = item, confidence[place]
+                number += 1
+        for spare in range(number, number + 3):
+            items[spare], weight[spare] = 0, 0
+        left[:, :] = gram
+        right[:] = 0
+        for place in range(number):
+            vector = vectors[items[place]]
+            for b in range(width):
+                right[b] = _fma(np.float32(1) + weight[place], vector[b], right[b])
+        for place in range(0, number, 4):
+            v0, v1, v2, v3 = (
+                vectors[items[place]],
+                vectors[items[place + 1]],
+                vectors[items[place + 2]],
+                vectors[items[place + 3]],
+            )
+            c0, c1, c2, c3 = weight[place], weight[place + 1], weight[place + 2], weight[place + 3]
+            for a in range(width):
+                s0, s1, s2, s3 = c0 * v0[a], c1 * v1[a], c2 * v2[a], c3 * v3[a]
+                row = left[a]
+                for b in range(width):
+                    row[b] = _fma(s3, v3[b], _fma(s2, v2[b], _fma(s1, v1[b], _fma(s0, v0[b], row[b]))))
+        for k in range(width):
+            pivot = left[k]
+            for a in range(k + 1, width):
+                factor, row = -pivot[a] / pivot[k], left[a]
+                for b in range(k, width):
+                    row[b] = _fma(factor, pivot[b], row[b])
+                right[a] = _fma(factor, right[k], right[a])
+        for k in range(width - 1, -1, -1):
+            total = right[k]
+            for b in range(k + 1, width):
+                total = _fma(-left[k, b], solved[n, b], total)
+            solved[n, k] = total / left[k, k]
+
+
+@Kernel
+def place_newcomers(
+    begin: Int,
+    end: Int,
+    items: Ints2,
+    scores: Floats2,
+    is_newcomer: Flags1,
+    found: Ints2,
+    found_scores: Floats2,
+    chosen: Ints2Out,
+    chosen_scores: Floats2Out,
+) -> None:
+    """`items` [N, C], best first, the last of which make room for the newcomers `found` [N, W] that are not among them.
+
+    Both searches order alike, so the newcomers among the items are the first of those found. Of equal scores the item goes first.
+    """
+    count, wanted = items.shape[1], found.shape[1]
+    for n in range(begin, end):
+        among, there = 0, 0
+        for place in range(count):
+            among += items[n, place] >= 0 and is_newcomer[items[n, place]]
+        for place in range(wanted):
+            there += found[n, place] >= 0
+        room = count - among - max(there - among, 0)  # for others
+        at, newcomer = 0, among
+        for place in range(count):
+            while at < count and items[n, at] >= 0 and room <= 0 and not is_newcomer[items[n, at]]:
+                at += 1
+            has_item, has_newcomer = at < count and items[n, at] >= 0, newcomer < there
+            if has_item and not (has_newcomer and found_scores[n, newcomer] > scores[n, at]):
+                room -= not is_newcomer[items[n, at]]
+                chosen[n, place], chosen_scores[n, place] = items[n, at], scores[n, at]
+                at += 1
+            elif has_newcomer:
+                chosen[n, place], chosen_scores[n, place] = found[n, newcomer], found_scores[n, newcomer]
+                newcomer += 1
+            else:
+                chosen[n, place], chosen_scores[n, place] = -1, 0
 
 
 @Kernel

@@ -2,7 +2,7 @@ import copy
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -22,6 +22,7 @@ def packed(excluded):
     return np.packbits(excluded, axis=1, bitorder="little")
 
 
+@settings(deadline=None)  # the first example compiles
 @given(seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.0, 0.3, 0.9, 1.0]), count=st.sampled_from([1, 10, 100]))
 def test_finds_the_best_allowed_items(seed, share, count):
     vectors, queries, excluded = problem(seed, rows=5, excluded_share=share)
@@ -81,3 +82,37 @@ def test_small_batches(rows):
     vectors, queries, excluded = problem(7)
     items, scores = InnerProductIndex(vectors).search(queries[:rows], packed(excluded[:rows]), 5)
     assert items.shape == scores.shape == (rows, 5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_short_vectors_are_passed_over_only_where_they_cannot_be_found(seed):
+    """Lengths over three orders of magnitude, some tiles excluded as a whole, queries that like long and short ones."""
+    random = np.random.default_rng(seed)
+    vectors = random.standard_normal((4_000, 8)).astype(np.float32)
+    vectors *= np.exp(random.uniform(-7, 0, (4_000, 1))).astype(np.float32)
+    queries = random.standard_normal((64, 8)).astype(np.float32)
+    excluded = np.zeros((64, 4_000), bool)
+    excluded[::2] = np.linalg.norm(vectors, axis=1) > 0.05
+    items, scores = InnerProductIndex(vectors).search(queries, packed(excluded), 120)
+    exact = np.where(excluded, -np.inf, queries.astype(np.float64) @ vectors.T)
+    assert_allclose(scores, -np.sort(-exact, axis=1)[:, :120], atol=1e-6)
+    assert_allclose(np.take_along_axis(exact, items.astype(np.int64), axis=1), scores, atol=1e-6)
+
+
+def test_an_index_of_some_items_finds_those_by_their_numbers():
+    vectors, queries, excluded = problem(11)
+    some = np.arange(1, 300, 3)
+    index = InnerProductIndex(vectors, some)
+    rest = np.ones(300, bool)
+    rest[some] = False
+    for mine, theirs in zip(
+        index.search(queries, packed(excluded), 30),
+        InnerProductIndex(vectors).search(queries, packed(excluded | rest), 30),
+        strict=True,
+    ):
+        assert_array_equal(mine, theirs)
+    index.retire(np.arange(0, 10))
+    added = index.add(np.full((1, 8), 100, np.float32) * np.sign(queries[:1]))
+    assert_array_equal(added, [300])
+    found = index.search(queries[:1], packed(np.zeros((1, 301), bool)), 30)[0][0]
+    assert found[0] == 300 and not set(found[1:]) & set(range(10))
