@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from envs.compiled import Flags2, Float, Floats1, Floats2, Int, Kernel
+from envs.compiled import Flags2, Float, Floats1, Floats2, Floats2Out, Int, Ints2, Kernel
 
 Floats3 = Annotated[NDArray[np.float32], types.Array(types.float32, 3, "C", readonly=True)]
 Doubles2 = Annotated[NDArray[np.float64], types.Array(types.float64, 2, "C", readonly=True)]
@@ -23,6 +23,8 @@ _MASKED = np.float32(-1e30)
 _CHOSEN = np.float32(-np.inf)
 _LEAST = np.float32(1e-6)
 """Smallest squared distance from the slate's span; keeps rounding from making one negative."""
+_ALIKE = np.float32(1e-6)
+"""Deviation up to which values count as alike."""
 _FIRST_CATEGORY = 2  # as envs.observation.FIRST_CATEGORY
 
 
@@ -49,14 +51,45 @@ def _cosines(directions: Any, chosen: int, cosine: Any) -> None:
                 cosine[candidate] += share * directions[category, candidate]
 
 
+@numba.njit(fastmath={"nnan", "nsz"})
+def _maximum(gain: Any) -> Any:
+    best = gain[0]
+    for candidate in range(len(gain)):
+        best = gain[candidate] if gain[candidate] > best else best
+    return best
+
+
 @numba.njit
 def _largest(gain: Any) -> int:
     """The first index of the largest gain."""
-    best = 0
-    for candidate in range(1, len(gain)):
-        if gain[candidate] > gain[best]:
-            best = candidate
-    return best
+    best = _maximum(gain)
+    for candidate in range(len(gain)):
+        if gain[candidate] == best:
+            return candidate
+    return 0
+
+
+@numba.njit
+def _fill_row(features: Any, diversity: Any, base: Any, scratch: Any, directions: Any, slate: Any) -> None:
+    """Slot by slot the candidate of largest `base` [C] - diversity * largest cosine to the slate so far; `base` is used up."""
+    count, slots = len(base), len(slate)
+    gain, likeness, cosine = scratch[0], scratch[1], scratch[2]
+    if diversity != 0:
+        _directions(features, directions)
+    for candidate in range(count):
+        gain[candidate] = base[candidate]
+        likeness[candidate] = np.float32(0)
+    for slot in range(slots):
+        chosen = _largest(gain)
+        slate[slot] = chosen
+        base[chosen] = _CHOSEN
+        if diversity == 0:
+            gain[chosen] = _CHOSEN
+        elif slot + 1 < slots:
+            _cosines(directions, chosen, cosine)
+            for candidate in range(count):
+                likeness[candidate] = max(likeness[candidate], cosine[candidate])
+                gain[candidate] = base[candidate] - diversity * likeness[candidate]
 
 
 @Kernel
@@ -74,24 +107,93 @@ def fill_weighted(
         diversity: [N] weight of being unlike the slate so far.
         slates: [N, K] is filled.
     """
-    slots, count = slates.shape[1], value.shape[1]
+    count = value.shape[1]
     directions = np.empty((features.shape[2] - _FIRST_CATEGORY, count), np.float32)
-    base, gain, likeness, cosine = np.empty((4, count), np.float32)
+    scratch, base = np.empty((3, count), np.float32), np.empty(count, np.float32)
     for row in range(begin, end):
-        _directions(features[row], directions)
         for candidate in range(count):
             base[candidate] = value[row, candidate] if mask[row, candidate] == 1 else _MASKED
-            gain[candidate] = base[candidate]
-            likeness[candidate] = np.float32(0)
-        for slot in range(slots):
-            chosen = _largest(gain)
-            slates[row, slot] = chosen
-            base[chosen] = _CHOSEN
-            if slot + 1 < slots:
-                _cosines(directions, chosen, cosine)
-                for candidate in range(count):
-                    likeness[candidate] = max(likeness[candidate], cosine[candidate])
-                    gain[candidate] = base[candidate] - diversity[row] * likeness[candidate]
+        _fill_row(features[row], diversity[row], base, scratch, directions, slates[row])
+
+
+@numba.njit
+def _standardise(values: Any, mask: Any, number: Any) -> None:
+    """Takes the mean of the `number` unmasked `values` [C] from these and divides by their deviation; the others become 0, and
+    all do where they are alike."""
+    total = 0.0
+    for candidate in range(len(values)):
+        total += values[candidate] if mask[candidate] == 1 else 0.0
+    mean, squares = np.float32(total / max(number, 1)), 0.0
+    for candidate in range(len(values)):
+        values[candidate] = values[candidate] - mean if mask[candidate] == 1 else np.float32(0)
+        squares += np.float64(values[candidate]) ** 2
+    deviation = np.float32(np.sqrt(squares / max(number, 1)))
+    scale = np.float32(1) / deviation if deviation > _ALIKE else np.float32(0)
+    for candidate in range(len(values)):
+        values[candidate] *= scale
+
+
+@Kernel
+def standardise(begin: Int, end: Int, values: Floats2, mask: Flags2, outputs: Floats2Out) -> None:
+    """Less the mean and over the standard deviation of the unmasked `values` of each row [N, C]; 0 where all are alike."""
+    for row in range(begin, end):
+        number = 0
+        for candidate in range(values.shape[1]):
+            number += mask[row, candidate] == 1
+            outputs[row, candidate] = values[row, candidate]
+        _standardise(outputs[row], mask[row], number)
+
+
+@Kernel
+def fill_by_terms(
+    begin: Int,
+    end: Int,
+    items: Ints2,
+    mask: Flags2,
+    features: Floats3,
+    popularity: Floats1,
+    weights: Floats2,
+    fade: Float,
+    slates: Longs2Out,
+) -> None:
+    """`fill_weighted` with the worth of a candidate by its terms, in one pass over its features.
+
+    Args:
+        begin: first request.
+        end: request after the last.
+        items: [N, C] the candidates.
+        mask: [N, C] 1 where one may be shown.
+        features: [N, C, 2 + G] score, age in days, categories.
+        popularity: [I] of the items.
+        weights: [N, 4] of relevance, diversity, freshness, popularity.
+        fade: freshness is exp(-fade * age).
+        slates: [N, K] is filled.
+    """
+    count = items.shape[1]
+    directions = np.empty((features.shape[2] - _FIRST_CATEGORY, count), np.float32)
+    scratch, base, popular = np.empty((3, count), np.float32), np.empty(count, np.float32), np.empty(count, np.float32)
+    for row in range(begin, end):
+        number, candidates = 0, features[row]
+        for candidate in range(count):
+            number += mask[row, candidate] == 1
+            base[candidate] = candidates[candidate, 0]
+        _standardise(base, mask[row], number)
+        relevance, freshness, popularity_weight = weights[row, 0], weights[row, 2], weights[row, 3]
+        for candidate in range(count):
+            base[candidate] *= relevance
+        if freshness != 0:
+            for candidate in range(count):
+                base[candidate] += freshness * np.exp(-fade * candidates[candidate, 1])
+        if popularity_weight != 0:
+            for candidate in range(count):
+                popular[candidate] = popularity[max(items[row, candidate], 0)]
+            _standardise(popular, mask[row], number)
+            for candidate in range(count):
+                base[candidate] += popularity_weight * popular[candidate]
+        for candidate in range(count):
+            if mask[row, candidate] != 1:
+                base[candidate] = _MASKED
+        _fill_row(candidates, weights[row, 1], base, scratch, directions, slates[row])
 
 
 @Kernel

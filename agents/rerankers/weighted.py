@@ -78,9 +78,19 @@ def rerank(
             "ask for more candidates or a shorter slate."
         )
     weights = np.broadcast_to(weights, (len(observation), len(WEIGHT_NAMES)))
-    relevance, freshness, popular = candidate_terms(observation, popularity)
-    base = weights[:, :1] * relevance + weights[:, 2:3] * freshness + weights[:, 3:4] * popular
-    return fill_slates(base, weights[:, 1], observation.candidates, slate_size)
+    candidates, slates = observation.candidates, np.empty((len(observation), slate_size), np.int64)
+    over_rows(
+        kernels.fill_by_terms,
+        len(observation),
+        np.ascontiguousarray(candidates.items, np.int32),
+        np.ascontiguousarray(candidates.mask),
+        np.ascontiguousarray(candidates.features, np.float32),
+        np.ascontiguousarray(popularity, np.float32),
+        np.ascontiguousarray(weights),
+        1 / FRESHNESS_DAYS,
+        slates,
+    )
+    return slates
 
 
 def fill_slates(
@@ -107,8 +117,12 @@ def best_first(values: NDArray[np.float32], mask: NDArray[np.int8], slate_size: 
 
 def standardised(values: NDArray[np.float32], shown: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Less the mean and over the standard deviation of the shown entries of each row [N, C]; 0 where all are alike."""
-    number = np.maximum(shown.sum(axis=1, keepdims=True), 1).astype(np.float32)
-    centred = np.where(shown, values, 0)
-    centred = np.where(shown, centred - centred.sum(axis=1, keepdims=True) / number, 0)
-    deviation = np.sqrt((centred**2).sum(axis=1, keepdims=True) / number)
-    return (centred / np.where(deviation > 1e-6, deviation, np.inf)).astype(np.float32, order="C")
+    outputs = np.empty(values.shape, np.float32)
+    over_rows(
+        kernels.standardise,
+        len(values),
+        np.ascontiguousarray(values, np.float32),
+        np.ascontiguousarray(shown).view(np.int8),
+        outputs,
+    )
+    return outputs
