@@ -42,7 +42,8 @@ class Tensors:
 
     @classmethod
     def of(cls, inputs: RankingInput, known_users: NDArray[np.bool_], history_size: int) -> Self:
-        """Tensors of an input whose counts are filled in; the history is cut or padded to `history_size`."""
+        """Tensors of an input whose counts are filled in, which share nothing with it, as it may be read-only; the history is cut
+        or padded to `history_size`."""
         users = len(known_users)
         user = np.where((inputs.user >= 0) & (inputs.user < users), inputs.user, users)
         user = np.where(np.append(known_users, False)[user], user, users)
@@ -62,10 +63,10 @@ class Tensors:
         features[~present] = 0
         return cls(
             user=torch.from_numpy(user),
-            user_features=torch.from_numpy(np.asarray(inputs.user_features, np.float32)),
+            user_features=torch.from_numpy(np.array(inputs.user_features, np.float32)),
             history=torch.from_numpy(np.maximum(history, 0)),
             history_mask=torch.from_numpy(history >= 0),
-            history_days=torch.from_numpy(np.asarray(days, np.float32)),
+            history_days=torch.from_numpy(np.array(days, np.float32)),
             context=torch.from_numpy(context_features(inputs.context)),
             items=torch.from_numpy(np.maximum(inputs.items, 0).astype(np.int64)),
             item_mask=torch.from_numpy(present),

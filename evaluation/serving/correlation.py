@@ -14,6 +14,11 @@ FEWEST = 3
 FEW_RANKERS = 5
 """Rankers below which a correlation is told with a warning: pipelines of one ranker hang together."""
 
+MOST_TWINS = 0.1
+"""Share of pipelines that may do what others do, above which a correlation is told with a warning."""
+_DECIMALS = 12
+"""Of means that are ranked, so that rounding errors part no ties."""
+
 
 @dataclass(frozen=True)
 class RankCorrelation:
@@ -39,7 +44,7 @@ class RankCorrelation:
                 "offline and simulated."
             )
         few = [f"only {self.rankers} rankers"] if self.rankers < FEW_RANKERS else []
-        if self.distinct < self.pipelines:
+        if self.distinct < (1 - MOST_TWINS) * self.pipelines:
             few.append(f"{self.pipelines - self.distinct} of {self.pipelines} pipelines do what others do")
         return f"weak design: {' and '.join(few)}; the correlation rests on little." if few else ""
 
@@ -136,7 +141,8 @@ def _means(values: NDArray[np.float64], times: NDArray[np.float64]) -> NDArray[n
     """[B, P] means over users under each draw; users without a value are left out."""
     known = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (times @ np.where(known, values, 0).T) / (times @ known.T.astype(np.float64))
+        means = (times @ np.where(known, values, 0).T) / (times @ known.T.astype(np.float64))
+    return np.round(means, _DECIMALS)
 
 
 def _ends(draws: NDArray[np.float64]) -> tuple[float, float]:

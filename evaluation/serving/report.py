@@ -9,11 +9,12 @@ from rich.table import Table
 from evaluation.serving.config import CONTROL, LOG, TRAININGS, reward_metric
 from evaluation.serving.correlation import RankCorrelation
 from evaluation.serving.feedback import LOOP_MEASURES
-from evaluation.serving.study import REFERENCE
+from evaluation.serving.study import REFERENCE, WITHIN
 from evaluation.statistics import Estimate, Measured
 
 HEADLINE = {"training": LOG, "outcome": "reward", "among": "all", "measure": "spearman"}
 """Which of the rank correlations is printed as `offline_vs_simulated_rank_correlation`, under the first user model."""
+_AMONG = {"all": "", WITHIN: ", within rankers"}
 _TRAINING_NAMES = dict(zip(TRAININGS, ("log", "log and events"), strict=True))
 
 
@@ -44,8 +45,8 @@ def serving_tables(serving: pl.DataFrame) -> list[Table]:
         tables.append(table)
     if tables:
         tables[-1].caption = (
-            "95 % intervals over users; differences are paired on them, in the reward's raw unit. ndcg10: of the pipeline's slate "
-            "for each user's held-out row. random and oracle_lookahead are the ends of the scale; the oracle sees the hidden state."
+            "± 95 % intervals over users; differences are paired on them, in the reward's raw unit. ndcg10: of the slate for "
+            "each user's held-out row. random and oracle_lookahead are the ends of the scale; the oracle sees the hidden state."
         )
     return tables
 
@@ -54,7 +55,7 @@ def _told(row: Mapping[str, Any] | None, places: int, sign: bool = False) -> str
     if row is None or row["value"] is None:
         return "–"
     text = f"{row['value']:{'+' if sign else ''}.{places}f}"
-    return text if row["low"] is None else f"{text} ({row['low']:.{places}f}, {row['high']:.{places}f})"
+    return text if row["low"] is None else f"{text} ± {(row['high'] - row['low']) / 2:.{places}f}"
 
 
 def correlation_table(correlations: pl.DataFrame) -> Table:
@@ -69,12 +70,15 @@ def correlation_table(correlations: pl.DataFrame) -> Table:
             str(model),
             _TRAINING_NAMES[str(training)],
             str(outcome),
-            f"{rho['pipelines']}" + ("" if among == "all" else f", {among} only"),
+            f"{rho['pipelines']}" + _AMONG.get(str(among), f", {among} only"),
             _interval(rho),
             _ends(rho["low_rankers"], rho["high_rankers"]),
             _interval(tau),
         )
-    table.caption = "95 % intervals: users drawn anew; third column of figures: users and rankers drawn anew."
+    table.caption = (
+        "95 % intervals: users drawn anew; 'with other rankers': users and rankers drawn anew. Within rankers: less the mean of "
+        "the pipelines of the same ranker, so that only re-rankers are told apart."
+    )
     return table
 
 

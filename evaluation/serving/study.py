@@ -36,6 +36,8 @@ ENDS = ("random", "oracle_lookahead")
 """The ends of the normalised reward."""
 REFERENCE = pipeline_name(FLOOR, "greedy")
 """The pipeline that paired differences are taken to."""
+WITHIN = "within_rankers"
+"""Name of the correlation among re-rankers of the same ranker."""
 OUTCOMES = {"reward": "reward", "engagement": "clicks"}
 """Simulated outcomes that are held against the offline measure, and their columns."""
 
@@ -223,19 +225,27 @@ class _Study:
         return outcomes
 
     def correlations(self) -> pl.DataFrame:
-        """Rank correlations by user model, training, outcome, which pipelines, and measure."""
-        greedy = [place for place, (_, reranker) in enumerate(self._grid) if reranker == self.config.rerankers[0]]
-        chosen = {"all": list(range(len(self._grid))), self.config.rerankers[0]: greedy}
+        """Rank correlations by user model, training, outcome, which pipelines, and measure.
+
+        Of `WITHIN` both sides are less the mean of the pipelines of the same ranker: what is left are the re-rankers.
+        """
+        plain = self.config.rerankers[0]
+        views: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+            "all": _all,
+            plain: partial(_every, len(self.config.rerankers)),
+        }
+        if len(self.config.rerankers) > 1:
+            views[WITHIN] = partial(_centred, len(self.config.rerankers))
         rows = []
         for model in self.worlds:
             for training in TRAININGS:
                 gains = self._gains(model, training)
                 for outcome, column in OUTCOMES.items():
                     outcomes = self._outcomes(model, training, column)
-                    for which, places in chosen.items():
+                    for which, view in views.items():
                         found = rank_correlations(
-                            gains[places],
-                            outcomes[places],
+                            view(gains),
+                            view(outcomes),
                             rankers=len(self.rankers),
                             draws=self.config.draws,
                             seed=self.config.seed,
@@ -257,6 +267,22 @@ class _Study:
 
 
 _KINDS = ("users", "exposure")
+
+
+def _all(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[P, U] as they are."""
+    return values
+
+
+def _every(size: int, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[P / size, U] of each ranker's first pipeline; `size` is the number of re-rankers."""
+    return values[::size]
+
+
+def _centred(size: int, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[P, U] less the mean of the `size` pipelines of the same ranker."""
+    by_ranker = values.reshape(-1, size, values.shape[1])
+    return (by_ranker - by_ranker.mean(axis=1, keepdims=True)).reshape(values.shape)
 
 
 def _labelled(table: pl.DataFrame, model: str, training: str) -> pl.DataFrame:

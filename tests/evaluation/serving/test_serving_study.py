@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from scipy import stats
 
 from agents.pipeline import PipelineAgent
 from agents.rankers.popularity import Popularity
@@ -76,8 +77,25 @@ def test_every_pipeline_is_served_after_both_trainings(finished):
     for metric in ("reward", "normalised_reward", "engagement", "diversity", "freshness", "ndcg10"):
         values = serving.filter((pl.col("metric") == metric) & pl.col("versus").is_null())
         assert len(values) == 2 * (6 if metric == "ndcg10" else 8), metric
-    assert set(correlations["measure"]) == {"spearman", "kendall"} and len(correlations) == 2 * 2 * 2 * 2
+    assert set(correlations["measure"]) == {"spearman", "kendall"} and len(correlations) == 2 * 2 * 3 * 2
     assert len(rounds) == 2 * 2 * 2
+
+
+def test_correlations_within_rankers_are_those_of_what_the_re_ranker_changes(finished):
+    run, (_, correlations, _) = finished
+    means = []
+    for kind, column in (("offline", "ndcg10"), ("users", "clicks")):
+        table = [
+            [
+                run.table(f"serving/parametric/log/{ranker}+{reranker}/{kind}")[column].mean()
+                for reranker in ("greedy", "mmr")
+            ]
+            for ranker in ("popular", "mf_pointwise", "logistic")
+        ]
+        means.append((np.array(table) - np.mean(table, axis=1, keepdims=True)).ravel())
+    here = {"training": "log", "outcome": "engagement", "among": "within_rankers", "measure": "spearman"}
+    row = correlations.filter(pl.all_horizontal(pl.col(name) == value for name, value in here.items()))
+    assert np.isclose(row["value"][0], stats.spearmanr(*np.round(means, 9)).statistic, atol=0.05)
 
 
 def test_differences_are_paired_to_popularity(finished):
@@ -254,7 +272,7 @@ def test_consumption_tells_who_consumed_what(finished, world):
 
 def test_what_a_person_reads_holds_the_answer(finished):
     serving, correlations, rounds = finished[1]
-    assert len(serving_tables(serving)) == 2 and correlation_table(correlations).row_count == 8
+    assert len(serving_tables(serving)) == 2 and correlation_table(correlations).row_count == 12
     assert "weak design: only 3 rankers" in answer(correlations)
     figures = serving_figures(serving, correlations, rounds)
     low, value, high = (figures[f"offline_vs_simulated_rank_correlation{end}"] for end in ("_low", "", "_high"))
