@@ -5,6 +5,7 @@ Examples:
     python simulate.py                                        the whole path on MovieLens 100K, some five minutes
     python simulate.py --fast                                 every stage, small, in under a minute
     python simulate.py --agents my_file.py:MyAgent,mmr,ppo    an agent of your own beside known ones
+    python simulate.py --recall als=0.8,two_tower=0.2         candidates by several recall channels
     python simulate.py --dataset path/to/ml-latest-small      your own ratings.csv and movies.csv
     python simulate.py --resume results/compare-...           go on with a run that was interrupted
     python simulate.py fit                                    how well the users fit their log
@@ -110,7 +111,7 @@ def compare(options: CompareOptions) -> None:
     console.rule("agents")
     world = build_world(log, user_model, world_config)
     comparison = comparison.within(world)
-    recall = EmbeddingRecall(seed=options.seed).fit(world.policy_log)
+    recall = options.recall_stage().fit(world.policy_log)
     result = run_comparison(
         specs,
         world,

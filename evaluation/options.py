@@ -23,6 +23,7 @@ from evaluation.fidelity.study import FidelityConfig
 from evaluation.ranking.study import RANKER_PARTS, RankerStudyConfig
 from evaluation.serving.config import ServingStudyConfig
 from evaluation.training import TrainingConfig
+from recall import EmbeddingRecall, MergedRecall, RecallConfig
 
 NOT_PART_OF_A_RUN = ("out", "resume", "config", "jobs", "ray_address")
 """Options that say where and how a run is made, not what it computes."""
@@ -127,6 +128,9 @@ class CompareOptions(WorldOptions):
     agents: str = ",".join(default_agents())
     """Names, or file.py:Class for an agent of your own, separated by commas; further names are logistic, gbdt, mf_pointwise,
     mf_bpr, neumf, din, dien, gru4rec and sasrec, supervised rankers that take minutes to fit."""
+    recall: str | None = None
+    """Recall channels with their shares of the candidates, "als=0.6,popular=0.4", or without for equal ones; a name or
+    file.py:Class each. By default ALS alone, which keeps a tenth for items without rows in the log. Model updates keep to ALS."""
     references: bool = True
     """Add those of random, mf, constant and oracle_lookahead that are missing: what every comparison is measured by."""
     users: Annotated[int | None, _sized("400, or 16")] = None
@@ -166,6 +170,17 @@ class CompareOptions(WorldOptions):
         _at_least(1, requests=self.requests)
         _at_least(2, users=self.users)
         _at_least(0, update_seeds=self.update_seeds)
+        self.recall_stage()
+
+    def recall_stage(self) -> EmbeddingRecall | MergedRecall:
+        """The candidate source, not yet fitted.
+
+        Raises:
+            ConfigurationError: if there is no such channel, one is named twice, or the shares do not sum to 1.
+        """
+        if self.recall is None:
+            return EmbeddingRecall(seed=self.seed)
+        return MergedRecall.of(RecallConfig.parse(self.recall, self.seed))
 
     def specs(self) -> list[str]:
         """The agents to compare, references added."""

@@ -17,6 +17,7 @@ from envs.users.fit import FitConfig
 from envs.users.resampling import drawn_users
 from evaluation.options import CompareOptions, chosen_command, parsed_options
 from evaluation.runs import Run
+from recall import EmbeddingRecall, MergedRecall
 
 ROOT = Path(simulate.__file__).parent
 SMALL = [
@@ -63,6 +64,14 @@ def test_compare_leaves_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert {path.stem for path in (out / "plots").glob("*.png")} >= {"comparison", "tradeoff", "interest", "updates"}
     assert (out / "events" / "mf-seed0.parquet").exists()
     assert not list(out.rglob(".*")), "a temporary file was left behind"
+
+
+def test_recall_is_made_of_the_channels_that_are_named() -> None:
+    default, named = CompareOptions(), CompareOptions(recall="als=0.6,popular=0.4", seed=5)
+    assert isinstance(default.recall_stage(), EmbeddingRecall)
+    stage = named.recall_stage()
+    assert isinstance(stage, MergedRecall) and stage.quotas == {"als": 0.6, "popular": 0.4}
+    assert all(channel.seed == 5 for channel in stage.channels)
 
 
 def test_an_aa_comparison_shows_no_difference(tmp_path: Path) -> None:
@@ -189,6 +198,9 @@ def test_an_interrupted_run_keeps_finished_agents_and_resumes(jobs: str, tmp_pat
         (["--days", "0", *SMALL[:3], *HEURISTICS], "days"),
         (["--training-seeds", "0"], "--training-seeds"),
         (["--jobs", "0"], "--jobs"),
+        (["--recall", "alss=0.6,popular=0.4"], "did you mean 'als'"),
+        (["--recall", "als=0.6,popular=0.3"], "sum to 0.9"),
+        (["--recall", "als=0.6,popular"], "with shares"),
         (["--update-seeds", "-1"], "--update-seeds"),
         (["updates", "--episodes", "0"], "--episodes"),
         (["--fast", "fit"], "comes first"),
