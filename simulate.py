@@ -62,7 +62,9 @@ from evaluation.options import (
 )
 from evaluation.population_report import population_figures, population_report, population_table
 from evaluation.progress import progress
-from evaluation.ranking.study import ranker_figures, ranker_study, rankers_table
+from evaluation.ranking.growth import growth_study
+from evaluation.ranking.report import growth_figures, growth_tables, ranker_figures, ranker_tables
+from evaluation.ranking.study import ranker_study
 from evaluation.report import (
     ablation_table,
     changed_sentence,
@@ -209,7 +211,7 @@ def sensitivity(options: SensitivityOptions) -> None:
 
 
 def rankers(options: RankerOptions) -> None:
-    """Log → rankers fitted to its earlier rows → ranks and probabilities of the later ones → table and plot."""
+    """Log → rankers fitted to its earlier rows → ranks and probabilities of the later ones, pairs, growth → tables and plots."""
     parts, study = options.chosen_parts(), options.study()
     console = make_console()
     log = read_log(options, console)
@@ -217,9 +219,16 @@ def rankers(options: RankerOptions) -> None:
     figures: dict[str, float] = {}
     if "offline" in parts:
         console.rule("held-out rows")
-        measures, costs = ranker_study(log, study, run, progress)
-        console.print(rankers_table(measures, costs))
-        figures |= ranker_figures(measures)
+        found = ranker_study(log, study, run, progress)
+        for table in ranker_tables(found):
+            console.print(table)
+        figures |= ranker_figures(found)
+    if "growth" in parts:
+        console.rule("amount of data, delay, wrong labels")
+        growth = growth_study(log, study, run, progress)
+        for table in growth_tables(growth):
+            console.print(table)
+        figures |= growth_figures(growth)
     if "serving" in parts:
         console.rule("against the users")
         figures |= pipelines_against_users(log, options, run, console)
@@ -354,11 +363,8 @@ def likelihood_figures(likelihoods: Mapping[str, Mapping[str, Any]]) -> dict[str
 def finish(run: Run, figures: Mapping[str, Any], console: Console) -> None:
     """Draws the plots the run has tables for, writes and prints its figures."""
     run.write_figures(figures)
-    drawn = (
-        save_figures(run)
-        if any(run.has_table(name) for name in ("summary", "updates", "distances", "sensitivity", "rankers", "serving"))
-        else []
-    )
+    drawable = ("summary", "updates", "distances", "sensitivity", "rankers", "ranker_growth", "serving")
+    drawn = save_figures(run) if any(run.has_table(name) for name in drawable) else []
     console.rule("figures")
     print_figures(figures)
     console.print(f"run folder: {run.folder}" + (f", plots: {run.folder / 'plots'}" if drawn else ""))

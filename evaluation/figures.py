@@ -1,6 +1,7 @@
 """Figures of runs: lays the plots out, one run alone or several side by side on shared axes, and writes PNGs."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -13,6 +14,8 @@ from envs.errors import ArtefactError
 from evaluation import plots
 from evaluation.fidelity.plots import fidelity_page
 from evaluation.plot_style import GREY, house_style
+from evaluation.ranking.growth import GROWTH
+from evaluation.ranking.plots import growth_page, pairs_page
 from evaluation.runs import Run
 from evaluation.serving.plots import correlation_page, feedback_page, serving_page
 from evaluation.serving.report import loop_estimates
@@ -32,8 +35,8 @@ def save_figures(runs: Run | Sequence[Run], folder: Path | None = None) -> list[
         folder: where the PNGs go; None for the plots folder of a single run.
 
     Returns:
-        Paths of the PNGs: comparison, tradeoff, interest, learning, updates, fidelity, sensitivity, rankers,
-        serving, offline_vs_simulated, feedback.
+        Paths of the PNGs: comparison, tradeoff, interest, learning, updates, fidelity, sensitivity, rankers, ranker_pairs,
+        growth_amount, growth_delay, growth_labels, serving, offline_vs_simulated, feedback.
 
     Raises:
         ArtefactError: if a table is damaged, or no run has any table to draw.
@@ -209,6 +212,7 @@ def _rankers(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
         "ndcg10": "NDCG@10, last item among all unseen",
         "auc": "AUC, is the last row liked?",
         "auc20": "AUC, rows of the last 20 %",
+        "ndcg10_cut": "NDCG@10, after one cut in time",
     }
     shown = {name: title for name, title in shown.items() if name in table["measure"]}
     figure = _figure(4.2 * len(shown), 0.3 * table["ranker"].n_unique() + 1.2)
@@ -216,8 +220,20 @@ def _rankers(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
     for axes, (name, title) in zip(panels, shown.items(), strict=True):
         plots.points(table.filter(pl.col("measure") == name).sort("value"), axes)
         axes.set_title(title)
-    _footnote(figure, "Whiskers: 95 % intervals, users resampled; one training seed.")
+    seeds = int(table["training_seeds"].to_numpy().max())
+    told = f" and {seeds} training seeds" if seeds > 1 else "; one training seed"
+    _footnote(figure, f"Whiskers: 95 % intervals, users resampled{told}.")
     return figure
+
+
+def _ranker_pairs(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """Differences between all rankers of the first run."""
+    return pairs_page(runs[0].table("ranker_pairs"))
+
+
+def _growth(kind: str, runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """Quality of the first run's rankers under each level of what is varied."""
+    return growth_page(runs[0].table("ranker_growth"), kind)
 
 
 def _serving(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
@@ -253,6 +269,8 @@ _FIGURES: tuple[tuple[str, Callable[[Sequence[Run], Sequence[str]], Figure | Non
     ("fidelity", _fidelity, "distances"),
     ("sensitivity", _sensitivity, "sensitivity"),
     ("rankers", _rankers, "rankers"),
+    ("ranker_pairs", _ranker_pairs, "ranker_pairs"),
+    *((f"growth_{kind}", partial(_growth, kind), "ranker_growth") for kind in GROWTH),
     ("serving", _serving, "serving"),
     ("offline_vs_simulated", _offline_vs_simulated, "serving_correlations"),
     ("feedback", _feedback, "feedback"),

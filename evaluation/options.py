@@ -20,7 +20,9 @@ from envs.users.models import check_user_model
 from envs.world import WorldConfig
 from evaluation.comparison import ComparisonConfig, ServingConfig
 from evaluation.fidelity.study import FidelityConfig
-from evaluation.ranking.study import RANKER_PARTS, RankerStudyConfig
+from evaluation.ranking.growth import GROWN
+from evaluation.ranking.study import RANKER_PARTS
+from evaluation.ranking.trials import RankerStudyConfig, shown_name
 from evaluation.serving.config import ServingStudyConfig
 from evaluation.training import TrainingConfig
 from recall import EmbeddingRecall, MergedRecall, RecallConfig
@@ -281,8 +283,14 @@ class RankerOptions(DataOptions):
     rankers: str = ",".join(ranker_names())
     """Rankers by name or file.py:Class, separated by commas; popularity is always beside them."""
     parts: str = ",".join(RANKER_PARTS)
-    """Parts of the report, separated by commas: offline (held-out rows of the log), serving (pipelines of all rankers and
-    re-rankers against simulated users)."""
+    """Parts of the report, separated by commas: offline (held-out rows of the log), growth (with the amount of data, late events,
+    wrong labels), serving (pipelines of all rankers and re-rankers against simulated users)."""
+    growth_rankers: str | None = None
+    """Rankers of the growth part; by default those of gbdt, mf_bpr, neumf, din and sasrec, and those from a file, that
+    --rankers names, or all of them where it names none of these."""
+    ranker_seeds: int = 1
+    """Times that each ranker is fitted for offline and growth, with seeds counted up from --seed; their spread widens the
+    intervals."""
     users: Annotated[int | None, _sized("200, or 12")] = None
     """Simulated users who are served, at most."""
     requests: Annotated[int | None, _sized("40000, or 500")] = None
@@ -301,6 +309,7 @@ class RankerOptions(DataOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(1, epochs=self.epochs, requests=self.requests, rounds=self.rounds, loop_seeds=self.loop_seeds)
+        _at_least(1, ranker_seeds=self.ranker_seeds)
         _at_least(2, users=self.users)
         self.chosen_parts()
 
@@ -321,16 +330,18 @@ class RankerOptions(DataOptions):
         """What is compared.
 
         Raises:
-            ConfigurationError: if there is no such ranker, or one is named twice.
+            ConfigurationError: if there is no such ranker, or one is named twice, or two have the same class name.
         """
-        names = tuple(name.strip() for name in self.rankers.split(",") if name.strip())
-        if not names:
-            raise ConfigurationError(f"--rankers is empty; name some of {', '.join(ranker_names())}.")
-        for name in names:
-            resolve_ranker(name)
-            if names.count(name) > 1:
-                raise ConfigurationError(f"--rankers names '{name}' twice; name it once.")
-        return RankerStudyConfig(names=names, epochs=self.epochs or (1 if self.fast else None), seed=self.seed)
+        names = _ranker_list(self.rankers, "--rankers")
+        some = tuple(name for name in names if name in GROWN or ":" in name) or names
+        grown = some if self.growth_rankers is None else _ranker_list(self.growth_rankers, "--growth-rankers")
+        return RankerStudyConfig(
+            names=names,
+            grown=grown,
+            epochs=self.epochs or (1 if self.fast else None),
+            ranker_seeds=self.ranker_seeds,
+            seed=self.seed,
+        )
 
     def serving(self) -> ServingStudyConfig:
         """What is served against simulated users: those of `user_model`, and of the parametric and the DIEN-like model."""
@@ -357,6 +368,23 @@ class RankerOptions(DataOptions):
             debias=self.debias,
             seed=self.seed,
         )
+
+
+def _ranker_list(text: str, option: str) -> tuple[str, ...]:
+    """The rankers that an option names.
+
+    Raises:
+        ConfigurationError: if there is no such ranker, none is named, or two would stand under one name in the tables.
+    """
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise ConfigurationError(f"{option} is empty; name some of {', '.join(ranker_names())}.")
+    shown = [shown_name(name) for name in names]
+    for name in names:
+        resolve_ranker(name)
+        if shown.count(shown_name(name)) > 1:
+            raise ConfigurationError(f"{option} names '{shown_name(name)}' twice; name it once.")
+    return names
 
 
 @dataclass(frozen=True, kw_only=True)

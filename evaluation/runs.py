@@ -4,6 +4,7 @@
     <run>/versions.json          Python, packages, platform and, in a checkout, the commit
     <run>/<subcommand>.json      flat figures, written last: a run that has them is finished
     <run>/tables/*.parquet       per-user results, summaries, learning curves, ...
+    <run>/*.csv                  some of them again, for spreadsheets
     <run>/events/*.parquet       event logs
     <run>/agents/*               fitted agents
     <run>/plots/*.png            plots
@@ -120,6 +121,13 @@ class Run:
         path = self.table_path(name)
         with written_whole(path) as temporary:
             table.write_parquet(temporary)
+        return path
+
+    def write_csv(self, name: str, table: pl.DataFrame) -> Path:
+        """Writes <name>.csv, for spreadsheets."""
+        path = self.folder / f"{name}.csv"
+        with written_whole(path) as temporary:
+            table.write_csv(temporary)
         return path
 
     def table(self, name: str) -> pl.DataFrame:

@@ -1,5 +1,6 @@
 """Bootstrap over users: every figure of every ranker under the same draws of users, so that differences are paired."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,20 +21,42 @@ class Resampled:
     draws: NDArray[np.float64]
     """[B] the figure under each draw; NaN where a draw leaves it undefined."""
     num_users: int
+    num_seeds: int = 1
+    """Training seeds that the figure is a mean of."""
+
+    @classmethod
+    def over_seeds(cls, figures: "Sequence[Resampled]", seed: int) -> "Resampled":
+        """The mean of a figure over S training seeds, each under the same draws of users. Each draw of users goes with a draw of
+        S seeds with replacement, so that both are sources of error.
+
+        Args:
+            figures: the figure by each training seed.
+            seed: of the draws of training seeds; figures of different rankers take different ones.
+
+        Source: Owen (2007), The pigeonhole bootstrap.
+        """
+        draws = np.stack([figure.draws for figure in figures])
+        count = len(figures)
+        drawn = (
+            np.random.default_rng(seed).integers(count, size=draws.shape) if count > 1 else np.zeros(draws.shape, int)
+        )
+        value = float(np.mean([figure.value for figure in figures]))
+        return cls(value, np.take_along_axis(draws, drawn, axis=0).mean(axis=0), figures[0].num_users, count)
 
     def __sub__(self, other: "Resampled") -> "Resampled":
         """The paired difference of two figures under the same draws."""
         if len(self.draws) != len(other.draws) or self.num_users != other.num_users:
             raise ValueError("figures under other draws of users cannot be paired; use one UserBootstrap for both.")
-        return Resampled(self.value - other.value, self.draws - other.draws, self.num_users)
+        seeds = min(self.num_seeds, other.num_seeds)
+        return Resampled(self.value - other.value, self.draws - other.draws, self.num_users, seeds)
 
     def estimate(self, confidence: float = CONFIDENCE) -> Estimate:
         """The value with the interval between quantiles of the draws (percentile bootstrap); NaN bounds for one user alone."""
         known = self.draws[np.isfinite(self.draws)]
         if self.num_users < 2 or not len(known):
-            return Estimate(self.value, float("nan"), float("nan"), self.num_users, 1)
+            return Estimate(self.value, float("nan"), float("nan"), self.num_users, self.num_seeds)
         low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
-        return Estimate(self.value, float(low), float(high), self.num_users, 1)
+        return Estimate(self.value, float(low), float(high), self.num_users, self.num_seeds)
 
 
 class UserBootstrap:

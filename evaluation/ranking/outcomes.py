@@ -41,7 +41,7 @@ class FullRanking:
 
     @classmethod
     def of(cls, scorer: Scorer, split: Split, history_size: int = HISTORY_SIZE) -> Self:
-        """Lets `scorer` rank the catalogue for each row to predict, as it stood before that row.
+        """Lets `scorer` rank the catalogue for each row to predict, from what the service knows of the time before that row.
 
         Items that the user consumed before are left out, unless the log has repeats.
 
@@ -51,7 +51,8 @@ class FullRanking:
         log, rows = split.log, split.test_rows
         if not log.clicked[rows].all():
             raise LogError(f"log '{log.name}': only consumed items have a rank; '{split.name}' asks for others too.")
-        history, catalogue = LogHistory(log, history_size), np.arange(len(log.catalogue), dtype=np.int32)
+        history = LogHistory(log, history_size, delay=split.delay, known=split.known)
+        catalogue = np.arange(len(log.catalogue), dtype=np.int32)
         rank = np.empty(len(rows))
         for part in _parts(len(rows), len(catalogue)):
             items = np.ascontiguousarray(np.broadcast_to(catalogue, (len(rows[part]), len(catalogue))))
@@ -99,7 +100,7 @@ class Pointwise:
             history_size: items of a history.
         """
         log, rows = split.log, split.test_rows
-        history, logit = LogHistory(log, history_size), np.empty(len(rows))
+        history, logit = LogHistory(log, history_size, delay=split.delay, known=split.known), np.empty(len(rows))
         for part in _parts(len(rows), 1):
             logit[part] = scorer.score(history.inputs(rows[part], log.item[rows[part], None]))[:, 0]
         return cls(np.unique(log.user[rows], return_inverse=True)[1], labels[rows], logit)

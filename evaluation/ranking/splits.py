@@ -1,13 +1,16 @@
 """Splits of a log into rows to learn from, rows to stop by and rows to predict. None looks ahead of what it predicts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.rankers.log_history import LogHistory
+from agents.rankers.samples import SampleConfig, Samples
 from envs.errors import ConfigurationError, LogError
 from envs.logs.schema import InteractionLog
+from envs.randomness import Purpose, draw_uniform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +27,26 @@ class Split:
     """[R] rows for early stopping."""
     test: NDArray[np.bool_]
     """[R] rows to predict."""
+    taught: InteractionLog | None = None
+    """The same rows as they are learnt from, where they are not as they were: with wrong labels."""
+    known: NDArray[np.bool_] | None = None
+    """[R] rows that the service knows of when it is asked, in time; None for all."""
+    delay: float = 0.0
+    """Seconds until the service knows of a row."""
 
     @cached_property
     def training_log(self) -> InteractionLog:
         """The rows to learn from."""
-        return self.log.where(self.training)
+        return self._as_taught.where(self.training)
 
     @cached_property
     def validation_log(self) -> InteractionLog:
         """The rows for early stopping."""
-        return self.log.where(self.validation)
+        return self._as_taught.where(self.validation)
+
+    @property
+    def _as_taught(self) -> InteractionLog:
+        return self.log if self.taught is None else self.taught
 
     @cached_property
     def test_rows(self) -> NDArray[np.int64]:
@@ -146,6 +159,78 @@ def global_cut(
     place = np.arange(len(consumed)) - np.searchsorted(log.user[consumed], log.user[consumed])
     test = _flags(len(log), consumed[place < most_per_user])
     return Split(name="global cut", log=log, training=training, validation=~training & ~after, test=test)
+
+
+def latest_share(split: Split, share: float) -> Split:
+    """A split as if each user's log had begun later: only the latest `share` of the rows to learn from are there, to be learnt
+    from and to be known when the ranker is asked. What is predicted stays the same, and so does what it is ranked among; rows
+    for early stopping stay too.
+
+    A user keeps one row at least, and slates stay whole.
+
+    Raises:
+        ConfigurationError: if the share does not lie in (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ConfigurationError(f"a share of {share} of the rows cannot be learnt from; it must lie in (0, 1].")
+    rows = np.flatnonzero(split.training)
+    user = split.log.user[rows]
+    place = np.arange(len(rows)) - np.searchsorted(user, user)
+    size = np.bincount(user, minlength=len(split.log.users))[user]
+    starts = _slate_starts(split.log)
+    kept = _flags(len(split.log), starts[rows[place >= np.floor((1 - share) * size + 1e-9)]])[starts] & split.training
+    return replace(split, training=kept, known=~(split.training & ~kept))
+
+
+def late_events(split: Split, delay: float) -> Split:
+    """A split whose events the service knows only `delay` seconds later, in training as when it is asked. Users and items are
+    learnt from all rows to learn from."""
+    return replace(split, delay=delay)
+
+
+def wrong_items(split: Split, share: float, seed: int = 0) -> Split:
+    """A split in which a `share` of the consumed rows to learn from, and to stop by, name another item: one drawn from all that
+    are on offer at that time and that the user never consumes. Rows that are wrong at a share are wrong at larger ones too.
+
+    Raises:
+        ConfigurationError: if the share does not lie in [0, 1].
+    """
+    rows = _wrong_rows(split, share, seed, split.log.clicked)
+    history = LogHistory(split.log, 1)
+    samples = Samples(history, split.log.clicked, SampleConfig(label="consumed", avoid_later=True), seed)
+    drawn = samples.negatives(rows, count=1)[:, 0]
+    pairs = split.log.user[rows].astype(np.int64) * len(split.log.catalogue) + drawn
+    usable = (drawn >= 0) & _flags(len(rows), np.unique(pairs, return_index=True)[1])
+    item = split.log.item.copy()
+    item[rows[usable]] = drawn[usable]
+    return replace(split, taught=replace(split.log, item=item))
+
+
+def wrong_likes(split: Split, share: float, rating_threshold: float, seed: int = 0) -> Split:
+    """A split in which a `share` of the labels to learn from, and to stop by, is turned round: clicked or not where the log has
+    exposures, else rated at least `rating_threshold` or less. Rows that are wrong at a share are wrong at larger ones too.
+
+    Raises:
+        ConfigurationError: if the share does not lie in [0, 1].
+    """
+    log = split.log
+    rows = _wrong_rows(split, share, seed, np.ones(len(log), bool))
+    if log.has_exposures:
+        clicked = log.clicked.copy()
+        clicked[rows] = ~clicked[rows]
+        return replace(split, taught=replace(log, clicked=clicked))
+    rating = log.rating.copy()
+    turned = np.where(rating[rows] >= rating_threshold, rating_threshold - 1, rating_threshold)
+    rating[rows] = np.where(np.isnan(rating[rows]), np.nan, turned)
+    return replace(split, taught=replace(log, rating=rating))
+
+
+def _wrong_rows(split: Split, share: float, seed: int, among: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Numbers of a `share` of the rows to learn from or to stop by that are `among` [R], drawn by `seed`."""
+    if not 0 <= share <= 1:
+        raise ConfigurationError(f"a share of {share} of the labels cannot be wrong; it must lie in [0, 1].")
+    rows = np.flatnonzero((split.training | split.validation) & among)
+    return rows[draw_uniform(seed, Purpose.SPLIT, rows) < share]
 
 
 def _flags(count: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
