@@ -15,6 +15,8 @@ from recall.merging import MergedRecall, merge_found
 
 HISTORY_SIZE = 50
 """Items of a history that recall is told of."""
+TRIAL_SHARE = 0.1
+"""Share of the candidates that a channel without quota is given to see what it would add."""
 INTERVAL = 1.96
 """Standard errors to each side of an estimate: 95 % under a normal law, over users."""
 
@@ -93,7 +95,8 @@ class ChannelQuality:
     alone: float
     """Share of the merged candidates that no other channel found."""
     adds: float
-    """Recall of the merged candidates less that of all other channels merged, their quotas scaled to 1."""
+    """Recall of the merged candidates less that of all other channels merged, their quotas scaled to 1. Of a channel without
+    quota: what a tenth of the candidates in its hands would add to the recall of the merged ones."""
     adds_low: float
     """Lower end of its 95 % interval (paired)."""
     adds_high: float
@@ -110,17 +113,20 @@ class QualityReport:
     """Users whose next item was asked for."""
     rows: Sequence[ChannelQuality]
     """Merged first, then the channels, then popularity."""
+    over_best: tuple[float, float, float]
+    """Recall of the merged candidates less that of the channel that is best alone, with its 95 % interval (paired)."""
 
     def table(self) -> pl.DataFrame:
         """A row a channel."""
         return pl.DataFrame([asdict(row) for row in self.rows])
 
     def figures(self) -> dict[str, float]:
-        """Flat figures: `recall<n>_<channel>` with `_low` and `_high`."""
+        """Flat figures: `recall<n>_<channel>` and `recall<n>_merged_over_best_channel`, with `_low` and `_high`."""
+        triples = {row.channel: (row.recall, row.low, row.high) for row in self.rows}
         return {
-            f"recall{self.n}_{row.channel}{suffix}": value
-            for row in self.rows
-            for suffix, value in (("", row.recall), ("_low", row.low), ("_high", row.high))
+            f"recall{self.n}_{name}{suffix}": value
+            for name, triple in (triples | {"merged_over_best_channel": self.over_best}).items()
+            for suffix, value in zip(("", "_low", "_high"), triple, strict=True)
         }
 
 
@@ -142,28 +148,37 @@ def measured_quality(recall: MergedRecall, held_out: NextItems, n: int = 100) ->
     popular = _hits(walk(ranked(counts, None), counts, request, n)[0], target)
     merged = _hits(items, target)
 
+    def hits_with(shares: list[float]) -> NDArray[np.float64]:
+        """[N] hits under other shares of the channels."""
+        used = [place for place, share in enumerate(shares) if share > 0]
+        if not used:
+            return np.zeros(len(target))
+        return _hits(merge_found([found[at] for at in used], [shares[at] for at in used], n, num_items)[0], target)
+
     rows = [_row("merged", merged, popular, merged)]
+    own = [_hits(items, target) for items in found]
     for number, channel in enumerate(recall.channels):
-        others = [place for place in range(len(found)) if place != number and quotas[place] > 0]
-        without = np.zeros(len(target))
-        if others:
-            rest = merge_found([found[place] for place in others], [quotas[place] for place in others], n, num_items)
-            without = _hits(rest[0], target)
+        if quotas[number] > 0:
+            added = merged - hits_with([share * (place != number) for place, share in enumerate(quotas)])
+        else:
+            shares = [share * (1 - TRIAL_SHARE) for share in quotas]
+            shares[number] = TRIAL_SHARE
+            added = hits_with(shares) - merged
         rows.append(
             _row(
                 channel.name,
-                _hits(found[number], target),
+                own[number],
                 popular,
-                merged - without,
+                added,
                 quota=quotas[number],
                 share=float((first == number).sum() / filled),
                 found=float(((brought >> number) & 1).sum() / filled),
                 alone=float((brought == 1 << number).sum() / filled),
             )
         )
-    return QualityReport(
-        n, len(target), [*rows, _row("popularity", popular, popular, np.zeros(len(target)), 0, 0, 0, 0)]
-    )
+    rows.append(_row("popularity", popular, popular, np.zeros(len(target)), 0, 0, 0, 0))
+    over_best = merged - max(own, key=lambda hits: hits.mean())
+    return QualityReport(n, len(target), rows, (float(over_best.mean()), *_interval(over_best)))
 
 
 def _hits(items: NDArray[np.int32], target: NDArray[np.int32]) -> NDArray[np.float64]:
