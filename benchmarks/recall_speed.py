@@ -1,13 +1,16 @@
 """Speed of recall beside faiss' flat index, and of whole requests.
 
-Run: python -m benchmarks.recall_speed          (some three minutes)
+Run: python -m benchmarks.recall_speed          (some five minutes)
      python -m benchmarks.recall_speed kinds    (the indices compared, at 10,000 to 300,000 items; some ten minutes)
 
 - recall: the 100 best of 10,000 and of 100,000 items, d 32, batches of 8,192 queries, on all cores; vectors are random with a
   spectrum that falls as embeddings' does. recall10k_vs_faiss_flat and recall100k_vs_faiss_flat are medians over interleaved
   rounds of our speed over that of faiss.IndexFlatIP; recall10k_at_100 is the share of the truly best 100 that is found;
 - requests: recall of 100 from 10,000 items, MMR re-ranking of 10, respond, advance, for 8,192 users on all cores; and which stage
-  takes which share of the time (share_*).
+  takes which share of the time (share_*);
+- one user: latency of recall alone (recall_one_*), and of `Pipeline.recommend` as a service would call it, for one user after
+  another: 100 of 10,000 items by four channels, ranked, re-ranked to 10 by MMR. recommend_p50_ms and recommend_p99_ms are with the
+  ranker mf_bpr, recommend_din_* with din.
 
 Prints figures last, and writes them to results/recall_speed.json.
 """
@@ -28,6 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.heuristics import MMR
+from agents.pipeline import Pipeline, PipelineConfig
+from agents.rankers.training import TrainingConfig
 from benchmarks.env_speed import served_request
 from benchmarks.peers import steps_per_second
 from envs.artefacts import save_json
@@ -44,6 +49,7 @@ SIZES = {"10k": 10_000, "100k": 100_000}
 KIND_SIZES = (10_000, 100_000, 300_000)
 ROUNDS = 7
 REQUEST_ITEMS = 10_000
+SLOTS, CALLS = 10, 1_100
 
 
 # ---------------------------------------------------------------------- recall beside faiss
@@ -188,11 +194,34 @@ def alone() -> dict[str, float]:
     return request_alone(EmbeddingRecall(seed=0).fit(world.policy_log), world)
 
 
+def recommend() -> dict[str, float]:
+    """p50 and p99 of `Pipeline.recommend` for single users, in milliseconds; no two calls ask for the same user and moment."""
+    log = large_world().policy_log
+    names = [str(name) for name in log.users.user_ids]
+    figures: dict[str, float] = {}
+    for prefix, ranker in (("recommend", "mf_bpr"), ("recommend_din", "din")):
+        # what is learnt does not matter for the time
+        settings = {"training": TrainingConfig(epochs=1)}
+        pipeline = Pipeline(PipelineConfig(ranker=ranker, ranker_settings=settings, reranker="mmr")).fit(log)
+        now, seconds = pipeline.served.last_second, []
+        for number in range(CALLS):
+            begin = time.perf_counter()
+            pipeline.recommend(names[number % len(names)], now + number + 1, SLOTS)
+            seconds.append(time.perf_counter() - begin)
+        lasting = seconds[CALLS // 10 :]  # the first calls compile
+        for share in (50, 99):
+            figures[f"{prefix}_p{share}_ms"] = 1e3 * float(np.percentile(lasting, share))
+        _tell(
+            f"recommend with {ranker}: p50 {figures[f'{prefix}_p50_ms']:.2f} ms, p99 {figures[f'{prefix}_p99_ms']:.2f} ms"
+        )
+    return figures
+
+
 def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-PARTS = {"recall": beside_faiss, "requests": whole_requests, "alone": alone}
+PARTS = {"recall": beside_faiss, "requests": whole_requests, "alone": alone, "recommend": recommend}
 
 
 def measured(part: str) -> dict[str, float]:
