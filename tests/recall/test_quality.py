@@ -46,6 +46,19 @@ def test_the_report_says_who_found_the_next_item(world):
     assert all(row.low <= row.recall <= row.high for row in report.rows)
 
 
+def test_a_channel_without_quota_is_tried_with_a_tenth_of_the_candidates(world):
+    held_out = leave_last_out(world.policy_log)
+    quotas = {"popular": 1.0, "item_to_item": 0.0}
+    report = measured_quality(MergedRecall.of(RecallConfig(quotas=quotas)).fit(held_out.log), held_out, 50)
+    tried = MergedRecall.of(RecallConfig(quotas={"popular": 0.9, "item_to_item": 0.1})).fit(held_out.log)
+    hits = (tried.recall(held_out.request, 50).items == held_out.target[:, None]).any(axis=1).mean()
+    merged, popular, other = report.rows[:3]
+    assert merged.recall == popular.recall and other.adds == pytest.approx(hits - merged.recall)
+    best = max(popular.recall, other.recall)
+    assert report.over_best[0] == pytest.approx(merged.recall - best)
+    assert report.figures()["recall50_merged_over_best_channel_low"] == report.over_best[1] <= report.over_best[0]
+
+
 def test_a_log_without_a_second_item_is_refused(world):
     log = world.policy_log.consumed()
     with pytest.raises(ConfigurationError, match="two consumed items"):
