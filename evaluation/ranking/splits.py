@@ -190,7 +190,8 @@ def late_events(split: Split, delay: float) -> Split:
 
 def wrong_items(split: Split, share: float, seed: int = 0) -> Split:
     """A split in which a `share` of the consumed rows to learn from, and to stop by, name another item: one drawn from all that
-    are on offer at that time and that the user never consumes. Rows that are wrong at a share are wrong at larger ones too.
+    are on offer at that time and that the user never consumes. Rows that are wrong at a share are wrong at larger ones too; the few
+    for which no item was found that is not another row's stay as they are.
 
     Raises:
         ConfigurationError: if the share does not lie in [0, 1].
