@@ -76,7 +76,10 @@ def test_wrong_items_are_ones_that_the_user_never_consumes(split):
             item = changed[share].taught.item[row]
             assert item not in ever and log.catalogue.birth[item] <= log.timestamp[row]
         assert_array_equal(changed[share].training_log.item, changed[share].taught.item[split.training])
-    assert wrong[0.2][wrong[0.05]].mean() > 0.9
+    # wrong at a share is wrong at a larger one, unless another row of the user has that item by then
+    for row in np.flatnonzero(wrong[0.05] & ~wrong[0.2]):
+        others = changed[0.2].taught.item[wrong[0.2] & (log.user == log.user[row])]
+        assert changed[0.05].taught.item[row] in others
     pairs = np.column_stack([log.user, changed[0.2].taught.item])[learnt]
     assert log.has_exposures or len(np.unique(pairs, axis=0)) == len(pairs)
     assert changed[0.2].log is log
