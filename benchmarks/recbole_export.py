@@ -156,9 +156,7 @@ def rows_in_order() -> pd.DataFrame:
     dataset = create_dataset(config)
     data_preparation(config, dataset)
     rows = dataset.inter_feat
-    users, items = (
-        dataset.id2token(field, rows[field].numpy()) for field in (dataset.uid_field, dataset.iid_field)
-    )
+    users, items = (dataset.id2token(field, rows[field].numpy()) for field in (dataset.uid_field, dataset.iid_field))
     return pd.DataFrame(
         {"user_id": users, "item_id": items, "rating": rows["rating"].numpy(), "timestamp": rows["timestamp"].numpy()}
     )
