@@ -150,8 +150,8 @@ def run(model: str, number: int, folder: Path) -> None:
 
 
 def rows_in_order() -> pd.DataFrame:
-    """All rows of the log, in RecBole's order of time: it keeps timestamps as 32-bit floats, and rows that are equal in them in the order
-    of the file."""
+    """All rows of the log in RecBole's order of time: it keeps timestamps as 32-bit floats; rows equal in them stay in the file's
+    order."""
     config = Config(model="BPR", dataset="ml-100k", config_dict={**COMMON, **RANKING})
     dataset = create_dataset(config)
     data_preparation(config, dataset)
