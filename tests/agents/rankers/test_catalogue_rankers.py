@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from small_rankers import CATALOGUE, SEQUENCES, made
 
-from agents.rankers.gru4rec import GRU4Rec
 from agents.rankers.log_history import LogHistory
 from agents.rankers.mf_bpr import MFBPR, pairwise_loss
 from agents.rankers.neumf import NeuMF
@@ -15,23 +15,11 @@ from agents.rankers.samples import SampleConfig, Samples
 from agents.rankers.sasrec import SASRec, SASRecConfig
 from agents.rankers.sequence_ranker import SequenceRankerConfig
 from agents.rankers.training import OBJECTIVE, TrainingConfig
-from envs.errors import ArtefactError, ConfigurationError
+from envs.errors import ConfigurationError
 from envs.logs.schema import InteractionLog
 
-SEQUENCES = [GRU4Rec, SASRec]
-RANKERS = [MFBPR, NeuMF, *SEQUENCES]
 
-
-def made(kind, seed=0, samples=None, epochs=2, **settings):
-    config = kind.config_class()
-    training = TrainingConfig(epochs=epochs, batch_size=512, learning_rate=0.01)
-    if kind in SEQUENCES:
-        settings = {"windows": 16, "width": 16} | settings
-    samples = samples or replace(config.samples, history_size=8)
-    return kind(replace(config, samples=samples, training=training, **settings), seed)
-
-
-@pytest.fixture(scope="module", params=RANKERS, ids=lambda kind: kind.name)
+@pytest.fixture(scope="module", params=CATALOGUE, ids=lambda kind: kind.name)
 def kind(request):
     return request.param
 
@@ -63,79 +51,6 @@ def log_of(items, rated_log, seconds=600):
         item=np.concatenate(items).astype(np.int32),
         timestamp=1_600_000_000 + seconds * place,
     )
-
-
-# ---------------------------------------------------------------------- the contract
-def test_permuting_candidates_permutes_scores(ranker, asked):
-    order = np.random.default_rng(0).permutation(asked.items.shape[1])
-    permuted = replace(asked, items=asked.items[:, order], ages=asked.ages[:, order])
-    scores = ranker.score(asked)
-    assert scores.dtype == np.float32 and scores.shape == asked.items.shape and np.isfinite(scores).all()
-    assert_allclose(ranker.score(permuted), scores[:, order], rtol=1e-4, atol=1e-5)
-    assert scores.std(axis=1).max() > 0
-
-
-def test_a_request_does_not_hang_on_its_neighbours(ranker, asked):
-    assert_array_equal(ranker.score(asked.take(slice(3, 4))), ranker.score(asked)[3:4])
-
-
-def test_the_same_seed_gives_the_same_fit(kind, ranker, rated_log, asked):
-    assert_array_equal(made(kind).fit(rated_log).score(asked), ranker.score(asked))
-    assert (made(kind, seed=1).fit(rated_log).score(asked) != ranker.score(asked)).any()
-
-
-def test_save_and_load(kind, ranker, rated_log, asked, tmp_path):
-    ranker.save(tmp_path / "ranker")
-    again = kind.load(tmp_path / "ranker", rated_log.catalogue)
-    assert_array_equal(again.score(asked), ranker.score(asked))
-    assert again.config == ranker.config and again.num_parameters == ranker.num_parameters > 0
-    again.update(rated_log)
-    assert (again.score(asked) != ranker.score(asked)).any()
-
-
-def test_another_ranker_is_refused(kind, ranker, tmp_path):
-    ranker.save(tmp_path / "ranker")
-    other = NeuMF if kind is not NeuMF else MFBPR
-    with pytest.raises(ArtefactError, match="ranker"):
-        other.load(tmp_path / "ranker")
-
-
-def test_strangers_and_users_without_history_are_served(ranker, asked):
-    stranger = replace(
-        asked,
-        user=np.full(len(asked), -1),
-        history=np.full_like(asked.history, -1),
-        history_days=np.zeros_like(asked.history_days),
-        user_features=np.zeros_like(asked.user_features),
-        context=np.zeros_like(asked.context),
-    )
-    assert np.isfinite(ranker.score(stranger)).all()
-    same = replace(stranger, items=np.broadcast_to(asked.items[:1], asked.items.shape), ages=asked.ages * 0)
-    scores = ranker.score(same)
-    assert_allclose(scores, np.broadcast_to(scores[:1], scores.shape), rtol=1e-5, atol=1e-6)
-
-
-def test_unknown_items_are_scored_by_their_features(kind, rated_log, asked):
-    unknown = np.arange(0, len(rated_log.catalogue), 5)
-    ranker = made(kind).fit(rated_log.where(~np.isin(rated_log.item, unknown)))
-    items = np.broadcast_to(unknown[:10].astype(np.int32), (len(asked), 10))
-    zeros = np.zeros(items.shape, np.float32)
-    scores = ranker.score(replace(asked, items=items, ages=zeros))
-    assert np.isfinite(scores).all()
-    # items that nobody consumed are told apart by their categories alone
-    categories = rated_log.catalogue.categories[unknown[:10]]
-    for first in range(10):
-        for second in range(first):
-            if (categories[first] == categories[second]).all():
-                assert_allclose(scores[:, first], scores[:, second], rtol=1e-5, atol=1e-6)
-    assert np.ptp(scores, axis=1).max() > 0
-
-
-def test_one_candidate_and_none(ranker, asked):
-    one = replace(asked, items=asked.items[:, :1], ages=asked.ages[:, :1])
-    assert ranker.score(one).shape == (len(asked), 1)
-    none = replace(asked, items=np.where(np.arange(12) < 6, asked.items, -1).astype(np.int32))
-    assert (ranker.score(none)[:, 6:] == -np.inf).all() and np.isfinite(ranker.score(none)[:, :6]).all()
 
 
 @pytest.mark.parametrize("with_shown", [False, True])

@@ -1,0 +1,149 @@
+"""The contract of every ranker, whatever it is made of and trained for."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from small_rankers import CATALOGUE, POINTWISE, made
+
+from agents.rankers.samples import SampleConfig
+from envs.errors import ArtefactError, ConfigurationError
+
+
+@pytest.fixture(scope="module", params=[*POINTWISE, *CATALOGUE], ids=lambda kind: kind.name)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def log(kind, shown_log, rated_log):
+    """What a ranker of that kind is made for: slates with what was passed over, or what was consumed."""
+    return shown_log if kind in POINTWISE else rated_log
+
+
+@pytest.fixture(scope="module")
+def ranker(kind, log):
+    return made(kind).fit(log)
+
+
+@pytest.fixture(scope="module")
+def asked(log, ask):
+    return ask(log, np.arange(5, len(log), 97), 12)
+
+
+def test_permuting_candidates_permutes_scores(ranker, asked):
+    order = np.random.default_rng(0).permutation(asked.items.shape[1])
+    permuted = replace(asked, items=asked.items[:, order], ages=asked.ages[:, order])
+    scores = ranker.score(asked)
+    assert scores.dtype == np.float32 and scores.shape == asked.items.shape and np.isfinite(scores).all()
+    assert_allclose(ranker.score(permuted), scores[:, order], rtol=1e-4, atol=1e-5)
+    assert scores.std(axis=1).max() > 0
+
+
+def test_a_request_does_not_hang_on_its_neighbours(ranker, asked):
+    assert_array_equal(ranker.score(asked.take(slice(3, 4))), ranker.score(asked)[3:4])
+
+
+def test_the_same_seed_gives_the_same_fit(kind, ranker, log, asked):
+    assert_array_equal(made(kind).fit(log).score(asked), ranker.score(asked))
+
+
+def test_save_and_load(kind, ranker, log, asked, tmp_path):
+    ranker.save(tmp_path / "ranker")
+    again = kind.load(tmp_path / "ranker", log.catalogue)
+    assert_array_equal(again.score(asked), ranker.score(asked))
+    assert again.config == ranker.config and again.num_parameters == ranker.num_parameters > 0
+    again.update(log)
+    assert (again.score(asked) != ranker.score(asked)).any()
+
+
+def test_another_catalogue_is_refused(kind, ranker, log, world, tmp_path):
+    ranker.save(tmp_path / "ranker")
+    with pytest.raises(ArtefactError, match="another catalogue"):
+        kind.load(tmp_path / "ranker", world.policy_log.catalogue)
+    with pytest.raises(ConfigurationError, match="another catalogue"):
+        ranker.update(world.policy_log)
+
+
+def test_another_ranker_is_refused(kind, ranker, tmp_path):
+    class Other(kind):
+        name = "other"
+
+    ranker.save(tmp_path / "ranker")
+    with pytest.raises(ArtefactError, match="holds a"):
+        Other.load(tmp_path / "ranker")
+
+
+def test_absent_items_score_lowest_and_change_nothing(ranker, asked):
+    fewer = replace(asked, items=np.where(np.arange(12) < 7, asked.items, -1).astype(np.int32))
+    scores = ranker.score(fewer)
+    assert (scores[:, 7:] == -np.inf).all()
+    assert_allclose(scores[:, :7], ranker.score(asked)[:, :7], rtol=1e-5, atol=1e-6)
+
+
+def test_strangers_without_history_and_empty_requests(ranker, asked):
+    stranger = replace(
+        asked,
+        user=np.full(len(asked), -1),
+        history=np.full_like(asked.history, -1),
+        history_days=np.zeros_like(asked.history_days),
+    )
+    assert np.isfinite(ranker.score(stranger)).all()
+    assert ranker.score(asked.take(slice(0, 0))).shape == (0, 12)
+    none = replace(asked, items=asked.items[:, :0], ages=asked.ages[:, :0])
+    assert ranker.score(none).shape == (len(asked), 0)
+    short = replace(asked, history=asked.history[:, :2], history_days=asked.history_days[:, :2])
+    assert np.isfinite(ranker.score(short)).all()
+
+
+def test_items_unknown_at_fit_are_scored_by_their_features(kind, log, ask):
+    unknown = log.item % 4 == 1
+    ranker = made(kind).fit(log.where(~unknown))
+    assert not ranker.known_items_[1::4].any() and ranker.known_items_.any()
+    asked = ask(log, np.arange(5, len(log), 97), 60)
+    scores = ranker.score(asked)
+    assert np.isfinite(scores).all()
+    # two unknown items of the same categories and age are the same to a ranker
+    categories, strange = log.catalogue.categories, np.flatnonzero(~ranker.known_items_)
+    same = [(a, b) for a in strange for b in strange if a < b and (categories[a] == categories[b]).all()]
+    one, two = same[0]
+    pair = replace(
+        asked,
+        items=np.tile(np.array([one, two], np.int32), (len(asked), 1)),
+        ages=np.ones((len(asked), 2), np.float32),
+        history=np.full_like(asked.history, -1),
+    )
+    scores = ranker.score(pair)
+    assert_allclose(scores[:, 0], scores[:, 1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_catalogue_of_one_item(kind, log):
+    one = replace(
+        log.where(log.item == log.item[0]),
+        catalogue=replace(
+            log.catalogue,
+            item_ids=log.catalogue.item_ids[:1],
+            titles=log.catalogue.titles[:1],
+            categories=log.catalogue.categories[:1],
+            birth=log.catalogue.birth[:1],
+        ),
+        item=np.zeros(int((log.item == log.item[0]).sum()), np.int32),
+    )
+    ranker = made(kind).fit(one)
+    assert len(ranker.counts_) == 1
+    made(kind, samples=SampleConfig(label="consumed")).fit(one)
+
+
+def test_updates_learn_from_new_events(kind, log, ask):
+    late = log.timestamp > np.quantile(log.timestamp, 0.6)
+    ranker = made(kind).fit(log.where(~late))
+    asked = ask(log, np.arange(5, len(log), 97), 12)
+    before = ranker.score(asked)
+    ranker.update(log.where(late))
+    assert (ranker.score(asked) != before).any()
+    assert_array_equal(ranker.counts_, log.item_counts())
+    ranker.update(log.where(np.zeros(len(log), bool)))
+    with pytest.raises(ConfigurationError, match="users"):
+        users = replace(log.users, user_ids=log.users.user_ids[:-1], features=log.users.features[:-1])
+        ranker.update(replace(log.where(log.user < len(users)), users=users))
