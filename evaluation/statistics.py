@@ -34,7 +34,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval; NaN bounds where one user alone tells nothing of the spread."""
+    """A figure with its interval; NaN bounds where one user alone tells nothing of the spread, or a user model has no figure."""
 
     value: float
     low: float
@@ -101,6 +101,8 @@ class Measured:
         error, freedom = _standard_error(self.influence)
         if len(self.refitted) > 1:
             error, freedom = _with_user_models(error, freedom, self.refitted)
+            if np.isnan(error):
+                return Estimate(self.value, float("nan"), float("nan"), users, seeds)
         margin = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error if error > 0 else 0.0
         return Estimate(self.value, self.value - margin, self.value + margin, users, seeds)
 
@@ -158,9 +160,9 @@ def _standard_error(influence: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _with_user_models(error: float, freedom: float, refitted: Sequence[Refitted]) -> tuple[float, float]:
-    """(standard error, degrees of freedom) with the spread over user models of drawn users on top of `error`."""
+    """(standard error, degrees of freedom) with the spread over user models of drawn users on top of `error`; NaN where it is."""
     within, between = error**2, variance_between(refitted)
-    if not between > 0:
+    if between == 0:
         return error, freedom
     total = within + between
     welch = total**2 / (within**2 / freedom + between**2 / (len(refitted) - 1))

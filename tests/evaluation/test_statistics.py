@@ -208,3 +208,16 @@ def test_spread_between_user_models_is_found_where_each_knows_some_of_the_users(
         covered += figure.estimate().low < 0 < figure.estimate().high
     assert np.mean(found) == pytest.approx(truth**2, rel=0.15)
     assert 0.925 < covered / repeats < 0.985
+
+
+def test_a_figure_that_a_user_model_lacks_has_no_interval():
+    values = np.random.default_rng(0).normal(5, 1, 60)
+    among = np.ones((3, 60), bool)
+    known = figure_under_models(values, np.tile(values, (3, 1)), among)
+    lacking = replace(
+        known, refitted=(*known.refitted[:2], replace(known.refitted[2], under=Measured.mean(values * np.nan)))
+    )
+    assert known.estimate().margin > 0
+    estimate = lacking.estimate()
+    assert estimate.value == known.value
+    assert np.isnan(estimate.low) and np.isnan(estimate.high)
