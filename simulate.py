@@ -211,7 +211,7 @@ def sensitivity(options: SensitivityOptions) -> None:
 
 
 def rankers(options: RankerOptions) -> None:
-    """Log → rankers fitted to its earlier rows → ranks and probabilities of the later ones, pairs, growth → tables and plots."""
+    """Log → rankers fitted to its earlier rows → ranks, probabilities, pairs and growth on the later ones → tables, plots."""
     parts, study = options.chosen_parts(), options.study()
     console = make_console()
     log = read_log(options, console)
