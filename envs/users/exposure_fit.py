@@ -5,13 +5,18 @@ centre plus a normal deviation, each user's start a linear function of its featu
 the deviations are estimated too. Weights such as alpha are then those that make the log most likely with these unknowns
 integrated out; at their best guesses the weights would come out wrong, since guesses have errors (errors in variables).
 
-The posterior of the items is approximated by a normal for each, its mean moved by Newton steps on samples (Khan et al. 2018, Fast
-and scalable Bayesian deep learning by weight-perturbation in Adam: variational online Newton), its precision the information of
-the multinomial logit plus the prior's. That of the users is a normal for each given the items drawn, so that a user's start makes
-up for what an item's draw is off (Hoffman and Blei 2015, Structured stochastic variational inference). Biases, phi and the
-outside option move by Newton steps together, weights and omega by Adam, on the same samples (Fisher's identity); spreads by EM.
-No part of the log is needed for early stopping. Items are taken as independent of each other, and weights still come out some
-percent too small (docs/user-model-exposures.md has figures).
+The posterior of the items is approximated by a normal for each, of its embedding and bias together, its mean moved by Newton steps
+on samples (Khan et al. 2018, Fast and scalable Bayesian deep learning by weight-perturbation in Adam: variational online Newton),
+its precision the information of the multinomial logit plus the prior's. With biases taken as known, a large mean interest
+would seem to tell a lot about embeddings, and weights would be pulled to where that mean is small. The posterior of the users
+is a normal for each given the items drawn, so that a user's start makes up for what an item's draw is off (Hoffman and Blei
+2015, Structured stochastic variational inference). Biases, phi and the outside option move by Newton steps together, weights and
+omega by Adam, on the same samples (Fisher's identity); spreads by EM.
+
+Two things keep the fit from local optima: biases move faster than embeddings, which would else take on the items' popularity along
+one direction, and for the first part of the passes items and users are taken as certain, which moves weights fast.
+No part of the log is needed for early stopping. Items are taken as independent of each other
+(docs/user-model-exposures.md has figures).
 """
 
 from collections.abc import Callable
@@ -48,13 +53,15 @@ class ExposureFitConfig:
     """Steps in a pass."""
     batch_requests: int = 500
     """Requests in a step, at least."""
-    learning_rate: float = 0.02
+    learning_rate: float = 0.04
     """First step size of Adam; it falls to 0 by a cosine."""
-    centre_learning_rate: float = 0.02
+    centre_learning_rate: float = 0.04
     """The same for the categories' centres."""
     item_step: float = 0.03
-    """First share of a Newton step that the means of items, biases, phi and the outside option move; it falls as well."""
-    certain_share: float = 0.15
+    """First share of a Newton step that the means of embeddings move; it falls as well."""
+    level_step: float = 0.15
+    """The same for biases, phi and the outside option: larger, or embeddings would take in what biases are there for."""
+    certain_share: float = 0.4
     """First share of the passes in which items and users are taken as certain, until there is something to be uncertain about."""
     held_share: float = 0.3
     """First share of the passes in which the spreads of items and users are held."""
@@ -206,7 +213,8 @@ class _Fit:
         self.start_precision = torch.eye(size) / config.start_sd**2
         self.item_precision = torch.eye(size) * (size / config.own_share)
         self.start_cov = torch.linalg.inv(self.start_precision).expand(users, -1, -1).clone()
-        self.item_information = torch.zeros(items, size, size)
+        self.item_information = torch.zeros(items, size + 1, size + 1)
+        """[I, d + 1, d + 1] what the log tells of v and b together."""
         self.item_momentum = torch.zeros(items, size)
         self.levels = _Levels(items, self.learnt)
         self.bias_precision, self.omega_precision = torch.tensor(1.0), torch.tensor(10.0)
@@ -222,12 +230,19 @@ class _Fit:
         return self.categories @ self.learnt["centres"] + self.own
 
     @property
+    def _embedding_cov(self) -> Tensor:
+        """[I, d, d]."""
+        size = self.own.shape[1]
+        return self.item_cov[:, :size, :size]
+
+    @property
     def _memory(self) -> float:
         """Weight of a batch's information against that of earlier ones: a pass is remembered."""
         return max(1 / self.config.batches, 1 / self.steps)
 
     def _update_item_cov(self) -> None:
-        self.item_cov = torch.linalg.inv(self.item_information + self.item_precision)
+        prior = torch.block_diag(self.item_precision, self.bias_precision[None, None])
+        self.item_cov = torch.linalg.inv(self.item_information + prior)
         self.item_root = torch.linalg.cholesky(self.item_cov)
 
     def epoch(self, done: float) -> None:
@@ -248,21 +263,21 @@ class _Fit:
         """Moves everything by what one batch of users tells; `left` is the share of the step sizes that is left."""
         self.steps += 1
         users, share = batch.users, len(batch) / self.total
-        item_noise = (self.item_root @ self._normal(*self.own.shape, 1))[:, :, 0] * float(not certain)
-        embedding = self.embedding + item_noise
+        items, size = self.own.shape
+        item_noise = (self.item_root @ self._normal(items, size + 1, 1))[:, :, 0] * float(not certain)
+        embedding, bias = self.embedding + item_noise[:, :size], self.learnt["bias"] + item_noise[:, size]
         scalars = Scalars.from_free(self.learnt)
-        drift, satiation = interests(
-            batch, scalars, embedding, self.categories, torch.zeros(len(users), self.own.shape[1])
-        )
+        drift, satiation = interests(batch, scalars, embedding, self.categories, torch.zeros(len(users), size))
         taste = self.learnt["omega"][self.features.contexts[batch.request]].sum(dim=1)
         of_categories = taste - scalars.satiation_gain * satiation
         vectors = torch.cat([embedding, self.categories], dim=1)
         basis = self.features.basis(batch)
         extra = basis @ self.learnt["phi"] + self.learnt["position"] * self.features.discount
-        start = self._draw_users(batch, drift, of_categories, vectors, extra, scalars, max(left, 0.1), certain)
+        levels = (bias, extra, self.learnt["outside"])
+        start = self._draw_users(batch, drift, of_categories, vectors, levels, scalars, max(left, 0.1), certain)
         interest = drift + start[batch.row] * batch.fade(scalars)[:, None]
         preference = torch.cat([interest, of_categories], dim=1)
-        loss, shares = SlateLoss.apply(preference, vectors, self.learnt["bias"], extra, self.learnt["outside"], batch)
+        loss, shares = SlateLoss.apply(preference, vectors, *levels, batch)
         prior = self.omega_precision * self.learnt["omega"].square().sum()
         self.optimiser.zero_grad()
         for tensor in (self.own, *self.levels.tensors):
@@ -271,7 +286,7 @@ class _Fit:
         with torch.no_grad():
             self._move_items(batch, item_noise, interest, shares, share, left)
             self.levels.move(
-                batch, basis, shares, share, self.bias_precision, self._memory, self.config.item_step * left
+                batch, basis, shares, share, self.bias_precision, self._memory, self.config.level_step * left
             )
             self.optimiser.step()
 
@@ -282,7 +297,7 @@ class _Fit:
         drift: Tensor,
         of_categories: Tensor,
         vectors: Tensor,
-        extra: Tensor,
+        levels: tuple[Tensor, Tensor, Tensor],
         scalars: Scalars,
         step: float,
         certain: bool,
@@ -291,13 +306,13 @@ class _Fit:
 
         Means move by the share `step` of it; covariances are those given items plus what the step adds (law of total variance).
         """
-        users, values = batch.users, self.learnt
+        users = batch.users
         start = self.start[users].requires_grad_()
         with torch.enable_grad():
             interest = drift.detach() + start[batch.row] * batch.fade(scalars).detach()[:, None]
             preference = torch.cat([interest, of_categories.detach()], dim=1)
-            levels = (values["bias"].detach(), extra.detach(), values["outside"].detach())
-            loss, shares = SlateLoss.apply(preference, vectors.detach(), *levels, batch)
+            fixed = (vectors.detach(), *(level.detach() for level in levels))
+            loss, shares = SlateLoss.apply(preference, *fixed, batch)
             (gradient,) = torch.autograd.grad(loss, start)
         embedding = vectors[:, : start.shape[1]]
         cov = torch.linalg.inv(start_information(batch, embedding, shares, scalars) + self.start_precision)
@@ -312,15 +327,19 @@ class _Fit:
     def _move_items(
         self, batch: RequestBatch, noise: Tensor, interest: Tensor, shares: Tensor, share: float, left: float
     ) -> None:
-        """The same for all items, with momentum, since a batch tells of each only a little."""
+        """The same for all embeddings, with momentum, since a batch tells of each only a little."""
         items, size = self.own.shape
         weights = batch.of_items((shares * (1 - shares)).numpy(), items)
-        of_batch = (weights.T @ (interest[:, :, None] * interest[:, None, :]).reshape(len(batch), -1).numpy()) / share
-        information = torch.from_numpy(of_batch.astype(np.float32)).reshape(items, size, size)
+        effects = torch.cat([interest, torch.ones(len(batch), 1)], dim=1)
+        of_batch = (weights.T @ (effects[:, :, None] * effects[:, None, :]).reshape(len(batch), -1).numpy()) / share
+        information = torch.from_numpy(of_batch.astype(np.float32)).reshape(items, size + 1, size + 1)
         self.item_information += self._memory * (information - self.item_information)
         assert self.own.grad is not None
-        gradient = self.own.grad / share - (information @ noise[:, :, None])[:, :, 0] + self.own @ self.item_precision
-        newton = torch.linalg.solve(self.item_information + self.item_precision, gradient[:, :, None])[:, :, 0]
+        # biases' gradients keep what the noise made: of all biases and the outside option together it is 0 only as it is
+        made = (information[:, :size] @ noise[:, :, None])[:, :, 0]
+        gradient = self.own.grad / share - made + self.own @ self.item_precision
+        precision = self.item_information[:, :size, :size] + self.item_precision
+        newton = torch.linalg.solve(precision, gradient[:, :, None])[:, :, 0]
         self.item_momentum = 0.9 * self.item_momentum + 0.1 * newton
         self.own -= self.config.item_step * left * self.item_momentum
 
@@ -335,9 +354,9 @@ class _Fit:
             deviation = self.start - self.start_mean
             second = (deviation.T @ deviation + self.start_cov.sum(dim=0)) / len(deviation)
             self.start_precision = torch.linalg.inv(second + 1e-5 * torch.eye(size))
-            own = self.own.square().sum(dim=1) + self.item_cov.diagonal(dim1=1, dim2=2).sum(dim=1)
+            own = self.own.square().sum(dim=1) + self._embedding_cov.diagonal(dim1=1, dim2=2).sum(dim=1)
             self.item_precision = torch.eye(size) * (size / own.mean())
-        self.bias_precision = 1 / (self.learnt["bias"].square().mean() + 1e-3)
+        self.bias_precision = 1 / (self.learnt["bias"].square() + self.item_cov[:, size, size]).mean()
         self.omega_precision = 1 / (self.learnt["omega"].square().mean() + 1e-3)
         norm = self.posterior().norm
         for tensor in (self.learnt["centres"], self.own, self.item_momentum):
@@ -346,8 +365,10 @@ class _Fit:
             tensor *= norm
         for tensor in (self.learnt["short_weight"], self.learnt["long_weight"]):
             tensor *= norm**2
-        for tensor in (self.item_precision, self.item_information, self.start_cov):
+        for tensor in (self.item_precision, self.start_cov):
             tensor *= norm**2
+        scale = torch.cat([norm.expand(size), torch.ones(1)])
+        self.item_information *= scale[:, None] * scale
         self.start_precision /= norm**2
         self._update_item_cov()
 
@@ -358,7 +379,7 @@ class _Fit:
         return ExposurePosterior(
             values={name: value.detach() for name, value in self.learnt.items()},
             embedding=self.embedding.detach(),
-            embedding_cov=self.item_cov,
+            embedding_cov=self._embedding_cov,
             start=self.start / weight,
             item_precision=self.item_precision,
             start_precision=self.start_precision * weight**2,

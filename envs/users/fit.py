@@ -49,7 +49,7 @@ from envs.users.training import Scalars, catalogue_loss, make_batch, preferences
 
 FIT_VERSION = 8
 """Part of the name of cached fits; raised when the same configuration gives another model."""
-SLATE_FIT_VERSION = 1
+SLATE_FIT_VERSION = 2
 """The same for logs with exposures alone."""
 _ARRAYS_OF_TERMS = {"start": "own_start", "omega": "context", "phi": "age"}
 """Arrays that stay at zero without a term."""
