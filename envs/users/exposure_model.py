@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from envs.logs.schema import InteractionLog
 from envs.users.calibration import FREE_START, Calibration
 from envs.users.exposure_fit import ExposureFitConfig, ExposurePosterior, fit_exposures
-from envs.users.exposure_intervals import ExposureErrors, exposure_errors
+from envs.users.exposure_intervals import OFF, SHARE_OFF, ExposureErrors, exposure_errors
 from envs.users.exposures import RequestLikelihood, Requests, request_likelihood, requests_of, slate_losses
 from envs.users.interest import InterestModel
 from envs.users.likelihood import Part
@@ -123,7 +123,12 @@ def _with_note(entry: Row) -> Row:
         "context_weights": "root mean square over contexts and categories, in logits; normal prior of fitted spread",
     }
     unit = "logits against the mean of the knots" if entry["symbol"] == "φ" else entry["note"].partition("; ")[0]
-    return {**entry, "note": notes.get(entry["name"], f"{unit}; {METHOD}")}
+    return {**entry, "note": notes.get(entry["name"], f"{unit}; {METHOD}") + _allowance(entry["name"])}
+
+
+def _allowance(name: str) -> str:
+    """What is added to the note of a parameter whose interval is wider than the information says."""
+    return "; interval with an allowance measured on generated logs" if name in SHARE_OFF or name in OFF else ""
 
 
 def choice_rows(choice: ChoiceParams, errors: ExposureErrors) -> list[Row]:
@@ -134,7 +139,13 @@ def choice_rows(choice: ChoiceParams, errors: ExposureErrors) -> list[Row]:
     # the discount falls, so the steeper slope is the lower end
     ends = ((slope + slope_half) * second, (slope - slope_half) * second)
     return [
-        row("outside_option", "x_0", outside, (outside - half, outside + half), f"logit of clicking nothing; {METHOD}"),
+        row(
+            "outside_option",
+            "x_0",
+            outside,
+            (outside - half, outside + half),
+            f"logit of clicking nothing; {METHOD}{_allowance('outside')}",
+        ),
         row(
             "position_logits",
             "π",
