@@ -363,7 +363,7 @@ def dots(figures: Mapping[str, Any], key: str, axes: Axes) -> Axes:
             label="RecBole 1.2.1" if side else "ours",
         )
     axes.set_yticks(range(len(names)), [f"{name}\n{TWINS[name]}" for name in names])
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="x", color=PALE, linewidth=0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_color(GREY)
