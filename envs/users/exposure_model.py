@@ -139,13 +139,7 @@ def choice_rows(choice: ChoiceParams, errors: ExposureErrors) -> list[Row]:
     # the discount falls, so the steeper slope is the lower end
     ends = ((slope + slope_half) * second, (slope - slope_half) * second)
     return [
-        row(
-            "outside_option",
-            "x_0",
-            outside,
-            (outside - half, outside + half),
-            f"logit of clicking nothing; {METHOD}{_allowance('outside')}",
-        ),
+        row("outside_option", "x_0", outside, (outside - half, outside + half), f"logit of clicking nothing; {METHOD}"),
         row(
             "position_logits",
             "π",

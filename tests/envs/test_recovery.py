@@ -109,7 +109,7 @@ def test_a_log_with_exposures_is_fitted_to_its_slates(fitted):
         assert rows[name]["source"] == "fitted"
         assert rows[name]["low"] < rows[name]["value"] < rows[name]["high"]
     widened = {name for name, row in rows.items() if "allowance" in row["note"]}
-    assert widened == {"outside_option", "long_weight", "long_rate", "short_weight", "satiation_gain"}
+    assert widened == {"long_weight", "long_rate", "short_weight", "satiation_gain"}
     assert rows["outside_option"]["value"] == pytest.approx(model.choice.outside)
     assert rows["leave_miss"]["value"] == pytest.approx(model.visits.leave_miss)
     assert model.fit_report["exposures"] < model.fit_report["exposures_constant"] + 0.3
