@@ -20,8 +20,9 @@ No part of the log is needed for early stopping. Items are taken as independent 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,6 +106,14 @@ AGE_PRECISION = torch.from_numpy(age_precision(slope_sd=1.0, bend_sd=1.0).astype
 """Prior of phi: wide, since b is independent of an item's birth a priori; only the mean of the knots is held."""
 
 
+_GENTLE: dict[str, Any] = {
+    "learning_rate": 0.02,
+    "centre_learning_rate": 0.02,
+    "level_step": 0.03,
+    "certain_share": 0.15,
+}
+"""Smaller steps of a static model: with those above its covariances are lost to rounding, and there is no short-term interest
+that popularity in the embeddings could hold back."""
 _LEAST_WEIGHT = 1e-3
 """Of long-term interest, when it is told apart from a user's start."""
 _OUTSIDE_PRECISION = 0.01
@@ -158,6 +167,7 @@ def fit_exposures(
         moving: whether interests move; else the model is static, for comparison.
         tick: called after each pass.
     """
+    config = config if moving else replace(config, **_GENTLE)
     fit = _Fit(requests, high, torch.from_numpy(categories), birth, torch.from_numpy(features), config, moving)
     for epoch in range(config.epochs):
         fit.epoch(epoch / config.epochs)
