@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from agents.loading import default_agents
-from agents.rankers.loading import ranker_names, resolve_ranker
+from agents.rankers.loading import ranker_names, resolve_ranker, shown_name
 from envs.errors import ConfigurationError
 from envs.measures import RewardWeights
 from envs.modifiers import modifiers_from
@@ -22,7 +22,7 @@ from evaluation.comparison import ComparisonConfig, ServingConfig
 from evaluation.fidelity.study import FidelityConfig
 from evaluation.ranking.growth import GROWN
 from evaluation.ranking.study import RANKER_PARTS
-from evaluation.ranking.trials import RankerStudyConfig, shown_name
+from evaluation.ranking.trials import RankerStudyConfig
 from evaluation.serving.config import ServingStudyConfig
 from evaluation.training import TrainingConfig
 from recall import EmbeddingRecall, MergedRecall, RecallConfig

@@ -39,3 +39,8 @@ def resolve_ranker(spec: str) -> type[Ranker]:
             a ranker.
     """
     return RANKER.find_derived(spec, Ranker)
+
+
+def shown_name(spec: str) -> str:
+    """What a ranker is called in tables: its name, or its class where it comes from a file."""
+    return spec.rpartition(":")[2]

@@ -33,14 +33,16 @@ class Aspect:
     distance: Distance
 
 
-def _between_values(name: str) -> Distance:
+def _values(name: str, title: str, unit: str) -> Aspect:
+    """The aspect of one of a sample's `values`, by Wasserstein's distance."""
+
     def distance(
         first: UserSample, first_users: NDArray[np.bool_], second: UserSample, second_users: NDArray[np.bool_]
     ) -> float:
         one, other = first.values[name].of(first_users), second.values[name].of(second_users)
         return float(wasserstein_distance(one, other)) if len(one) and len(other) else float("nan")
 
-    return distance
+    return Aspect(name=name, title=title, unit=unit, distance=distance)
 
 
 def _between_gini(
@@ -82,58 +84,18 @@ ASPECTS = (
         name="rank_frequency", title="rank-frequency curve", unit="Jensen-Shannon, sqrt bits", distance=_between_ranks
     ),
     Aspect(name="item_shares", title="shares of items", unit="Jensen-Shannon, sqrt bits", distance=_between_items),
-    Aspect(
-        name="category_entropy",
-        title="category entropy of a user",
-        unit="Wasserstein, nats",
-        distance=_between_values("category_entropy"),
-    ),
+    _values("category_entropy", "category entropy of a user", "Wasserstein, nats"),
     Aspect(
         name="category_lags", title="repeated category, lags 1-10", unit="mean |difference|", distance=_between_lags
     ),
-    Aspect(
-        name="similarity",
-        title="similarity of neighbours",
-        unit="Wasserstein, cosine",
-        distance=_between_values("similarity"),
-    ),
-    Aspect(
-        name="item_age",
-        title="age of items consumed",
-        unit="Wasserstein, log(1 + days)",
-        distance=_between_values("item_age"),
-    ),
-    Aspect(
-        name="visit_length",
-        title="items of a visit",
-        unit="Wasserstein, log items",
-        distance=_between_values("visit_length"),
-    ),
-    Aspect(name="gap", title="gap between visits", unit="Wasserstein, log days", distance=_between_values("gap")),
-    Aspect(
-        name="activity",
-        title="items of a user",
-        unit="Wasserstein, log(1 + items)",
-        distance=_between_values("activity"),
-    ),
-    Aspect(
-        name="click_rate",
-        title="click rate of a user",
-        unit="Wasserstein, share",
-        distance=_between_values("click_rate"),
-    ),
-    Aspect(
-        name="watch_time",
-        title="watch time of an item",
-        unit="Wasserstein, log(1 + s)",
-        distance=_between_values("watch_time"),
-    ),
-    Aspect(
-        name="user_watch_time",
-        title="mean watch time of a user",
-        unit="Wasserstein, log(1 + s)",
-        distance=_between_values("user_watch_time"),
-    ),
+    _values("similarity", "similarity of neighbours", "Wasserstein, cosine"),
+    _values("item_age", "age of items consumed", "Wasserstein, log(1 + days)"),
+    _values("visit_length", "items of a visit", "Wasserstein, log items"),
+    _values("gap", "gap between visits", "Wasserstein, log days"),
+    _values("activity", "items of a user", "Wasserstein, log(1 + items)"),
+    _values("click_rate", "click rate of a user", "Wasserstein, share"),
+    _values("watch_time", "watch time of an item", "Wasserstein, log(1 + s)"),
+    _values("user_watch_time", "mean watch time of a user", "Wasserstein, log(1 + s)"),
 )
 
 

@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from agents.rankers.base import Ranker
 from agents.rankers.catalogue_ranker import CatalogueRanker
-from agents.rankers.loading import resolve_ranker
+from agents.rankers.loading import resolve_ranker, shown_name
 from agents.rankers.network_ranker import NetworkRankerConfig
-from agents.rankers.ranking_input import RankingInput
+from agents.rankers.popularity import Popularity
 from agents.rankers.samples import Label
-from envs.errors import ConfigurationError
 from envs.logs.schema import InteractionLog
 from evaluation.progress import Progress
 from evaluation.ranking.bootstrap import Resampled, UserBootstrap
@@ -23,7 +21,7 @@ from evaluation.ranking.outcomes import FullRanking, Pointwise, liked
 from evaluation.ranking.splits import Split, leave_last_out
 from evaluation.runs import Run
 
-POPULARITY = "popular"
+POPULARITY = Popularity.name
 """Name of the baseline that every ranker is paired with: items by how often they had been consumed until then."""
 RANKED, LAST, SHARE, CUT = "leave_last_out", "last_row", "last_share", "global_cut"
 """The four tasks: rank the catalogue for each user's last item; tell whether the last row, or rows of the last 20 %, are liked;
@@ -35,16 +33,6 @@ MEASURES = {
     CUT: tuple(f"{name}_cut{group}" for name in ("ndcg10", "recall10") for group in ("", "_warm", "_cold")),
 }
 """What each task is measured by."""
-
-
-class Popularity:
-    """Scores items by the log of how often anybody had consumed them before the request."""
-
-    def score(self, batch: RankingInput) -> NDArray[np.float32]:
-        """[N, C]; `batch.counts` must be told."""
-        if batch.counts is None:
-            raise ConfigurationError("popularity was asked without counts; take the inputs from a LogHistory.")
-        return np.where(batch.items >= 0, np.log(batch.counts + 1e-6), -np.inf).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +75,6 @@ class Trial:
         """Name of the run's table of `kind` (outcomes, costs) by training seed `number`."""
         place = f"{kind}/{self.task}" + (f"/{self.condition}" if self.condition else "")
         return f"{place}/{self.ranker}" + (f"-seed{number}" if number else "")
-
-
-def shown_name(name: str) -> str:
-    """What a ranker is called in tables: its name, or its class where it comes from a file."""
-    return name.rpartition(":")[2]
 
 
 def tasks_of(name: str, possible: Sequence[str]) -> tuple[str, ...]:
@@ -154,8 +137,10 @@ def _seeds(trial: Trial, config: RankerStudyConfig) -> range:
 def _perform(trial: Trial, number: int, config: RankerStudyConfig, run: Run) -> None:
     """Keeps what became of a trial: first the cost, then the outcome, which says that it is done."""
     split, ranks = trial.split, trial.task in (RANKED, CUT)
-    scorer: Popularity | Ranker = Popularity()
-    if trial.name != POPULARITY:
+    ranker: Ranker = Popularity()
+    if trial.name == POPULARITY:
+        ranker.fit(split.training_log, split.validation_log)
+    else:
         label: Label = "consumed" if ranks else "click" if split.log.has_exposures else "rating"
         ranker = _ranker(trial, label, config, config.seed + number)
         begin, begin_cpu = time.perf_counter(), time.process_time()
@@ -171,12 +156,11 @@ def _perform(trial: Trial, number: int, config: RankerStudyConfig, run: Run) -> 
         }
         schema = {"parameters": pl.Int64}
         run.write_table(trial.table("costs", number), pl.DataFrame([cost], schema_overrides=schema))
-        scorer = ranker
     if ranks:
-        ranking = FullRanking.of(scorer, split)
+        ranking = FullRanking.of(ranker, split)
         outcome = pl.DataFrame({"user": ranking.user, "rank": ranking.rank, "cold": split.is_cold})
     else:
-        points = Pointwise.of(scorer, split, liked(split.log, config.rating_threshold))
+        points = Pointwise.of(ranker, split, liked(split.log, config.rating_threshold))
         outcome = pl.DataFrame({"user": points.user, "label": points.label, "logit": points.logit})
     run.write_table(trial.table("outcomes", number), outcome)
 

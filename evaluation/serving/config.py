@@ -4,11 +4,13 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from agents.rankers.loading import shown_name
+from agents.rankers.popularity import Popularity
 from agents.rerankers import RERANKERS
 from envs.errors import ConfigurationError
 from evaluation.comparison import ComparisonConfig, ServingConfig
 
-FLOOR = "popular"
+FLOOR = Popularity.name
 """Name of the ranker by popularity, which is beside all that learn."""
 CONTROL = "random"
 """Name of the policy that learns nothing, beside the pipelines of the feedback loop."""
@@ -74,14 +76,9 @@ class ServingStudyConfig:
         return (CONTROL, *(name for name in self.loop_rankers if name in (FLOOR, *self.rankers)))
 
 
-def short_name(spec: str) -> str:
-    """What a ranker is called in tables: its name, or the class of a "file.py:Class"."""
-    return spec.rpartition(":")[2]
-
-
 def pipeline_name(ranker: str, reranker: str) -> str:
     """What a pipeline is called in tables."""
-    return f"{short_name(ranker)}+{reranker}"
+    return f"{shown_name(ranker)}+{reranker}"
 
 
 def reward_metric(serving: pl.DataFrame) -> str:

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from agents.base import Agent
 from agents.heuristics import Random
 from agents.pipeline import PipelineAgent
+from agents.rankers.loading import shown_name
 from envs.catalogue import SECONDS_PER_DAY
 from envs.event_log import EventLog
 from envs.world import World
 from evaluation.comparison import ComparisonConfig, serve
-from evaluation.serving.config import CONTROL, short_name
+from evaluation.serving.config import CONTROL
 from evaluation.serving.events import lives_log
 from evaluation.serving.pipelines import Pipelines
 
@@ -66,14 +67,14 @@ def feedback_loop(
             world,
             recall,
             replace(config, record_events=True, traced_users=0),
-            name=short_name(ranker),
+            name=shown_name(ranker),
             lives_seed=lives_seed,
         )
         consumed = consumption(served.events, world.num_users, world.num_items)
         jaccard, cosine = likeness(consumed)
         rows.append(
             {
-                "ranker": short_name(ranker),
+                "ranker": shown_name(ranker),
                 "seed": seed,
                 "round": number,
                 "engagement": float(served.users["clicks"].to_numpy().mean()),

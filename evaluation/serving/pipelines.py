@@ -7,14 +7,14 @@ from typing import Any
 from agents.pipeline import Pipeline, PipelineConfig
 from agents.pipeline.served_users import ServedUsers
 from agents.rankers.base import Ranker
-from agents.rankers.loading import resolve_ranker
+from agents.rankers.loading import resolve_ranker, shown_name
 from agents.rankers.network_ranker import NetworkRankerConfig
 from agents.rankers.popularity import Popularity
 from agents.rerankers import RERANKERS
 from envs.logs.schema import InteractionLog
 from evaluation.ranking.splits import Split, leave_last_out
 from evaluation.runs import Run
-from evaluation.serving.config import FLOOR, LOG, LOG_AND_EVENTS, ServingStudyConfig, short_name
+from evaluation.serving.config import FLOOR, LOG, LOG_AND_EVENTS, ServingStudyConfig
 from recall import MergedRecall
 
 
@@ -74,12 +74,10 @@ class Pipelines:
                 ranker.update(lives, remember=False)
             return ranker
 
-        return self._kept(name, f"{LOG_AND_EVENTS}-{short_name(user_model)}", teach)
+        return self._kept(name, f"{LOG_AND_EVENTS}-{shown_name(user_model)}", teach)
 
     def _new(self, name: str) -> Ranker:
-        if name == FLOOR:
-            return Popularity(seed=self.config.seed)
-        kind = resolve_ranker(name)
+        kind = _kind(name)
         own: Any = kind.config_class()
         own = replace(own, samples=replace(own.samples, debias=self.config.debias))
         if isinstance(own, NetworkRankerConfig):
@@ -91,9 +89,12 @@ class Pipelines:
         return kind(own, self.config.seed)
 
     def _kept(self, name: str, training: str, make: Callable[[], Ranker]) -> Ranker:
-        path = self.run.agent_path(f"{short_name(name)}-{training}.safetensors")
+        path = self.run.agent_path(f"{shown_name(name)}-{training}.safetensors")
         if not path.exists():
             make().save(path)
         # what was saved is used, also in the run that saved it: a run that goes on gives the same bits
-        kind = Popularity if name == FLOOR else resolve_ranker(name)
-        return kind.load(path, self.policy_log.catalogue)
+        return _kind(name).load(path, self.policy_log.catalogue)
+
+
+def _kind(name: str) -> type[Ranker]:
+    return Popularity if name == FLOOR else resolve_ranker(name)

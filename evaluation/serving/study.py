@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from agents.base import Agent
 from agents.loading import resolve_agent
 from agents.pipeline import PipelineAgent
+from agents.rankers.loading import shown_name
 from envs.errors import ConfigurationError
 from envs.logs.schema import InteractionLog
 from envs.world import World
 from evaluation.comparison import serve
 from evaluation.progress import Progress
 from evaluation.runs import Run
-from evaluation.serving.config import FLOOR, LOG, TRAININGS, ServingStudyConfig, pipeline_name, short_name
+from evaluation.serving.config import FLOOR, LOG, TRAININGS, ServingStudyConfig, pipeline_name
 from evaluation.serving.correlation import rank_correlations
 from evaluation.serving.events import collected_lives
 from evaluation.serving.feedback import feedback_loop
@@ -77,7 +78,7 @@ class _Study:
     """The parts of a study, and what is made of them."""
 
     def __init__(self, worlds: Mapping[str, World], config: ServingStudyConfig, run: Run) -> None:
-        self.worlds = {short_name(name): world for name, world in worlds.items()}
+        self.worlds = {shown_name(name): world for name, world in worlds.items()}
         self.config, self.run = config, run
         first, *others = self.worlds.values()
         for other in others:
@@ -157,7 +158,7 @@ class _Study:
         return self._events[model]
 
     def _loop(self, name: str, seed: int) -> None:
-        table = f"serving/loop/{short_name(name)}-seed{seed}"
+        table = f"serving/loop/{shown_name(name)}-seed{seed}"
         if not self.run.has_table(table):
             world = next(iter(self.worlds.values()))
             rounds = feedback_loop(
@@ -256,7 +257,7 @@ class _Study:
 
     def rounds(self) -> pl.DataFrame:
         """All rounds of all loops."""
-        names = [short_name(name) for name in self.config.looped]
+        names = [shown_name(name) for name in self.config.looped]
         return pl.concat(
             [
                 self.run.table(f"serving/loop/{name}-seed{seed}")
