@@ -351,6 +351,7 @@ class RankerOptions(DataOptions):
             users=12,
             days=4,
             requests=500,
+            loop_rankers=("popular", "mf_bpr", "din", "sasrec"),
             loop_rounds=1,
             loop_seeds=2,
             learnt_users=200,

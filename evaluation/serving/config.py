@@ -35,8 +35,8 @@ class ServingStudyConfig:
     """Horizon of their lives."""
     requests: int = 40_000
     """Simulated requests of training users, about, that the second training learns from."""
-    loop_rankers: tuple[str, ...] = (FLOOR, "mf_bpr", "din", "sasrec")
-    """Rankers that learn from their own traffic; those of `rankers` and popularity."""
+    loop_rankers: tuple[str, ...] | None = None
+    """Rankers that learn from their own traffic; those of `rankers` and popularity. None for all of them."""
     loop_rounds: int = 5
     """Times that they learn from it."""
     loop_seeds: int = 3
@@ -73,7 +73,9 @@ class ServingStudyConfig:
     @property
     def looped(self) -> tuple[str, ...]:
         """Rankers of the feedback loop, the control first."""
-        return (CONTROL, *(name for name in self.loop_rankers if name in (FLOOR, *self.rankers)))
+        served = (FLOOR, *self.rankers)
+        asked = served if self.loop_rankers is None else self.loop_rankers
+        return (CONTROL, *(name for name in asked if name in served))
 
 
 def pipeline_name(ranker: str, reranker: str) -> str:

@@ -20,11 +20,11 @@ MEASURE_TITLES = {
     "freshness": ("Freshness", "share of consumption that is fresh"),
 }
 LOOP_TITLES = {
-    "engagement": "Engagement (items per user)",
-    "coverage": "Coverage (share of the catalogue shown)",
-    "gini": "Gini of exposure",
-    "jaccard": "Likeness of users (mean Jaccard)",
-    "cosine": "Likeness of users (mean cosine)",
+    "engagement": "Engagement\n(items per user)",
+    "coverage": "Coverage\n(share of the catalogue shown)",
+    "gini": "Concentration\n(Gini of exposure)",
+    "jaccard": "Likeness of users\n(mean Jaccard)",
+    "cosine": "Likeness of users\n(mean cosine)",
 }
 
 
@@ -105,34 +105,38 @@ def offline_against_outcome(offline: pl.DataFrame, outcome: pl.DataFrame, axes: 
 
 
 def loop_rounds(estimates: pl.DataFrame, axes: Axes) -> Axes:
-    """A measure over rounds, a line for each ranker with its interval; the control is grey and dashed.
+    """A measure over rounds: a row for each ranker, in which rounds run downwards, joined by a line; the control is grey.
 
     Args:
         estimates: ranker, round, value, low, high.
         axes: where to draw.
     """
-    number = 0
-    for ranker in estimates["ranker"].unique(maintain_order=True):
+    rankers = estimates["ranker"].unique(maintain_order=True).to_list()
+    last = max(int(estimates["round"].to_numpy().max()), 1)
+    for row, ranker in enumerate(rankers):
         own = estimates.filter(pl.col("ranker") == ranker).sort("round")
-        is_control = ranker == CONTROL
-        colour = GREY if is_control else CYCLE[number % len(CYCLE)]
-        marker = "" if is_control else MARKERS[number % len(MARKERS)]
-        number += not is_control
-        axes.fill_between(own["round"], own["low"], own["high"], color=colour, alpha=0.14, lw=0)
-        axes.plot(
-            own["round"],
-            own["value"],
-            color=colour,
-            marker=marker,
-            ms=4.5,
-            lw=1.6,
-            ls="--" if is_control else "-",
-            label=f"{ranker} slates" if is_control else ranker,
-        )
-    axes.set_xlabel("rounds of learning from own traffic")
-    axes.set_xticks(estimates["round"].unique().sort().to_list())
-    axes.grid(color=PALE, lw=0.5)
+        colour = GREY if ranker == CONTROL else CYCLE[0]
+        place = row + 0.6 * (own["round"].to_numpy() / last - 0.5)
+        axes.hlines(place, own["low"], own["high"], color=colour, alpha=0.45, lw=1.2)
+        axes.plot(own["value"], place, color=colour, lw=1)
+        for number, (value, height) in enumerate(zip(own["value"], place, strict=True)):
+            is_before = number == 0
+            axes.plot(
+                value,
+                height,
+                marker="o",
+                ms=4.5,
+                ls="",
+                color=colour,
+                mfc="white" if is_before else colour,
+                label=("before learning" if is_before else "after each round") if row == 1 and number < 2 else None,
+            )
+    axes.set_yticks(range(len(rankers)), [f"{name} slates" if name == CONTROL else name for name in rankers])
+    axes.set_ylim(len(rankers) - 0.5, -0.5)
+    axes.grid(axis="x", color=PALE, lw=0.5)
     axes.set_axisbelow(True)
+    for edge in range(1, len(rankers)):
+        axes.axhline(edge - 0.5, color=PALE, lw=0.5)
     return axes
 
 
@@ -189,16 +193,16 @@ def correlation_page(serving: pl.DataFrame, correlations: pl.DataFrame) -> Figur
 def feedback_page(estimates: pl.DataFrame) -> Figure:
     """A panel for each measure of the feedback loop."""
     own = estimates.filter(pl.col("versus").is_null())
-    figure = _figure(11, 6.2)
-    panels = figure.subplots(2, 3).ravel()
-    for axes, (measure, title) in zip(panels, LOOP_TITLES.items(), strict=False):
+    rankers, rounds = own["ranker"].n_unique(), own["round"].n_unique()
+    figure = _figure(3.0 * len(LOOP_TITLES) + 0.6, (0.2 + 0.1 * rounds) * rankers + 1.0)
+    panels = figure.subplots(1, len(LOOP_TITLES), sharey=True)
+    for axes, (measure, title) in zip(panels, LOOP_TITLES.items(), strict=True):
         loop_rounds(own.filter(pl.col("measure") == measure), axes)
         axes.set_title(title)
-    for axes in panels[len(LOOP_TITLES) :]:
-        axes.set_axis_off()
+    panels[0].set_ylabel("ranker, greedy slates")
     handles, labels = panels[0].get_legend_handles_labels()
-    panels[-1].legend(
-        handles, labels, loc="center left", title="ranker, greedy slates\n(bands: 95 % over seeds)", alignment="left"
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=2, title="rounds from top to bottom; bars: 95 % over seeds"
     )
     return figure
 
