@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import simulate
+from envs.event_log import EventLog
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.users.fit import FitConfig
 from envs.users.resampling import drawn_users
@@ -72,6 +73,16 @@ def test_recall_is_made_of_the_channels_that_are_named() -> None:
     stage = named.recall_stage()
     assert isinstance(stage, MergedRecall) and stage.quotas == {"als": 0.6, "popular": 0.4}
     assert all(channel.seed == 5 for channel in stage.channels)
+
+
+def test_policies_choose_among_what_the_named_channels_recall(tmp_path: Path) -> None:
+    popular, items = tmp_path / "popular", {}
+    for folder, recall in ((popular, ["--recall", "popular=1"]), (tmp_path / "default", [])):
+        assert simulate.main([*SMALL, *HEURISTICS, *recall, "--out", str(folder)]) == 0
+        slates = EventLog.read(Run.open(folder).events_path("random-seed0")).table["slate"]
+        items[folder.name] = len(slates.combine_chunks().flatten().unique())
+    assert Run.open(popular).config["recall"] == "popular=1"
+    assert items["popular"] < items["default"], "all users are offered the same popular items"
 
 
 def test_an_aa_comparison_shows_no_difference(tmp_path: Path) -> None:
