@@ -2,9 +2,10 @@
 
 Run: python -m benchmarks.recbole_compare EXPORTS OUT [NAME ...] [--seeds 3]
 
-EXPORTS is what benchmarks/recbole_export.py wrote. Each of ours is fitted in up to four configurations to RecBole's order of
-rows; the one that is best on each user's last row but one is fitted with further training seeds, and once more without each of
-its parts. OUT keeps what was fitted, and nothing is fitted twice. NAME is one of ours: mf_bpr, neumf, gru4rec, sasrec, din, dien.
+EXPORTS is what benchmarks/recbole_export.py wrote. Each of ours is fitted in up to four configurations, no more than the twin's
+export has, to RecBole's order of rows; the one that is best on each user's last row but one is fitted with further training
+seeds, and once more without each of its parts. OUT keeps what was fitted, and nothing is fitted twice. NAME is one of ours:
+mf_bpr, neumf, gru4rec, sasrec, din, dien.
 The figures of those named go to OUT/recbole.json and OUT/recbole.png, and are printed.
 """
 
@@ -254,11 +255,13 @@ def knowing_users(table: pl.DataFrame, split: Split, labels: NDArray[np.bool_]) 
     return pl.DataFrame({"label": table["test_label"] == 1, "logit": again})
 
 
-def trials_of(name: str, accounts: Callable[[Trial], dict[str, Any]], seeds: int) -> tuple[list[Trial], list[Trial]]:
+def trials_of(
+    name: str, accounts: Callable[[Trial], dict[str, Any]], seeds: int, limit: int | None = None
+) -> tuple[list[Trial], list[Trial]]:
     """(the trials of the configuration of ours that is best on validation, one a training seed; those of what is taken out of it),
-    all performed by `accounts`."""
+    all performed by `accounts`. Of the configurations the first `limit` are tried."""
     kind = resolve_ranker(name)
-    first = [Trial(name, name, kind, change, number, 0) for number, change in enumerate(TRIED[name])]
+    first = [Trial(name, name, kind, change, number, 0) for number, change in enumerate(TRIED[name][:limit])]
     best = max(first, key=lambda trial: accounts(trial)["valid"])
     without = [
         Trial(part, name, other or kind, {**best.change, **change}, best.number, 0)
@@ -288,7 +291,9 @@ def compared(
         figures.update({name: found.value, f"{name}_low": found.low, f"{name}_high": found.high})
 
     for name in names:
-        again, without = trials_of(name, partial(perform, split=split, folder=folder), seeds)
+        # ours is searched no longer than its twin was
+        limit = len(exports[name]) if exports.get(name) else None
+        again, without = trials_of(name, partial(perform, split=split, folder=folder), seeds, limit)
         by_seed = [measured(pl.read_parquet(trial.path(folder).with_suffix(".parquet")), bootstrap) for trial in again]
         own = int.from_bytes(name.encode()) % 2**32
         ours = {key: Resampled.over_seeds([one[key] for one in by_seed], own) for key in by_seed[0]}
@@ -302,7 +307,7 @@ def compared(
                 tell(f"{key}_lost_{trial.name}", by_seed[0][key] - figure)
         account = load_json(again[0].path(folder))
         figures |= {f"{key}_{name}": account[key] for key in ("cpu_seconds", "parameters", "passes")}
-        figures |= {f"configurations_{name}": len(TRIED[name]), f"chosen_{name}": str(account["configuration"])}
+        figures |= {f"configurations_{name}": len(TRIED[name][:limit]), f"chosen_{name}": str(account["configuration"])}
         figures[f"training_seeds_{name}"] = seeds
         if not exports.get(name):
             continue
