@@ -1,10 +1,8 @@
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.utils.env_checker import check_env as check_gymnasium
 from gymnasium.vector import AutoresetMode
 from numpy.testing import assert_allclose, assert_array_equal
-from stable_baselines3.common.env_checker import check_env as check_sb3
 
 from agents.actions import (
     PRESETS,
@@ -98,12 +96,6 @@ def test_final_summaries_are_those_of_the_final_requests(world):
             assert (info["final_obs"][~ended] == 0).all()
             return
     raise AssertionError("no life ended, so nothing was tested")
-
-
-@pytest.mark.parametrize("wrapper", [WeightsAction, PresetAction])
-def test_the_single_user_face_passes_the_checkers(world, wrapper):
-    check_gymnasium(SingleUser(wrapper(slate_env(world, 1, AutoresetMode.DISABLED))), skip_render_check=True)
-    check_sb3(SingleUser(wrapper(slate_env(world, 1, AutoresetMode.DISABLED))))
 
 
 def test_the_single_user_face_refuses_several_users(world):
