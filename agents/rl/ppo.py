@@ -82,6 +82,27 @@ class BatchedPPOConfig(PPOConfig):
         super().__init__(algo_class=BatchedPPO)
 
 
+def ppo_config(options: PPOOptions, requests: int) -> BatchedPPOConfig:
+    """RLlib's configuration of PPO without KL penalty, whose batches divide a budget of `requests` evenly."""
+    updates = max(1, round(requests / options.batch))
+    batch = -(-requests // updates)
+    return BatchedPPOConfig().training(
+        train_batch_size_per_learner=batch,
+        minibatch_size=min(options.minibatch, batch),
+        num_epochs=options.epochs,
+        lr=options.learning_rate,
+        gamma=options.gamma,
+        lambda_=options.gae_lambda,
+        clip_param=options.clip,
+        entropy_coeff=options.entropy,
+        use_kl_loss=False,
+        vf_clip_param=float("inf"),
+        vf_loss_coeff=0.5,
+        grad_clip=0.5,
+        grad_clip_by="global_norm",
+    )
+
+
 class PPOAgent(ReinforcedAgent):
     """Sets re-ranking weights by a policy that PPO learns."""
 
@@ -101,25 +122,8 @@ class PPOAgent(ReinforcedAgent):
     def train(self, make_env: Callable[[int], SlateActionWrapper], training: Training) -> Trained:
         """Trains by RLlib in this process."""
         options: PPOOptions = self.options
-        updates = max(1, round(training.requests / options.batch))
-        batch = -(-training.requests // updates)
-        config = BatchedPPOConfig().training(
-            train_batch_size_per_learner=batch,
-            minibatch_size=min(options.minibatch, batch),
-            num_epochs=options.epochs,
-            lr=options.learning_rate,
-            gamma=options.gamma,
-            lambda_=options.gae_lambda,
-            clip_param=options.clip,
-            entropy_coeff=options.entropy,
-            use_kl_loss=False,
-            vf_clip_param=float("inf"),
-            vf_loss_coeff=0.5,
-            grad_clip=0.5,
-            grad_clip_by="global_norm",
-        )
         with local_algorithm(
-            config,
+            ppo_config(options, training.requests),
             make_env=lambda: make_env(min(options.num_envs, training.requests)),
             env_runner=AdvantageEnvRunner,
             module=GaussianPolicyModule,
