@@ -127,7 +127,7 @@ class TwoTower(VectorChannel):
             self._train(chosen, self.config.update_epochs, warm=True)
 
     def user_vectors(self, request: RecallRequest) -> NDArray[np.float32]:
-        """[N, d] what the user tower makes of the requests' histories and users."""
+        """[N, d] what the user tower makes of the requests' histories and users; a stranger (-1) has the mean attributes."""
         history = request.history[:, : self.config.history_size]
         width, categories = self.config.embedding, self.categories_.shape[1]
         inputs = np.zeros((len(history), self._user_width()), np.float32)
@@ -143,7 +143,7 @@ class TwoTower(VectorChannel):
         some = history[:, 0] >= 0 if history.shape[1] else np.zeros(len(history), bool)
         if history.shape[1]:
             inputs[:, width : 2 * width] = some[:, None] * self.history_table_[history[:, 0]]
-        inputs[:, 2 * width + categories : -1] = self.user_features_[request.user]
+        inputs[:, 2 * width + categories : -1] = self._features(request.user)
         inputs[:, -1] = some
         return self._tower("user", inputs)
 
@@ -161,6 +161,13 @@ class TwoTower(VectorChannel):
         ).astype(np.float32)
         self.item_vectors_ = self._tower("item", inputs)
         super().restored()
+
+    def _features(self, user: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[N, Fu] attributes of users; of strangers (-1) the mean ones."""
+        own = self.user_features_[np.maximum(user, 0)]
+        if (user < 0).any():
+            own[user < 0] = self.user_features_.mean(axis=0)
+        return own
 
     def _tower(self, side: str, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """[N, d] unit vectors: one hidden layer of rectified units, and a linear one."""

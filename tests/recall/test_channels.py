@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -318,6 +319,19 @@ def test_two_towers_find_what_users_alike_consumed(world, events_of):
     nothing = np.zeros((40, (world.num_items + 7) // 8), np.uint8)
     items, _ = channel.recall(RecallRequest(users, history, nothing, np.stack([users, users], axis=1)), 40)
     assert (items % 2 == users[:, None] % 2).mean() > 0.9
+
+
+def test_a_stranger_has_the_mean_attributes_and_nobody_s_own(world, fitted, requested):
+    channel, request = copy.deepcopy(fitted["two_tower"]), requested(USERS[:2])
+    stranger = replace(request, user=np.array([-1, 1]))
+    before = channel.user_vectors(stranger)
+    shown = channel.user_features_
+    channel.user_features_ = shown.copy()
+    channel.user_features_[[0, -1]] += np.array([[1.0], [-1.0]], np.float32)  # the mean stays
+    assert (channel.user_vectors(replace(request, user=np.array([len(shown) - 1, 1])))[0] != before[0]).any()
+    assert_allclose(channel.user_vectors(stranger), before, atol=1e-6)
+    channel.user_features_ = np.tile(shown.mean(axis=0), (len(shown), 1))
+    assert_allclose(channel.user_vectors(replace(request, user=np.array([0, 0])))[0], before[0], atol=1e-6)
 
 
 def test_two_towers_serve_as_they_were_trained(world, fitted, requested):
