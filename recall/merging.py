@@ -1,7 +1,7 @@
 """Several channels as one candidate source: quotas, no item twice, and where each candidate came from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from envs.candidate_source import CatalogueListener, RecallRequest
 from envs.compiled import over_rows
 from envs.errors import ArtefactError, ConfigurationError
 from envs.logs.schema import InteractionLog
+from envs.settings import check_types, with_settings
 from recall import kernels
 from recall.cache import RowCache
 from recall.channels.base import RecallChannel
@@ -36,6 +37,7 @@ class RecallConfig:
     """Seed of the channels."""
 
     def __post_init__(self) -> None:
+        check_types(self, "recall")
         check_quotas(self.quotas)
         for spec in self.settings or {}:
             if spec not in self.quotas:
@@ -73,18 +75,17 @@ class RecallConfig:
         """The channels, not yet fitted.
 
         Raises:
-            ConfigurationError: if there is no such channel, or a setting that it does not have.
+            ConfigurationError: if there is no such channel, or a setting that it does not have or that is of another type.
         """
         made = []
         for spec in self.quotas:
             kind = resolve_channel(spec)
-            given = dict((self.settings or {}).get(spec, {}))
+            given = (self.settings or {}).get(spec, {})
             channel = kind(seed=self.seed)
+            if given and channel.config is None:
+                raise ConfigurationError(f"settings are given for channel '{spec}', which has none; leave them out.")
             if given:
-                try:
-                    channel = kind(replace(channel.config, **given), self.seed)
-                except TypeError as error:
-                    raise ConfigurationError(f"channel '{spec}' has no such setting: {error}.") from error
+                channel = kind(with_settings(channel.config, given, f"channel '{spec}'"), self.seed)
             made.append(channel)
         return made
 

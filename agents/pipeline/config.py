@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,6 +10,7 @@ from agents.rankers.base import Ranker
 from agents.rankers.loading import resolve_ranker
 from agents.rerankers import RERANKERS, Reranker
 from envs.errors import ConfigurationError
+from envs.settings import check_types, with_settings
 from recall import MergedRecall, RecallConfig
 
 
@@ -26,7 +27,7 @@ class PipelineConfig:
     ranker: str = "mf_bpr"
     """A known ranker, or "file.py:Class"."""
     ranker_settings: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the ranker's configuration."""
+    """Fields of the ranker's configuration; those of a part of it, as `training`, are a table."""
     reranker: str = "greedy"
     """A known re-ranker."""
     reranker_settings: Mapping[str, Any] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class PipelineConfig:
     """Seed of everything random in all three."""
 
     def __post_init__(self) -> None:
+        check_types(self, "the pipeline")
         for name in ("candidates", "history_size"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least 1.")
@@ -50,7 +52,7 @@ class PipelineConfig:
         """Reads a TOML file whose keys are the fields.
 
         Raises:
-            ConfigurationError: if it cannot be read, or has a key that is no field.
+            ConfigurationError: if it cannot be read, has a key that is no field, or a value of another type.
         """
         try:
             given = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -74,24 +76,16 @@ class PipelineConfig:
         """The ranker, not yet fitted.
 
         Raises:
-            ConfigurationError: if there is no such ranker, or a setting that it does not have.
+            ConfigurationError: if there is no such ranker, or a setting that it does not have or that is of another type.
         """
         kind = resolve_ranker(self.ranker)
-        return kind(_with(kind.config_class(), self.ranker_settings, f"ranker '{self.ranker}'"), self.seed)
+        return kind(with_settings(kind.config_class(), self.ranker_settings, f"ranker '{self.ranker}'"), self.seed)
 
     def make_reranker(self) -> Reranker:
         """The re-ranker, not yet fitted.
 
         Raises:
-            ConfigurationError: if it has no such setting.
+            ConfigurationError: if it has no such setting, or one is of another type.
         """
         kind = RERANKERS[self.reranker]
-        return kind(_with(kind.config_type(), self.reranker_settings, f"re-ranker '{self.reranker}'"))
-
-
-def _with(config: Any, settings: Mapping[str, Any], whose: str) -> Any:
-    known = [each.name for each in fields(config)]
-    for name in settings:
-        if name not in known:
-            raise ConfigurationError(f"{whose} has no setting '{name}'; it has {', '.join(known) or 'none'}.")
-    return replace(config, **settings)
+        return kind(with_settings(kind.config_type(), self.reranker_settings, f"re-ranker '{self.reranker}'"))

@@ -208,8 +208,16 @@ def test_channels_and_quotas_must_match():
         MergedRecall([Popular(), Popular()], {"popular": 1})
     with pytest.raises(ConfigurationError, match="settings are given for channel 'bpr'"):
         RecallConfig(quotas={"als": 1.0}, settings={"bpr": {}})
-    with pytest.raises(ConfigurationError, match="no such setting"):
-        RecallConfig(quotas={"als": 1.0}, settings={"als": {"depth": 3}}).channels()
+    for own, message in (
+        ({"als": {"depth": 3}}, "channel 'als' has no setting 'depth'"),
+        ({"als": {"dimension": "wide"}}, "dimension of channel 'als' is 'wide'; it must be a whole number"),
+        ({"fresh": {"half_life_days": 3}}, "channel 'fresh', which has none"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            RecallConfig(quotas={"als": 0.5, "fresh": 0.5}, settings=own).channels()
+    for wrong in ("als", {"als": "all"}):
+        with pytest.raises(ConfigurationError, match=r"quotas of recall is .*; it must be a table with a number"):
+            RecallConfig(quotas=wrong)
 
 
 def test_reads_a_line_of_text():

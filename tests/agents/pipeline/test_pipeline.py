@@ -8,6 +8,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from agents.pipeline import Pipeline, PipelineConfig
 from agents.pipeline.served_users import ServedUsers
+from agents.rankers.loading import ranker_names
+from agents.rankers.samples import SampleConfig
 from envs.catalogue import SECONDS_PER_DAY
 from envs.errors import ArtefactError, ConfigurationError
 from envs.logs.synthetic import SyntheticConfig, generate_log
@@ -117,6 +119,40 @@ def test_saved_and_loaded_it_recommends_the_same(log, pipeline, tmp_path):
         Pipeline.load(tmp_path / "kept", other)
 
 
+@pytest.mark.parametrize("ranker", ranker_names())
+def test_every_ranker_comes_back_with_the_settings_of_its_file(ranker, log, tmp_path):
+    network = ranker not in ("logistic", "gbdt")
+    (tmp_path / "pipeline.toml").write_text(
+        f"""
+        ranker = "{ranker}"
+        candidates = 20
+        recall = {{ popular = 0.5, fresh = 0.5 }}
+        recall_settings.popular.half_life_days = 7
+        [ranker_settings.samples]
+        history_size = 6
+        debias = true
+        {"[ranker_settings.training]" if network else "[ranker_settings]"}
+        {"epochs = 1" if network else "validation_share = 0.2"}
+        """
+    )
+    pipeline = Pipeline(PipelineConfig.read(tmp_path / "pipeline.toml")).fit(log)
+    own, default = pipeline.ranker.config, type(pipeline.ranker).config_class()
+    assert own.samples == replace(default.samples, history_size=6, debias=True)
+    assert (own.training.epochs, own.training.patience) == (1, default.training.patience) if network else True
+    pipeline.save(tmp_path / "kept")
+    again = Pipeline.load(tmp_path / "kept", log)
+    assert again.ranker.config == own and again.recall.channels[0].config.half_life_days == 7
+    users = [str(name) for name in log.users.user_ids]
+    assert_array_equal(again.recommend(users, k=6).items, pipeline.recommend(users, k=6).items)
+
+
+def test_settings_that_are_objects_are_kept(log, tmp_path):
+    samples = SampleConfig(label="consumed", history_size=6)
+    pipeline = Pipeline(replace(CONFIG, ranker_settings={"samples": samples})).fit(log)
+    pipeline.save(tmp_path / "kept")
+    assert Pipeline.load(tmp_path / "kept", log).ranker.config.samples == samples
+
+
 def test_a_save_that_fails_leaves_nothing(log, pipeline, tmp_path, monkeypatch):
     def fails(path):
         raise OSError("disk full")
@@ -144,6 +180,10 @@ def test_bad_configurations_are_refused(tmp_path, pipeline):
         Pipeline(replace(CONFIG, ranker="dinn"))
     with pytest.raises(ConfigurationError, match="no setting 'layers'"):
         Pipeline(replace(CONFIG, ranker_settings={"layers": 3}))
+    with pytest.raises(ConfigurationError, match="trade_off of re-ranker 'mmr' is 'high'; it must be a number"):
+        Pipeline(replace(CONFIG, reranker_settings={"trade_off": "high"}))
+    with pytest.raises(ConfigurationError, match="epochs of training of ranker 'din' is 'many'"):
+        Pipeline(PipelineConfig(ranker="din", ranker_settings={"training": {"epochs": "many"}}))
     with pytest.raises(ConfigurationError, match=r"sum to 0\.9"):
         Pipeline(replace(CONFIG, recall={"als": 0.9}))
     with pytest.raises(ConfigurationError, match="k is 31"):
@@ -152,5 +192,15 @@ def test_bad_configurations_are_refused(tmp_path, pipeline):
     bad.write_text("rankr = 'din'\n")
     with pytest.raises(ConfigurationError, match="'rankr'"):
         PipelineConfig.read(bad)
+    for wrong in (
+        "recall = 'als'",
+        "candidates = 'ten'",
+        "candidates = 2.5",
+        "ranker_settings = 3",
+        "reranker = ['mmr']",
+    ):
+        bad.write_text(wrong)
+        with pytest.raises(ConfigurationError, match=r"of the pipeline is .*; it must be a"):
+            PipelineConfig.read(bad)
     bad.write_text("ranker = 'din'\ncandidates = 20\n[recall]\nals = 1.0\n")
     assert PipelineConfig.read(bad) == PipelineConfig(ranker="din", candidates=20, recall={"als": 1.0})
