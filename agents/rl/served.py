@@ -1,7 +1,8 @@
 """What the trained agents share: how they are fitted, served, saved and loaded. Serving needs neither Ray nor SB3."""
 
+import copy
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +22,7 @@ from envs.artefacts import load_arrays, save_arrays
 from envs.errors import AgentError, ArtefactError, ConfigurationError
 from envs.logs.schema import InteractionLog
 from envs.observation import Observation
+from envs.slate_env import SlateVectorEnv
 
 Weights = dict[str, NDArray[np.float32]]
 """Weights of a policy network by name; see `agents.rl.networks.arrays_of`."""
@@ -36,6 +38,14 @@ class Trained:
     """The policy after it."""
     learning_curve: NDArray[np.float64]
     """[M, 2] requests spent, mean reward of a request since the point before."""
+
+
+class TrainingStopped(AgentError):
+    """A training that could not go on; what was learnt before is kept."""
+
+    def __init__(self, message: str, trained: Trained) -> None:
+        super().__init__(message)
+        self.trained = trained
 
 
 class LearningCurve:
@@ -59,8 +69,11 @@ class LearningCurve:
         return np.array(self._points, np.float64).reshape(-1, 2)
 
 
-class ReinforcedAgent(Agent):
-    """An agent whose policy network maps a summary of the request to re-ranking weights.
+class TrainedAgent(Agent):
+    """An agent with a policy network that is trained on simulated traffic.
+
+    A subclass says how the network is made, trained and read (`prepare`, `with_actions`, `train`, `network_of`, `choose`), and what
+    else it keeps in its file (`kept_arrays`, `kept_content`, `restore`, `fits`).
 
     Args:
         slate_size: K.
@@ -70,34 +83,76 @@ class ReinforcedAgent(Agent):
 
     options_class: ClassVar[type[Any]]
     """Frozen dataclass of the algorithm's settings."""
-    num_outputs: ClassVar[int] = len(WEIGHT_CENTRE)
-    """Outputs of the policy network."""
     autoreset_mode: ClassVar[AutoresetMode] = AutoresetMode.NEXT_STEP
+
+    policy_: Weights
+    initial_: Weights
+    data_: str
+    """Fingerprint of the data set that it was trained on."""
 
     def __init__(self, slate_size: int = 10, seed: int = 0, options: Any = None) -> None:
         super().__init__(slate_size, seed)
         self.options = self.options_class() if options is None else options
         self.learning_curve_: NDArray[np.float64] = np.zeros((0, 2))
 
-    @staticmethod
+    # ------------------------------------------------------------------ what a subclass adds
     @abstractmethod
-    def weights_of_outputs(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Re-ranking weights [N, 4] that the network's outputs [N, A] stand for, without exploration."""
+    def prepare(self, log: InteractionLog, training: Training) -> None:
+        """Learns from the log what the training builds on."""
 
-    @staticmethod
     @abstractmethod
-    def wrapped(env: Any, items: PublicItems) -> SlateActionWrapper:
+    def with_actions(self, env: SlateVectorEnv) -> SlateActionWrapper:
         """The environment with this agent's actions."""
 
     @abstractmethod
     def train(self, make_env: Callable[[int], SlateActionWrapper], training: Training) -> Trained:
-        """Trains a policy for `training.requests` requests; `make_env(num_envs)` makes the environment."""
+        """Trains a policy for `training.requests` requests; `make_env(num_envs)` makes the environment.
 
+        Raises:
+            TrainingStopped: if losses or rewards are no longer finite.
+        """
+
+    @abstractmethod
+    def network_of(self, weights: Weights) -> nn.Module:
+        """The policy network with these weights.
+
+        Raises:
+            ValueError: if they are not those of such a network.
+        """
+
+    @abstractmethod
+    def choose(self, observation: Observation) -> NDArray[np.int64]:
+        """Slates [N, K] of the trained policy, without exploration."""
+
+    @abstractmethod
+    def kept_arrays(self) -> Mapping[str, NDArray[Any]]:
+        """What `prepare` learnt, by name."""
+
+    def kept_content(self) -> Mapping[str, Any]:
+        """What else `restore` needs, as JSON can hold it."""
+        return {}
+
+    @abstractmethod
+    def restore(self, arrays: Mapping[str, NDArray[Any]], content: Mapping[str, Any]) -> None:
+        """Takes back what `kept_arrays` and `kept_content` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: if a part is missing or of the wrong kind.
+        """
+
+    def fits(self) -> bool:
+        """Whether the restored parts and the policy's weights belong together."""
+        return True
+
+    # ------------------------------------------------------------------ the contract of an agent
     def fit(self, log: InteractionLog, training: Training | None = None) -> Self:
-        """Learns from simulated traffic; of the log it takes popularity and the catalogue.
+        """Learns from the policy's log, then from simulated traffic.
+
+        Where `training.folder` holds a checkpoint of the same training, agents that write checkpoints go on from it.
 
         Raises:
             AgentError: if there is no traffic to learn from.
+            TrainingStopped: if losses or rewards are no longer finite; the agent is then what it was before that.
         """
         if training is None:
             raise AgentError(
@@ -106,14 +161,17 @@ class ReinforcedAgent(Agent):
             )
         if training.requests < 1:
             raise ConfigurationError(f"agent '{self.name}' needs at least 1 request to train, not {training.requests}.")
-        items = PublicItems.from_log(log)
+        data = fingerprint(log)
+        self.prepare(log, training)
 
         def make_env(num_envs: int) -> SlateActionWrapper:
-            return self.wrapped(training.make_env(num_envs, self.autoreset_mode), items)
+            return self.with_actions(training.make_env(num_envs, self.autoreset_mode))
 
-        trained = self.train(make_env, training)
-        self._take_over(items, trained.final, trained.initial, _fingerprint(log))
-        self.learning_curve_ = trained.learning_curve
+        try:
+            self._take_over(self.train(make_env, training), data)
+        except TrainingStopped as stopped:
+            self._take_over(stopped.trained, data)
+            raise
         return self
 
     def act(self, observation: Observation) -> NDArray[np.int64]:
@@ -122,22 +180,14 @@ class ReinforcedAgent(Agent):
         Raises:
             AgentError: if the agent is not trained, or was trained on data of another shape.
         """
-        if not hasattr(self, "items_"):
+        if not hasattr(self, "policy_"):
             raise AgentError(f"agent '{self.name}' is not trained; call fit or load first.")
-        summaries = summarise(observation, self.items_)
-        width = len(self.policy_["0.weight"][0])
-        if summaries.shape[1] != width:
-            raise AgentError(
-                f"agent '{self.name}' was trained on summaries of {width} numbers, these have {summaries.shape[1]}; "
-                "train it on this data set."
-            )
-        weights = self.weights_of_outputs(in_blocks(self._network, summaries))
-        return rerank(observation, weights, self.items_.popularity, self.slate_size)
+        return self.choose(observation)
 
     def initial_policy(self) -> Self:
         """This agent as it was before training."""
-        agent = type(self)(self.slate_size, self.seed, self.options)
-        agent._take_over(self.items_, self.initial_, self.initial_, self.data_)
+        agent = copy.copy(self)
+        agent._take_over(Trained(self.initial_, self.initial_, np.zeros((0, 2))), self.data_)
         return agent
 
     def save(self, path: Path) -> None:
@@ -146,14 +196,13 @@ class ReinforcedAgent(Agent):
         Raises:
             AgentError: if the agent is not trained.
         """
-        if not hasattr(self, "items_"):
+        if not hasattr(self, "policy_"):
             raise AgentError(f"agent '{self.name}' is not trained, so there is nothing to save; call fit first.")
         save_arrays(
             path,
             f"agent {type(self).__name__}",
             {
-                "popularity": self.items_.popularity,
-                "categories": self.items_.categories,
+                **self.kept_arrays(),
                 "learning_curve": self.learning_curve_,
                 **{f"policy.{name}": array for name, array in self.policy_.items()},
                 **{f"initial.{name}": array for name, array in self.initial_.items()},
@@ -163,6 +212,7 @@ class ReinforcedAgent(Agent):
                 "seed": self.seed,
                 "options": asdict(self.options),
                 "data": self.data_,
+                **self.kept_content(),
             },
         )
 
@@ -184,26 +234,74 @@ class ReinforcedAgent(Agent):
                 configuration["seed"],
                 cls.options_class(**_tuples(configuration["options"])),
             )
-            items = PublicItems(arrays["popularity"], arrays["categories"])
-            policy, initial = _with_prefix(arrays, "policy."), _with_prefix(arrays, "initial.")
-            agent._take_over(items, policy, initial, configuration["data"])
-            network_from(initial)
-            agent.learning_curve_ = arrays["learning_curve"].reshape(-1, 2)
+            agent.restore(arrays, configuration)
+            policy, initial = with_prefix(arrays, "policy."), with_prefix(arrays, "initial.")
+            agent.network_of(initial)
+            agent._take_over(Trained(initial, policy, arrays["learning_curve"].reshape(-1, 2)), configuration["data"])
         except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError(f"'{path}' is not a whole '{cls.name}' agent ({error}); train it again.") from error
-        if not agent._fits():
+        if not agent.fits():
             raise ArtefactError(f"'{path}' holds a '{cls.name}' agent whose parts do not fit together; train it again.")
-        if log is not None and configuration["data"] != _fingerprint(log):
+        if log is not None and configuration["data"] != fingerprint(log):
             raise ArtefactError(
                 f"'{path}' holds a '{cls.name}' agent trained on another data set than '{log.name}'; train it on this one."
             )
         return agent
 
-    def _take_over(self, items: PublicItems, policy: Weights, initial: Weights, data: str) -> None:
-        self.items_, self.policy_, self.initial_, self.data_ = items, policy, initial, data
-        self._network: nn.Sequential = network_from(policy)
+    def _take_over(self, trained: Trained, data: str) -> None:
+        self.policy_, self.initial_, self.data_ = trained.final, trained.initial, data
+        self.learning_curve_ = trained.learning_curve
+        self._network: Any = self.network_of(trained.final)
 
-    def _fits(self) -> bool:
+
+class ReinforcedAgent(TrainedAgent):
+    """An agent whose policy network maps a summary of the request to re-ranking weights.
+
+    Of the log it takes popularity and the catalogue.
+    """
+
+    num_outputs: ClassVar[int] = len(WEIGHT_CENTRE)
+    """Outputs of the policy network."""
+
+    items_: PublicItems
+
+    @staticmethod
+    @abstractmethod
+    def weights_of_outputs(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Re-ranking weights [N, 4] that the network's outputs [N, A] stand for, without exploration."""
+
+    @staticmethod
+    @abstractmethod
+    def wrapped(env: Any, items: PublicItems) -> SlateActionWrapper:
+        """The environment with this agent's actions."""
+
+    def prepare(self, log: InteractionLog, training: Training) -> None:
+        self.items_ = PublicItems.from_log(log)
+
+    def with_actions(self, env: SlateVectorEnv) -> SlateActionWrapper:
+        return self.wrapped(env, self.items_)
+
+    def network_of(self, weights: Weights) -> nn.Sequential:
+        return network_from(weights)
+
+    def choose(self, observation: Observation) -> NDArray[np.int64]:
+        summaries = summarise(observation, self.items_)
+        width = len(self.policy_["0.weight"][0])
+        if summaries.shape[1] != width:
+            raise AgentError(
+                f"agent '{self.name}' was trained on summaries of {width} numbers, these have {summaries.shape[1]}; "
+                "train it on this data set."
+            )
+        weights = self.weights_of_outputs(in_blocks(self._network, summaries))
+        return rerank(observation, weights, self.items_.popularity, self.slate_size)
+
+    def kept_arrays(self) -> Mapping[str, NDArray[Any]]:
+        return {"popularity": self.items_.popularity, "categories": self.items_.categories}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]], content: Mapping[str, Any]) -> None:
+        self.items_ = PublicItems(arrays["popularity"], arrays["categories"])
+
+    def fits(self) -> bool:
         """Whether the network takes summaries of these items and gives this agent's outputs."""
         width_in = len(summary_names(0, self.items_.categories.shape[1]))
         return len(self.items_.popularity) == len(self.items_.categories) and all(
@@ -212,13 +310,14 @@ class ReinforcedAgent(Agent):
         )
 
 
-def _fingerprint(log: InteractionLog) -> str:
+def fingerprint(log: InteractionLog) -> str:
     """Hex digest of the names of a log's items, categories and user attributes."""
     names = "\0".join([*log.catalogue.item_ids.tolist(), *log.catalogue.category_names, *log.users.feature_names])
     return sha256(names.encode()).hexdigest()
 
 
-def _with_prefix(arrays: dict[str, NDArray[Any]], prefix: str) -> Weights:
+def with_prefix(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Weights:
+    """The arrays whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
