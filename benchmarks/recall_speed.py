@@ -206,7 +206,7 @@ def recommend() -> dict[str, float]:
         now, seconds = pipeline.served.last_second, []
         for number in range(CALLS):
             begin = time.perf_counter()
-            pipeline.recommend(names[number % len(names)], now + number + 1, SLOTS)
+            pipeline.recommend(names[number % len(names)], now=now + number + 1, k=SLOTS)
             seconds.append(time.perf_counter() - begin)
         lasting = seconds[CALLS // 10 :]  # the first calls compile
         for share in (50, 99):

@@ -77,7 +77,7 @@ class Pipeline:
 
     # ------------------------------------------------------------------ serving
     def recommend(
-        self, user: str | Sequence[str], now: int | NDArray[np.int64] | None = None, k: int = 10
+        self, user: str | int | Sequence[str | int], *, now: int | Sequence[int] | None = None, k: int = 10
     ) -> Recommendations:
         """Recommends k items to one user or many.
 
@@ -87,13 +87,12 @@ class Pipeline:
             k: items for each user.
 
         Raises:
-            ConfigurationError: if k is more than the candidates that recall is asked for.
+            ConfigurationError: if k is less than 1 or more than the candidates that recall is asked for, or there are other moments
+                than users.
         """
         self._check_k(k)
-        number = self.served.numbers([user] if isinstance(user, str) else [str(name) for name in user])
-        if now is None:
-            now = self.served.last_second + 1
-        moment = np.broadcast_to(np.asarray(now, np.int64), number.shape)
+        number = self.served.numbers([str(name) for name in ([user] if isinstance(user, str | int) else user)])
+        moment = self._moments(now, len(number))
         observation, channels = self.observe(number, moment)
         scores, slots = self.choose(observation, k)
         rows = np.arange(len(number))[:, None]
@@ -140,6 +139,16 @@ class Pipeline:
         """([N, C] the ranker's scores, [N, k] the slots that the re-ranker chose)."""
         scores = self.ranker.score(RankingInput.of(observation))
         return scores, self.reranker.rerank(observation, scores, k)
+
+    def _moments(self, now: int | Sequence[int] | None, number: int) -> NDArray[np.int64]:
+        """[N] seconds since 1970 for each of `number` users."""
+        moments = np.asarray(self.served.last_second + 1 if now is None else now)
+        if moments.shape not in ((), (number,)) or not (moments.dtype.kind in "iuf" or not moments.size):
+            raise ConfigurationError(
+                f"now is of shape {moments.shape} and type {moments.dtype} for {number} users; give seconds since 1970, one number "
+                "for all or one for each."
+            )
+        return np.broadcast_to(moments.astype(np.int64), (number,))
 
     def _check_k(self, k: int) -> None:
         if not 1 <= k <= self.config.candidates:

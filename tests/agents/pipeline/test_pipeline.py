@@ -37,7 +37,7 @@ def pipeline(log):
 def test_recommends_items_that_may_be_offered_and_tells_who_found_them(log, pipeline):
     users = [str(name) for name in log.users.user_ids]
     now = int(log.timestamp.max()) - 20 * SECONDS_PER_DAY
-    found = pipeline.recommend(users, now, k=7)
+    found = pipeline.recommend(users, now=now, k=7)
     assert found.items.shape == found.scores.shape == (40, 7)
     for row, items in enumerate(found.items):
         shown = items[items >= 0]
@@ -57,6 +57,37 @@ def test_one_user_gets_what_it_gets_among_many(log, pipeline):
     alone = pipeline.recommend(users[17], k=5)
     assert_array_equal(alone.items[0], together.items[17])
     assert_allclose(alone.scores[0], together.scores[17], rtol=1e-5)
+
+
+def test_each_user_may_have_a_moment_of_its_own(log, pipeline):
+    users = [str(name) for name in log.users.user_ids[:2]]
+    late = int(log.timestamp.max()) + 1
+    moments = [late - 20 * SECONDS_PER_DAY, late]
+    together = pipeline.recommend(users, now=moments, k=5)
+    for row, (user, now) in enumerate(zip(users, moments, strict=True)):
+        assert_array_equal(pipeline.recommend(user, now=now, k=5).items[0], together.items[row])
+    assert (pipeline.recommend(users, k=5).items[0] != together.items[0]).any()
+    assert pipeline.recommend([], now=[]).items.shape == (0, 10)
+
+
+def test_what_recommend_cannot_take_is_refused(log, pipeline):
+    for wrong in ([1, 2, 3], [[1, 2]], "today"):
+        with pytest.raises(ConfigurationError, match=r"now is of shape .* for 2 users"):
+            pipeline.recommend(["user0", "user1"], now=wrong)
+    for k in (0, -1, 31):
+        with pytest.raises(ConfigurationError, match=f"k is {k}; it must lie in 1 to 30"):
+            pipeline.recommend("user0", k=k)
+    with pytest.raises(TypeError, match="positional"):
+        pipeline.recommend("user0", 5)
+
+
+def test_ids_may_be_numbers(log):
+    numbered = replace(log, users=replace(log.users, user_ids=np.arange(40).astype(str)))
+    pipeline = Pipeline(CONFIG).fit(numbered)
+    one = pipeline.recommend(17, k=5)
+    assert_array_equal(one.items, pipeline.recommend("17", k=5).items)
+    assert_array_equal(pipeline.recommend([3, 17], k=5).items[1:], one.items)
+    assert (one.items != pipeline.recommend("a stranger", k=5).items).any()
 
 
 def test_strangers_are_served_without_a_history(log, pipeline):
@@ -173,7 +204,7 @@ def test_the_tree_names_every_stage(pipeline):
         assert word in text
 
 
-def test_bad_configurations_are_refused(tmp_path, pipeline):
+def test_bad_configurations_are_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="no re-ranker 'best'"):
         PipelineConfig(reranker="best")
     with pytest.raises(ConfigurationError, match="did you mean 'din'"):
@@ -186,8 +217,6 @@ def test_bad_configurations_are_refused(tmp_path, pipeline):
         Pipeline(PipelineConfig(ranker="din", ranker_settings={"training": {"epochs": "many"}}))
     with pytest.raises(ConfigurationError, match=r"sum to 0\.9"):
         Pipeline(replace(CONFIG, recall={"als": 0.9}))
-    with pytest.raises(ConfigurationError, match="k is 31"):
-        pipeline.recommend("user0", k=31)
     bad = tmp_path / "pipeline.toml"
     bad.write_text("rankr = 'din'\n")
     with pytest.raises(ConfigurationError, match="'rankr'"):
