@@ -91,6 +91,18 @@ class UserBootstrap:
             total = sums.sum(axis=0)
             return Resampled(float(total[0] / total[1]), drawn[:, 0] / drawn[:, 1], self.num_users)
 
+    def distance(self, differences: NDArray, rows: NDArray) -> Resampled:
+        """The sum over B bins of |the sum of `differences` [U, B] over users|, over the sum of `rows` [U].
+
+        What is drawn adds noise to every bin, so that distances are larger under draws than they are. The draws are moved down
+        by their mean excess, and not below zero.
+        """
+        times = self._times.astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            value = float(np.abs(differences.sum(axis=0)).sum() / rows.sum())
+            draws = np.abs(times @ differences).sum(axis=1) / (times @ rows)
+        return Resampled(value, np.maximum(draws - (np.nanmean(draws) - value), 0), self.num_users)
+
     def pooled_auc(self, labels: NDArray[np.bool_], scores: NDArray[np.float64], user: NDArray[np.int64]) -> Resampled:
         """The AUC over all rows [R] together, each counted as often as its user [R] was drawn."""
         order = np.argsort(scores, kind="stable")

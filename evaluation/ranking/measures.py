@@ -94,15 +94,20 @@ def reliability(
     labels: NDArray[np.bool_], probabilities: NDArray[np.float64], bins: int = 10
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """(mean probability, share of positives, rows), each [bins] or fewer, in bins of equally many rows by probability."""
-    order = np.argsort(probabilities, kind="stable")
-    edges = np.unique(np.linspace(0, len(order), bins + 1).astype(np.int64))
-    if len(edges) < 2:
+    if not len(labels):
         return np.zeros(0), np.zeros(0), np.zeros(0, np.int64)
-    rows = np.diff(edges)
-    told, happened = (
-        np.add.reduceat(values[order].astype(np.float64), edges[:-1]) / rows for values in (probabilities, labels)
-    )
+    bin_of = bins_by_score(probabilities, bins)
+    rows = np.bincount(bin_of)
+    told, happened = (np.bincount(bin_of, values) / rows for values in (probabilities, labels))
     return told, happened, rows
+
+
+def bins_by_score(scores: NDArray[np.float64], bins: int = 10) -> NDArray[np.int64]:
+    """[R] number of each row's bin, where bins hold equally many rows, the lowest scores in the first."""
+    place = np.empty(len(scores), np.int64)
+    place[np.argsort(scores, kind="stable")] = np.arange(len(scores))
+    edges = np.unique(np.linspace(0, len(scores), bins + 1).astype(np.int64))
+    return np.searchsorted(edges, place, side="right") - 1
 
 
 def calibration_error(labels: NDArray[np.bool_], probabilities: NDArray[np.float64], bins: int = 10) -> float:

@@ -106,7 +106,8 @@ class Pointwise:
         return cls(np.unique(log.user[rows], return_inverse=True)[1], labels[rows], logit)
 
     def figures(self, bootstrap: UserBootstrap) -> dict[str, Resampled]:
-        """AUC over all rows, GAUC (mean of users' AUC by rows), log-loss, and calibration (told over true share of positives)."""
+        """AUC over all rows, GAUC (mean of users' AUC by rows), log-loss, calibration (told over true share of positives), and
+        the expected calibration error, see `measures.calibration_error`."""
         users = bootstrap.num_users
         by_user = measures.auc_by_user(self.label, self.logit, self.user, users)
         rows = np.bincount(self.user, minlength=users)
@@ -120,12 +121,18 @@ class Pointwise:
             "gauc": bootstrap.ratio(np.where(has_both, by_user, 0) * rows, has_both * rows),
             "log_loss": bootstrap.ratio(loss, rows),
             "calibration": bootstrap.ratio(told, liked),
+            "calibration_error": self._calibration_error(bootstrap),
         }
 
-    @property
-    def calibration_error(self) -> float:
-        """Expected calibration error, see `measures.calibration_error`."""
-        return measures.calibration_error(self.label, expit(self.logit))
+    def _calibration_error(self, bootstrap: UserBootstrap) -> Resampled:
+        """Bins are those of all rows under every draw of users."""
+        bins = measures.bins_by_score(self.logit)
+        cell, shape = self.user * (bins.max(initial=0) + 1) + bins, (bootstrap.num_users, bins.max(initial=0) + 1)
+        told, liked, rows = (
+            np.bincount(cell, values, shape[0] * shape[1]).reshape(shape)
+            for values in (expit(self.logit), self.label, np.ones(len(cell)))
+        )
+        return bootstrap.distance(told - liked, rows.sum(axis=1))
 
 
 def liked(log: InteractionLog, rating_threshold: float = 4.0) -> NDArray[np.bool_]:

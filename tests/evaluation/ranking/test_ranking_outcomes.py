@@ -8,7 +8,16 @@ from sklearn import metrics
 
 from envs.errors import LogError
 from envs.logs.synthetic import SyntheticConfig, generate_log
-from evaluation.ranking import FullRanking, Pointwise, UserBootstrap, global_cut, last_share, leave_last_out, liked
+from evaluation.ranking import (
+    FullRanking,
+    Pointwise,
+    UserBootstrap,
+    global_cut,
+    last_share,
+    leave_last_out,
+    liked,
+    measures,
+)
 
 
 class FromTable:
@@ -104,7 +113,27 @@ def test_pointwise_figures_are_scikit_learns(log, scorer):
     both = [user for user in np.unique(users) if 0 < label[users == user].mean() < 1]
     each = [metrics.roc_auc_score(label[users == user], logit[users == user]) for user in both]
     assert_allclose(figures["gauc"], np.average(each, weights=[(users == user).sum() for user in both]), rtol=1e-9)
-    assert 0 < pointwise.calibration_error < 1
+    told, happened, count = measures.reliability(label, expit(logit.astype(float)))
+    assert_allclose(figures["calibration_error"], np.average(np.abs(told - happened), weights=count), rtol=1e-6)
+
+
+def test_the_interval_of_the_calibration_error_is_about_the_error(log, scorer):
+    """Draws of users add noise to each bin, which alone must not lift the interval over the error."""
+    random = np.random.default_rng(0)
+    user = np.repeat(np.arange(80), 10)
+    logit = random.normal(size=800)
+    error = Pointwise(user, random.random(800) < expit(logit), logit).figures(UserBootstrap(80))["calibration_error"]
+    assert error.estimate().low < error.value < error.estimate().high
+
+
+def test_a_distance_under_draws_is_the_plain_one_moved_alike():
+    random = np.random.default_rng(1)
+    differences, rows = random.normal(0.4, 1, (30, 4)), random.integers(1, 9, 30)
+    bootstrap = UserBootstrap(30, draws=50)
+    found, times = bootstrap.distance(differences, rows), bootstrap._times.astype(float)
+    plain = np.array([np.abs(drawn @ differences).sum() / (drawn @ rows) for drawn in times])
+    assert_allclose(found.value, np.abs(differences.sum(axis=0)).sum() / rows.sum())
+    assert_allclose(found.draws, plain - plain.mean() + found.value)
 
 
 def test_labels_that_are_all_alike_have_no_auc(log, scorer):
