@@ -33,7 +33,7 @@ from rich.console import Console
 
 from agents.updates.rules import DEFAULT_RULES, UpdatePolicy, rule
 from agents.updates.study import is_untrained, summarise_updates, update_figures
-from envs.errors import DriftrecError
+from envs.errors import ConfigurationError, DriftrecError
 from envs.logs import load_log
 from envs.logs.schema import InteractionLog
 from envs.users.ablation import ablation, ablation_figures, evolution_gain
@@ -215,6 +215,11 @@ def rankers(options: RankerOptions) -> None:
     parts, study = options.chosen_parts(), options.study()
     console = make_console()
     log = read_log(options, console)
+    if options.debias and log.propensity is None and "serving" not in parts:
+        raise ConfigurationError(
+            f"--debias weighs by the chance with which rows were shown, which log '{log.name}' does not tell; "
+            "leave it out, or add serving to --parts, whose simulated requests tell it."
+        )
     run = open_run(options, "rankers", options.resume)
     figures: dict[str, float] = {}
     if "offline" in parts:

@@ -296,7 +296,8 @@ class RankerOptions(DataOptions):
     requests: Annotated[int | None, _sized("40000, or 500")] = None
     """Simulated requests that the rankers' second training learns from, about."""
     debias: bool = False
-    """Weigh what is learnt from simulated requests by one over the chance with which it was shown."""
+    """Weigh what is learnt by one over the chance with which it was shown, where that is known: of simulated requests, and of
+    logs that tell it."""
     rounds: Annotated[int | None, _sized("5, or 1")] = None
     """Rounds in which pipelines learn from their own traffic."""
     loop_seeds: Annotated[int | None, _sized("3, or 2")] = None
@@ -339,6 +340,7 @@ class RankerOptions(DataOptions):
             names=names,
             grown=grown,
             epochs=self.epochs or (1 if self.fast else None),
+            debias=self.debias,
             ranker_seeds=self.ranker_seeds,
             seed=self.seed,
         )

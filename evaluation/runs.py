@@ -179,6 +179,10 @@ class Run:
         """agents/<name>."""
         return self.folder / "agents" / name
 
+    def curves_path(self, name: str) -> Path:
+        """tensorboard/<name>, a folder for the curves of a fit."""
+        return self.folder / "tensorboard" / name
+
     def plot_path(self, name: str) -> Path:
         """plots/<name>.png."""
         return self.folder / "plots" / f"{name}.png"

@@ -3,6 +3,7 @@
 What a unit leaves in the run folder is complete or not there, so a run cut short goes on with the units that are missing:
 
     agents/<agent>-seed<n>                  the fitted agent
+    tensorboard/<agent>-seed<n>/            curves of its fit, if it writes any
     tables/learning/<agent>-seed<n>         its learning curve, if it has one
     tables/spent/<agent>-seed<n>            requests and seconds that its training took
     events/<agent>-seed<n>.parquet          its event log, and that of its policy before training
@@ -107,6 +108,7 @@ def do_unit(
             requests=requests,
             seed=unit.seed,
             report=lambda spent: report(f"{unit.name}: training, {min(spent, requests):,} of {requests:,} requests"),
+            folder=run.curves_path(unit.stem),
         )
         with blamed_on(unit.name, agent_class, "fit"):
             agent.fit(world.policy_log, lessons)
@@ -164,7 +166,10 @@ def fitted_agents(
             with blamed_on(unit.name, kind, "fit"):
                 agent = kind(slate_size=comparison.serving.slate_size, seed=seed)
                 traffic = CountedTraffic(world, candidate_source, comparison, seed)
-                agent.fit(world.policy_log, Training(make_env=traffic.make_env, requests=requests, seed=seed))
+                lessons = Training(
+                    make_env=traffic.make_env, requests=requests, seed=seed, folder=run.curves_path(unit.stem)
+                )
+                agent.fit(world.policy_log, lessons)
                 agent.save(path)
         with blamed_on(unit.name, kind, "load"):
             agents[unit.name] = kind.load(path)

@@ -18,7 +18,7 @@ from evaluation.ranking.trials import (
     figures_of,
     last_split,
     perform,
-    tasks_of,
+    ranks_only,
 )
 from evaluation.runs import Run
 from evaluation.statistics import Estimate
@@ -48,7 +48,8 @@ class _Level:
 
 
 def growth_study(log: InteractionLog, config: RankerStudyConfig, run: Run, progress: Progress) -> pl.DataFrame:
-    """Fits each ranker of `config.grown` under each level of `GROWTH` for the tasks about users' last rows.
+    """Fits each ranker of `config.grown` under each level of `GROWTH` for the tasks about users' last rows; those that are made
+    to rank for the ranks alone.
 
     Returns:
         (kind, level, ranker, measure, value, low, high, and the same of the paired difference to the plain level): a row for each.
@@ -58,7 +59,7 @@ def growth_study(log: InteractionLog, config: RankerStudyConfig, run: Run, progr
         (level, name): Trial(name=name, task=level.task, split=level.split, condition=level.condition)
         for name in (POPULARITY, *config.grown)
         for level in levels
-        if level.task in tasks_of(name, (level.task,))
+        if level.task == RANKED or not ranks_only(name)
     }
     plain = {trial.table("outcomes"): trial for trial in trials.values()}
     perform("rankers, growth", list(plain.values()), config, run, progress)

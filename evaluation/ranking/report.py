@@ -8,6 +8,7 @@ from rich.table import Table
 
 from evaluation.ranking.growth import GROWTH, PLAIN
 from evaluation.ranking.study import RankerStudy
+from evaluation.ranking.trials import MEASURES, SHARE
 
 _BETTER = {"ndcg10": "NDCG@10, last item", "auc": "AUC, is the last row liked?", "ndcg10_cut": "NDCG@10 after the cut"}
 """Measures by which is told who beats whom, of which larger is better, and what they are called."""
@@ -21,7 +22,9 @@ _VARIED = {
 
 def ranker_tables(study: RankerStudy) -> list[Table]:
     """What was found on held-out rows: measures and costs, the cut in time, who beats whom."""
-    tables = [_measures_table(study), _cut_table(study)]
+    tables = [_measures_table(study)]
+    tables += [_likes_table(study)] if "auc20" in study.measures["measure"] else []
+    tables += [_cut_table(study)]
     paired = [(measure, title) for measure, title in _BETTER.items() if measure in study.pairs["measure"]]
     return tables + [_pairs_table(study.pairs, measure, title) for measure, title in paired]
 
@@ -70,7 +73,7 @@ def _longest(costs: pl.DataFrame) -> pl.DataFrame:
 
 def _measures_table(study: RankerStudy) -> Table:
     """A row for each ranker, best NDCG first."""
-    shown = ("ndcg10", "recall10", "auc", "log_loss", "auc20")
+    shown = ("ndcg10", "recall10", "mrr10", "auc", "log_loss")
     columns = ("ndcg10 minus popular", "longest fit, s", "of it processor", "parameters")
     table = Table("ranker", *shown, *columns, title="Rankers, held-out rows")
     costs = {row["ranker"]: row for row in _longest(study.costs).iter_rows(named=True)}
@@ -88,8 +91,21 @@ def _measures_table(study: RankerStudy) -> Table:
     seeds = study.measures["training_seeds"].to_numpy().max()
     table.caption = (
         f"95 % intervals: users resampled{f', and {seeds} training seeds' if seeds > 1 else '; one training seed'}. Ranked: "
-        "each user's last item among all unseen ones. auc, log_loss: is each user's last row liked? auc20: rows of each "
-        "user's last 20 %."
+        "each user's last item among all unseen ones. auc, log_loss: is each user's last row liked? Rankers that are made to rank "
+        "learn from what was consumed, and tell likes by their order alone."
+    )
+    return table
+
+
+def _likes_table(study: RankerStudy) -> Table:
+    """How rows of each user's last 20 % are told to be liked or not, best AUC first."""
+    shown = MEASURES[SHARE]
+    table = Table("ranker", *shown, title="Rows of each user's last 20 %: liked or not")
+    for name, own in _ranked(study.measures, "auc20"):
+        table.add_row(name, *[_told(own.get(measure)) for measure in shown])
+    table.caption = (
+        "calibration20: told share of likes over the true one, 1 is right. calibration_error20: mean distance of the two over ten "
+        "bins. Rankers that are made to rank give no probabilities."
     )
     return table
 

@@ -22,7 +22,6 @@ from evaluation.ranking.trials import (
     has_labels,
     last_split,
     perform,
-    tasks_of,
 )
 from evaluation.runs import Run
 
@@ -43,16 +42,16 @@ class RankerStudy:
 
 
 def ranker_study(log: InteractionLog, config: RankerStudyConfig, run: Run, progress: Progress) -> RankerStudy:
-    """Fits every ranker for every task that it can do; what is in the run folder is not fitted again.
+    """Fits every ranker for every task; what is in the run folder is not fitted again.
+
+    Rankers that are made to rank learn from what was consumed in all tasks; of likes their order alone is judged.
 
     Raises:
         LogError: if the log is too short for a split, or has no moment with rows before and behind it.
     """
     splits = last_split(log) | ({SHARE: last_share(log)} if has_labels(log) else {}) | {CUT: global_cut(log)}
     trials = [
-        Trial(name=name, task=task, split=splits[task])
-        for name in (POPULARITY, *config.names)
-        for task in tasks_of(name, tuple(splits))
+        Trial(name=name, task=task, split=splits[task]) for name in (POPULARITY, *config.names) for task in splits
     ]
     perform("rankers, fits", trials, config, run, progress)
     figures = {

@@ -29,10 +29,12 @@ rank the catalogue for what comes after one moment for all."""
 MEASURES = {
     RANKED: ("ndcg10", "recall10", "mrr10"),
     LAST: ("auc", "log_loss"),
-    SHARE: ("auc20", "gauc20", "log_loss20"),
+    SHARE: ("auc20", "gauc20", "log_loss20", "calibration20", "calibration_error20"),
     CUT: tuple(f"{name}_cut{group}" for name in ("ndcg10", "recall10") for group in ("", "_warm", "_cold")),
 }
 """What each task is measured by."""
+BY_ORDER = ("auc", "auc20", "gauc20")
+"""Those measures of the tasks about likes that need no probabilities: all that is asked of what is made to rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,8 @@ class RankerStudyConfig:
     """Those of them whose growth with the data is studied."""
     epochs: int | None = None
     """Passes of network rankers at most; None for each ranker's own."""
+    debias: bool = False
+    """Whether rows weigh by one over the propensity that the log tells."""
     rating_threshold: float = 4.0
     """Ratings from here on are liked."""
     ranker_seeds: int = 1
@@ -71,16 +75,24 @@ class Trial:
         """What the ranker is called in tables."""
         return shown_name(self.name)
 
+    @property
+    def ranks_only(self) -> bool:
+        """See `ranks_only`."""
+        return ranks_only(self.name)
+
     def table(self, kind: str, number: int = 0) -> str:
         """Name of the run's table of `kind` (outcomes, costs) by training seed `number`."""
-        place = f"{kind}/{self.task}" + (f"/{self.condition}" if self.condition else "")
+        return f"{kind}/{self.place(number)}"
+
+    def place(self, number: int = 0) -> str:
+        """The trial by training seed `number`, as a path."""
+        place = self.task + (f"/{self.condition}" if self.condition else "")
         return f"{place}/{self.ranker}" + (f"-seed{number}" if number else "")
 
 
-def tasks_of(name: str, possible: Sequence[str]) -> tuple[str, ...]:
-    """Those of the `possible` tasks that a ranker can do: one that is made to rank gives no probabilities."""
-    ranks_only = name == POPULARITY or issubclass(resolve_ranker(name), CatalogueRanker)
-    return tuple(task for task in possible if task in (RANKED, CUT) or not ranks_only)
+def ranks_only(name: str) -> bool:
+    """Whether a ranker is made to rank: it learns from what was consumed, and its scores are no probabilities of a like."""
+    return name == POPULARITY or issubclass(resolve_ranker(name), CatalogueRanker)
 
 
 def has_labels(log: InteractionLog) -> bool:
@@ -96,12 +108,12 @@ def last_split(log: InteractionLog) -> dict[str, Split]:
 
 
 def perform(title: str, trials: Sequence[Trial], config: RankerStudyConfig, run: Run, progress: Progress) -> None:
-    """Fits and judges what is not in the run folder yet."""
-    todo = [(trial, number) for trial in trials for number in _seeds(trial, config)]
+    """Fits and judges what is not in the run folder yet. Curves of fits go to its folder `tensorboard`."""
+    todo, fits = [(trial, number) for trial in trials for number in _seeds(trial, config)], _Fits()
     with progress(title, len(todo)) as report:
         for done, (trial, number) in enumerate(todo):
             if not run.has_table(trial.table("outcomes", number)):
-                _perform(trial, number, config, run)
+                _perform(trial, number, config, run, fits)
             report(done + 1)
 
 
@@ -124,7 +136,7 @@ def figures_of(trial: Trial, config: RankerStudyConfig, run: Run) -> dict[str, R
     outcomes = [run.table(trial.table("outcomes", number)) for number in seeds]
     users = int(outcomes[0]["user"].to_numpy().max()) + 1
     bootstrap = UserBootstrap(users, seed=config.seed)
-    by_seed = [_figures(trial.task, outcome, bootstrap) for outcome in outcomes]
+    by_seed = [_figures(trial, outcome, bootstrap) for outcome in outcomes]
     # rankers take other draws of their seeds, since those of two rankers have nothing in common
     own = int.from_bytes(trial.ranker.encode()) % 2**32
     return {name: Resampled.over_seeds([figures[name] for figures in by_seed], own) for name in by_seed[0]}
@@ -134,29 +146,24 @@ def _seeds(trial: Trial, config: RankerStudyConfig) -> range:
     return range(1 if trial.name == POPULARITY else config.ranker_seeds)
 
 
-def _perform(trial: Trial, number: int, config: RankerStudyConfig, run: Run) -> None:
+def _perform(trial: Trial, number: int, config: RankerStudyConfig, run: Run, fits: "_Fits") -> None:
     """Keeps what became of a trial: first the cost, then the outcome, which says that it is done."""
-    split, ranks = trial.split, trial.task in (RANKED, CUT)
+    split = trial.split
     ranker: Ranker = Popularity()
     if trial.name == POPULARITY:
         ranker.fit(split.training_log, split.validation_log)
     else:
-        label: Label = "consumed" if ranks else "click" if split.log.has_exposures else "rating"
-        ranker = _ranker(trial, label, config, config.seed + number)
-        begin, begin_cpu = time.perf_counter(), time.process_time()
-        ranker.fit(split.training_log, split.validation_log)
-        cost = {
+        ranker, spent = fits.fitted(trial, number, config, run)
+        about = {
             "ranker": trial.ranker,
             "task": trial.task,
             "condition": trial.condition,
             "training_seed": number,
-            "seconds": time.perf_counter() - begin,
-            "cpu_seconds": time.process_time() - begin_cpu,
-            "parameters": _num_parameters(ranker),
         }
+        cost = about | spent | {"parameters": _num_parameters(ranker)}
         schema = {"parameters": pl.Int64}
         run.write_table(trial.table("costs", number), pl.DataFrame([cost], schema_overrides=schema))
-    if ranks:
+    if trial.task in (RANKED, CUT):
         ranking = FullRanking.of(ranker, split)
         outcome = pl.DataFrame({"user": ranking.user, "rank": ranking.rank, "cold": split.is_cold})
     else:
@@ -165,10 +172,43 @@ def _perform(trial: Trial, number: int, config: RankerStudyConfig, run: Run) -> 
     run.write_table(trial.table("outcomes", number), outcome)
 
 
+class _Fits:
+    """Fits rankers, and keeps those of the last ranker and split, for a task that asks for the very same fit."""
+
+    def __init__(self) -> None:
+        self._of: tuple[str, Split, Label] | None = None
+        self._by_seed: dict[int, tuple[Ranker, dict[str, float]]] = {}
+
+    def fitted(self, trial: Trial, number: int, config: RankerStudyConfig, run: Run) -> tuple[Ranker, dict[str, float]]:
+        """(the ranker of a trial, seconds that its fit took)."""
+        split, label = trial.split, _label(trial)
+        if self._of is None or self._of[0] != trial.name or self._of[1] is not split or self._of[2] != label:
+            self._of, self._by_seed = (trial.name, split, label), {}
+        if number not in self._by_seed:
+            ranker = _ranker(trial, label, config, config.seed + number)
+            begin, begin_cpu = time.perf_counter(), time.process_time()
+            ranker.fit(split.training_log, split.validation_log, folder=run.curves_path(trial.place(number)))
+            spent = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - begin_cpu}
+            self._by_seed[number] = ranker, spent
+        return self._by_seed[number]
+
+
+def _label(trial: Trial) -> Label:
+    if trial.task in (RANKED, CUT) or trial.ranks_only:
+        return "consumed"
+    return "click" if trial.split.log.has_exposures else "rating"
+
+
 def _ranker(trial: Trial, label: Label, config: RankerStudyConfig, seed: int) -> Ranker:
     kind = resolve_ranker(trial.name)
     own: Any = kind.config_class()
-    samples = replace(own.samples, label=label, rating_threshold=config.rating_threshold, event_delay=trial.split.delay)
+    samples = replace(
+        own.samples,
+        label=label,
+        rating_threshold=config.rating_threshold,
+        event_delay=trial.split.delay,
+        debias=config.debias,
+    )
     own = replace(own, samples=samples)
     if config.epochs is not None and isinstance(own, NetworkRankerConfig):
         own = replace(own, training=replace(own.training, epochs=config.epochs))
@@ -183,8 +223,8 @@ def _num_parameters(ranker: Ranker) -> int | None:
         return None
 
 
-def _figures(task: str, outcome: pl.DataFrame, bootstrap: UserBootstrap) -> dict[str, Resampled]:
-    user = outcome["user"].to_numpy()
+def _figures(trial: Trial, outcome: pl.DataFrame, bootstrap: UserBootstrap) -> dict[str, Resampled]:
+    user, task = outcome["user"].to_numpy(), trial.task
     if task in (RANKED, CUT):
         ranking = FullRanking(user, outcome["rank"].to_numpy())
         if task == RANKED:
@@ -200,4 +240,6 @@ def _figures(task: str, outcome: pl.DataFrame, bootstrap: UserBootstrap) -> dict
         points = Pointwise(user, outcome["label"].to_numpy(), outcome["logit"].to_numpy())
         suffix = "20" if task == SHARE else ""
         found = {f"{name}{suffix}": figure for name, figure in points.figures(bootstrap).items()}
+        if trial.ranks_only:
+            return {name: found[name] for name in MEASURES[task] if name in BY_ORDER}
     return {name: found[name] for name in MEASURES[task]}

@@ -55,7 +55,8 @@ class Pipelines:
         """A ranker fitted to the log; from the run folder if it is there."""
 
         def fit() -> Ranker:
-            return self._new(name).fit(self.split.training_log, self.split.validation_log)
+            folder = self.run.curves_path(f"serving/{shown_name(name)}")
+            return self._new(name).fit(self.split.training_log, self.split.validation_log, folder=folder)
 
         return self._kept(name, LOG, fit)
 

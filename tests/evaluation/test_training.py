@@ -16,7 +16,7 @@ from evaluation.comparison import blamed_on, evaluation_users, split_users
 from evaluation.runs import Run
 from evaluation.traffic import CountedTraffic
 from evaluation.training import TrainingConfig, run_comparison, under_user_models
-from evaluation.units import Unit, named_agents, units_of
+from evaluation.units import Unit, do_unit, named_agents, units_of
 
 LEARNER = """
     import numpy as np
@@ -133,6 +133,11 @@ def test_a_comparison_leaves_tables_agents_and_events(run, agent_file, small_wor
     assert len(EventLog.read(run.events_path("Learner-seed1"))) > 0
     assert len(EventLog.read(run.events_path("Learner-seed1-initial"))) > 0
     assert run.agent_path("popular-seed1").exists()
+
+
+def test_a_ranker_leaves_curves_of_its_fit(run, small_world, candidate_source, few):
+    do_unit(Unit("logistic", "logistic", 0), small_world, candidate_source, run, few, 0)
+    assert list((run.folder / "tensorboard/logistic-seed0").glob("events*"))
 
 
 def test_resume_does_only_what_is_missing(run, small_world, candidate_source, few, monkeypatch):

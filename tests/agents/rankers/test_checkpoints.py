@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from agents.rankers.checkpoints import Header, fingerprint, load_checkpoint, save_checkpoint
+from agents.rankers.checkpoints import Header, load_checkpoint, save_checkpoint
 from envs.errors import ArtefactError
 
 
@@ -32,5 +32,5 @@ def test_missing_damaged_and_foreign_files_are_refused(tmp_path):
 
 def test_a_fingerprint_tells_items_and_categories_but_not_births(shown_log):
     catalogue = shown_log.catalogue
-    assert fingerprint(catalogue) == fingerprint(catalogue.with_birth(catalogue.birth + 1))
-    assert fingerprint(catalogue) != fingerprint(catalogue.with_offspring(np.array([0])))
+    assert catalogue.fingerprint == catalogue.with_birth(catalogue.birth + 1).fingerprint
+    assert catalogue.fingerprint != catalogue.with_offspring(np.array([0])).fingerprint

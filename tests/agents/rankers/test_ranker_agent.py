@@ -52,6 +52,13 @@ def test_an_agent_comes_back_from_disk(agent, env, tmp_path):
         MFPointwiseAgent.load(tmp_path / "agent.npz")
 
 
+def test_an_agent_of_another_catalogue_is_refused(agent, world, moving_world, tmp_path):
+    agent.save(tmp_path / "agent")
+    assert MFPointwiseAgent.load(tmp_path / "agent", world.policy_log.catalogue).slate_size == 5
+    with pytest.raises(ArtefactError, match="another catalogue"):
+        MFPointwiseAgent.load(tmp_path / "agent", moving_world.policy_log.catalogue)
+
+
 def test_it_learns_from_the_events_of_its_own_traffic(world, env, tmp_path):
     traffic = Training(make_env=lambda *_: env, requests=0, seed=0, folder=tmp_path / "curves")
     agent = MFPointwiseAgent(slate_size=5, config=QUICK).fit(world.policy_log, traffic)

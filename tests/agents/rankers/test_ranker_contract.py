@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from small_rankers import CATALOGUE, POINTWISE, made
+from small_rankers import CATALOGUE, CROSSED, POINTWISE, made
 
 from agents.rankers.samples import SampleConfig
 from envs.errors import ArtefactError, ConfigurationError
@@ -23,8 +23,13 @@ def log(kind, shown_log, rated_log):
 
 
 @pytest.fixture(scope="module")
-def ranker(kind, log):
-    return made(kind).fit(log)
+def curves(tmp_path_factory):
+    return tmp_path_factory.mktemp("curves")
+
+
+@pytest.fixture(scope="module")
+def ranker(kind, log, curves):
+    return made(kind).fit(log, folder=curves / kind.name)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,11 @@ def test_permuting_candidates_permutes_scores(ranker, asked):
     assert scores.dtype == np.float32 and scores.shape == asked.items.shape and np.isfinite(scores).all()
     assert_allclose(ranker.score(permuted), scores[:, order], rtol=1e-4, atol=1e-5)
     assert scores.std(axis=1).max() > 0
+
+
+def test_a_fit_leaves_curves(kind, ranker, curves):
+    written = b"".join(path.read_bytes() for path in (curves / kind.name).glob("events*"))
+    assert (b"objective" if kind not in CROSSED else b"log_loss") in written
 
 
 def test_a_request_does_not_hang_on_its_neighbours(ranker, asked):

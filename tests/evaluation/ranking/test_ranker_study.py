@@ -6,19 +6,24 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from numpy.testing import assert_array_equal
+from sklearn import metrics
 
+from agents.rankers.mf_bpr import MFBPR
+from agents.rankers.samples import Samples
 from envs.errors import ConfigurationError
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from evaluation.figures import save_figures
 from evaluation.options import RankerOptions
-from evaluation.ranking import trials
+from evaluation.ranking import Pointwise, liked, trials
 from evaluation.ranking.bootstrap import UserBootstrap
 from evaluation.ranking.growth import GROWTH, PLAIN, growth_study
 from evaluation.ranking.report import growth_figures, growth_tables, ranker_figures, ranker_tables
 from evaluation.ranking.splits import global_cut, leave_last_out
 from evaluation.ranking.study import ranker_study
-from evaluation.ranking.trials import RankerStudyConfig
+from evaluation.ranking.trials import LAST, RankerStudyConfig
 from evaluation.runs import Run
+from simulate import main
 
 CONFIG = RankerStudyConfig(names=("mf_pointwise", "mf_bpr"), grown=("mf_pointwise", "mf_bpr"), epochs=1)
 
@@ -53,13 +58,70 @@ def test_every_ranker_is_measured_and_paired_with_popularity(done):
     for name in ("popular", "mf_pointwise", "mf_bpr"):
         assert figures[f"ndcg10_{name}_low"] <= figures[f"ndcg10_{name}"] <= figures[f"ndcg10_{name}_high"]
     assert {"auc_mf_pointwise", "auc20_mf_pointwise", "log_loss_mf_pointwise"} <= set(figures)
-    assert "auc_mf_bpr" not in figures
+    # one that is made to rank is judged by its order, and tells no probabilities
+    assert {"auc_mf_bpr_low", "auc20_mf_bpr_high", "gauc20_mf_bpr", "auc20_popular"} <= set(figures)
+    assert not {"log_loss_mf_bpr", "log_loss20_mf_bpr", "calibration20_mf_bpr", "log_loss_popular"} & set(figures)
+    assert {"calibration20_mf_pointwise_low", "calibration_error20_mf_pointwise_high"} <= set(figures)
     difference = figures["ndcg10_mf_bpr"] - figures["ndcg10_popular"]
     assert figures["ndcg10_mf_bpr_minus_popular"] == pytest.approx(difference)
     assert set(study.costs["ranker"]) == {"mf_pointwise", "mf_bpr"}
     assert (study.costs["seconds"].to_numpy() > 0).all() and (study.costs["cpu_seconds"].to_numpy() > 0).all()
     assert figures["parameters_mf_bpr"] > 80 and figures["fit_seconds_mf_bpr"] > 0
-    assert [table.row_count for table in ranker_tables(study)] == [3, 3, 3, 3]
+    tables = ranker_tables(study)
+    assert [table.row_count for table in tables] == [3] * 6
+    told = [column.header for table in tables for column in table.columns]
+    assert {"mrr10", "gauc20", "calibration20", "calibration_error20"} <= set(told)
+
+
+def test_the_order_of_a_ranker_of_consumed_items_tells_likes(done, rated):
+    run, study = done
+    split = leave_last_out(rated)
+    ranker = trials._ranker(trials.Trial(name="mf_bpr", task=LAST, split=split), "consumed", CONFIG, 0)
+    ranker.fit(split.training_log, split.validation_log)
+    scores = Pointwise.of(ranker, split, liked(rated)).logit
+    label = rated.rating[split.test_rows] >= 4
+    assert ranker_figures(study)["auc_mf_bpr"] == pytest.approx(metrics.roc_auc_score(label, scores))
+    assert_array_equal(run.table("outcomes/last_row/mf_bpr")["logit"].to_numpy(), scores)
+
+
+def test_one_fit_serves_both_tasks_about_the_last_row(rated, tmp_path, monkeypatch):
+    fits, fit = [], MFBPR.fit
+    monkeypatch.setattr(
+        MFBPR, "fit", lambda self, *args, **named: (fits.append(self.seed), fit(self, *args, **named))[1]
+    )
+    run = Run.create(tmp_path / "rankers", "rankers", {})
+    ranker_study(rated, replace(CONFIG, names=("mf_bpr",), ranker_seeds=2), run, silent)
+    assert fits == [0, 1] * 3  # the last row twice, the last share, the cut
+
+
+def test_curves_of_fits_are_kept_for_tensorboard(done):
+    run, _ = done
+    for place in ("leave_last_out/mf_bpr", "last_share/mf_pointwise", "global_cut/mf_pointwise"):
+        assert list(run.curves_path(place).glob("events*")), place
+
+
+@pytest.mark.parametrize("study", [ranker_study, growth_study])
+def test_propensities_reach_the_samples_where_debias_is_asked_for(study, rated, tmp_path, monkeypatch):
+    weights, make = [], Samples.__init__
+
+    def recorded(self, *args, **named):
+        make(self, *args, **named)
+        weights.extend(np.unique(self._weight[self.rows]))
+
+    monkeypatch.setattr(Samples, "__init__", recorded)
+    log = replace(rated, propensity=np.where(rated.item % 2, 0.2, 0.9).astype(np.float32))
+    for debias in (False, True):
+        weights.clear()
+        run = Run.create(tmp_path / f"run{debias}", "rankers", {})
+        study(log, replace(CONFIG, names=("mf_bpr",), grown=("mf_bpr",), debias=debias), run, silent)
+        assert (len(set(weights)) > 1) == debias
+
+
+def test_debias_is_refused_where_nothing_tells_propensities(tmp_path, capsys):
+    arguments = ["rankers", "--dataset", "synthetic", "--fast", "--rankers", "mf_bpr", "--parts", "offline,growth"]
+    assert main([*arguments, "--debias", "--out", str(tmp_path / "run")]) == 2
+    assert "--debias weighs by the chance" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_comes_after_the_cut_is_told_apart_by_cold_and_warm_users(done, rated):
@@ -93,7 +155,7 @@ def test_every_ranker_is_paired_with_every_other(done):
     difference[users] = gains[0] - gains[1]
     expected = UserBootstrap(len(difference), seed=0).mean(difference).estimate()
     assert own["ndcg10", "mf_pointwise", "mf_bpr"]["low"] == pytest.approx(expected.low, abs=1e-9)
-    assert ("auc", "mf_bpr", "mf_pointwise") not in own
+    assert ("auc", "mf_bpr", "mf_pointwise") in own and ("log_loss", "mf_bpr", "mf_pointwise") not in own
     assert pl.read_csv(run.folder / "ranker_pairs.csv").shape == study.pairs.shape
 
 

@@ -81,6 +81,11 @@ def test_every_pipeline_is_served_after_both_trainings(finished):
     assert len(rounds) == 2 * 2 * 2
 
 
+def test_curves_of_fits_are_kept_for_tensorboard(finished):
+    for name in ("logistic", "mf_pointwise"):
+        assert list((finished[0].folder / f"tensorboard/serving/{name}").glob("events*")), name
+
+
 def test_correlations_within_rankers_are_those_of_what_the_re_ranker_changes(finished):
     run, (_, correlations, _) = finished
     means = []
