@@ -7,6 +7,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.artefacts import content_hash
+
 Seconds = TypeVar("Seconds", int, NDArray[np.int64])
 
 SECONDS_PER_DAY = 86_400
@@ -51,6 +53,12 @@ class Catalogue:
         """[I, G] categories scaled to unit length, so that a dot product is the cosine of public features."""
         norm = np.linalg.norm(self.categories, axis=1, keepdims=True)
         return (self.categories / np.maximum(norm, 1e-12)).astype(np.float32)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of the items, their order and their categories; births and retirements may move."""
+        arrays = {"items": self.item_ids, "categories": self.categories}
+        return content_hash(arrays, {"names": list(self.category_names)})
 
     def with_birth(self, birth: NDArray[np.int64]) -> "Catalogue":
         """The same items with other birth times."""

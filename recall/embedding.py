@@ -18,11 +18,13 @@ from scipy.sparse import csr_matrix
 
 from envs.artefacts import load_arrays, save_arrays
 from envs.candidate_source import CatalogueListener, RecallRequest
+from envs.catalogue import Catalogue
 from envs.compiled import over_rows
 from envs.errors import ArtefactError, ConfigurationError
 from envs.logs.schema import InteractionLog
 from recall import kernels
 from recall.cache import RowCache
+from recall.files import check_catalogue
 from recall.index import InnerProductIndex
 from recall.interactions import consumption_matrix, from_parts, new_rows, stand_at_category_means
 from recall.threads import one_thread
@@ -87,7 +89,7 @@ class EmbeddingRecall(CatalogueListener):
         events = log.consumed()
         if not len(events):
             raise ConfigurationError(f"log '{log.name}' has no consumed rows to learn embeddings from.")
-        self._categories = log.catalogue.categories
+        self._categories, self._catalogue = log.catalogue.categories, log.catalogue.fingerprint
         self._consumed = consumption_matrix(events)
         with one_thread():
             model = AlternatingLeastSquares(
@@ -188,13 +190,19 @@ class EmbeddingRecall(CatalogueListener):
         save_arrays(path, "EmbeddingRecall", *self.state())
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path, catalogue: Catalogue | None = None) -> Self:
         """Reads what `save` wrote; the index is built again from the same vectors, so candidates are the same to the bit.
 
+        Args:
+            path: the file.
+            catalogue: the catalogue that is to be served; one that the embeddings were not fitted on is refused.
+
         Raises:
-            ArtefactError: if the file is missing, damaged or holds something else.
+            ArtefactError: if the file is missing, damaged, or holds something else or embeddings of another catalogue.
         """
-        return cls.from_state(*load_arrays(path, "EmbeddingRecall"), path)
+        recall = cls.from_state(*load_arrays(path, "EmbeddingRecall"), path)
+        check_catalogue(path, recall._catalogue, len(recall.item_vectors_), catalogue)
+        return recall
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """(arrays, settings that JSON can hold): all that `from_state` needs."""
@@ -205,7 +213,8 @@ class EmbeddingRecall(CatalogueListener):
             "indptr": self._consumed.indptr,
             "indices": self._consumed.indices,
         }
-        return arrays, {"config": asdict(self.config), "seed": self.seed, "trained_samples": self.trained_samples_}
+        settings = {"seed": self.seed, "trained_samples": self.trained_samples_, "catalogue": self._catalogue}
+        return arrays, {"config": asdict(self.config), **settings}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], path: Path) -> Self:
@@ -216,7 +225,7 @@ class EmbeddingRecall(CatalogueListener):
         """
         try:
             recall = cls(EmbeddingConfig(**settings["config"]), settings["seed"])
-            recall.trained_samples_ = settings["trained_samples"]
+            recall.trained_samples_, recall._catalogue = settings["trained_samples"], settings["catalogue"]
             recall.user_vectors_, recall._categories = arrays["user_vectors"], arrays["categories"]
             recall._consumed = from_parts(arrays["indptr"], arrays["indices"], len(arrays["item_vectors"]))
             recall._set_items(arrays["item_vectors"])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from envs.artefacts import load_arrays, save_arrays
 from envs.candidate_source import CatalogueListener, RecallRequest
+from envs.catalogue import Catalogue
 from envs.compiled import over_rows
 from envs.errors import ArtefactError, ConfigurationError
 from envs.logs.schema import InteractionLog
@@ -18,6 +19,7 @@ from recall import kernels
 from recall.cache import RowCache
 from recall.channels.base import RecallChannel
 from recall.channels.loading import CHANNEL, resolve_channel
+from recall.files import check_catalogue
 
 TOLERANCE = 1e-6
 """By how much the sum of quotas may differ from 1."""
@@ -192,7 +194,7 @@ class MergedRecall(CatalogueListener):
 
     def fit(self, log: InteractionLog) -> Self:
         """Fits every channel."""
-        self._num_items = len(log.catalogue)
+        self._num_items, self._catalogue = len(log.catalogue), log.catalogue.fingerprint
         for channel in self.channels:
             channel.fit(log)
         self._cache.clear()
@@ -299,14 +301,23 @@ class MergedRecall(CatalogueListener):
             learnt, setting = channel.state()
             arrays |= {f"{channel.name}/{name}": array for name, array in learnt.items()}
             settings.append({"spec": spec, "name": channel.name, "quota": self.quotas[channel.name], "state": setting})
-        save_arrays(path, "MergedRecall", arrays, {"channels": settings, "num_items": self._num_items})
+        save_arrays(
+            path,
+            "MergedRecall",
+            arrays,
+            {"channels": settings, "num_items": self._num_items, "catalogue": self._catalogue},
+        )
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path, catalogue: Catalogue | None = None) -> Self:
         """Reads what `save` wrote.
 
+        Args:
+            path: the file.
+            catalogue: the catalogue that is to be served; one that recall was not fitted on is refused.
+
         Raises:
-            ArtefactError: if the file is missing, damaged or holds something else.
+            ArtefactError: if the file is missing, damaged, or holds something else or recall of another catalogue.
             ConfigurationError: if the file of a channel of your own is not where it was.
         """
         arrays, settings = load_arrays(path, "MergedRecall")
@@ -319,8 +330,9 @@ class MergedRecall(CatalogueListener):
                 quotas[entry["name"]] = entry["quota"]
                 specs.append(entry["spec"])
             merged = cls(channels, quotas)
-            merged._num_items = settings["num_items"]
+            merged._num_items, merged._catalogue = settings["num_items"], settings["catalogue"]
         except (KeyError, TypeError) as error:
             raise ArtefactError(f"'{path}' lacks a part of a MergedRecall ({error}); make it again.") from error
         merged._specs = specs
+        check_catalogue(path, merged._catalogue, merged._num_items, catalogue)
         return merged

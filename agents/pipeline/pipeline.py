@@ -209,7 +209,7 @@ class Pipeline:
                 f"'{folder / 'pipeline.json'}' lacks a part ({error}); fit and save it again."
             ) from error
         pipeline = cls(config)
-        pipeline.recall = MergedRecall.load(folder / _FILES[0])
+        pipeline.recall = MergedRecall.load(folder / _FILES[0], log.catalogue)
         pipeline.ranker = resolve_ranker(config.ranker).load(folder / _FILES[1], log.catalogue)
         pipeline.reranker = RERANKERS[config.reranker].load(folder / _FILES[2])
         pipeline.served = ServedUsers.of(log)

@@ -12,6 +12,7 @@ from agents.rankers.loading import resolve_ranker
 from agents.rankers.ranking_input import RankingInput
 from agents.rerankers import best_first
 from envs.artefacts import load_json, save_json
+from envs.catalogue import Catalogue
 from envs.errors import ArtefactError
 from envs.logs.schema import InteractionLog
 from envs.observation import Observation
@@ -58,16 +59,20 @@ class RankerAgent(Agent):
         save_json(path, {"agent": type(self).__name__, "slate_size": self.slate_size, "seed": self.seed})
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path, catalogue: Catalogue | None = None) -> Self:
         """Reads what `save` wrote.
 
+        Args:
+            path: the file.
+            catalogue: the catalogue that is to be served; one that the ranker was not fitted on is refused.
+
         Raises:
-            ArtefactError: if a file is missing or damaged, or holds another agent.
+            ArtefactError: if a file is missing or damaged, or holds another agent, or one of another catalogue.
         """
         about: Any = load_json(path)
         if not isinstance(about, dict) or about.get("agent") != cls.__name__:
             raise ArtefactError(f"'{path}' does not hold an agent {cls.__name__}; delete it and make it again.")
-        ranker = cls._ranker_class().load(_weights(path))
+        ranker = cls._ranker_class().load(_weights(path), catalogue)
         agent = cls(about["slate_size"], about["seed"], ranker.config)
         agent.ranker_ = ranker
         return agent

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.rankers.checkpoints import Header, fingerprint, load_checkpoint, save_checkpoint
+from agents.rankers.checkpoints import Header, load_checkpoint, save_checkpoint
 from agents.rankers.log_history import LogHistory, relative
 from agents.rankers.ranking_input import RankingInput
 from agents.rankers.samples import SampleConfig, Samples, held_out, joined
@@ -87,7 +87,7 @@ class Ranker(ABC):
         Raises:
             ConfigurationError: if the log has nothing of what `label` asks for, or `validation` has other users or items.
         """
-        self.fingerprint_ = fingerprint(log.catalogue)
+        self.fingerprint_ = log.catalogue.fingerprint
         self.categories_ = log.catalogue.categories.astype(np.float32)
         self.num_user_features_ = 1 + log.users.features.shape[1]
         self.counts_ = log.item_counts().astype(np.float64)
@@ -216,7 +216,7 @@ class Ranker(ABC):
             ArtefactError: for a ranker loaded from `path`.
             ConfigurationError: for one fitted in this process.
         """
-        if fingerprint(catalogue) != self.fingerprint_:
+        if catalogue.fingerprint != self.fingerprint_:
             which = f"the ranker in '{path}'" if path else f"ranker '{self.name}'"
             sentence = (
                 f"{which} was fitted on another catalogue ({len(self.categories_)} items) than that of {whose} "

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from envs.artefacts import content_hash, written_whole
-from envs.catalogue import Catalogue
+from envs.artefacts import written_whole
 from envs.errors import ArtefactError
 
 FORMAT_VERSION = 1
@@ -29,12 +28,6 @@ class Header:
     """Fingerprint of the catalogue that it was fitted on."""
     content: dict[str, Any]
     """Configuration and sizes, JSON-able."""
-
-
-def fingerprint(catalogue: Catalogue) -> str:
-    """Hex digest of a catalogue's items, their order and their categories; births and retirements may move."""
-    arrays = {"items": catalogue.item_ids, "categories": catalogue.categories}
-    return content_hash(arrays, {"names": list(catalogue.category_names)})
 
 
 def save_checkpoint(path: Path, header: Header, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -11,6 +11,7 @@ from envs.candidate_source import RecallRequest, is_excluded, tell_changes
 from envs.errors import ArtefactError, ConfigurationError
 from envs.slate_env import SlateVectorEnv
 from recall.channels.popular import Popular
+from recall.embedding import EmbeddingRecall
 from recall.merging import MergedRecall, RecallConfig, merge_found, places_of
 
 USERS = np.arange(60)
@@ -176,6 +177,18 @@ def test_loads_what_it_saved_with_a_channel_of_ones_own(world, requested, tmp_pa
     (tmp_path / "again.npz").write_bytes((tmp_path / "again.npz").read_bytes()[:-100])
     with pytest.raises(ArtefactError, match=r"again\.npz"):
         MergedRecall.load(tmp_path / "again.npz")
+
+
+@pytest.mark.parametrize("kind", [MergedRecall, EmbeddingRecall])
+def test_recall_of_another_catalogue_is_refused(kind, world, moving_world, tmp_path):
+    recall = MergedRecall([Popular()], {"popular": 1.0}) if kind is MergedRecall else EmbeddingRecall()
+    recall.fit(world.policy_log).save(tmp_path / "recall")
+    assert isinstance(kind.load(tmp_path / "recall", world.policy_log.catalogue), kind)
+    items, others = world.num_items, moving_world.num_items
+    with pytest.raises(
+        ArtefactError, match=rf"recall' was fitted on another catalogue \({items} items\).*{others} items"
+    ):
+        kind.load(tmp_path / "recall", moving_world.policy_log.catalogue)
 
 
 def test_a_channel_that_could_not_be_found_again_is_not_saved(world, tmp_path):
