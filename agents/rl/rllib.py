@@ -95,7 +95,10 @@ def quiet_rllib() -> Iterator[None]:
 
 
 class _Shared:
-    """A function that copies of a configuration share, world and all, instead of copying what it holds."""
+    """A function that copies of a configuration share, world and all, instead of copying what it holds.
+
+    Checkpoints leave it out.
+    """
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self._function = function
@@ -105,3 +108,10 @@ class _Shared:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Shared":
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Shared, (_left_out,)
+
+
+def _left_out() -> Any:
+    raise RuntimeError("a checkpoint holds no environment; make the algorithm anew and restore its learner.")

@@ -161,16 +161,16 @@ class TrainedAgent(Agent):
             )
         if training.requests < 1:
             raise ConfigurationError(f"agent '{self.name}' needs at least 1 request to train, not {training.requests}.")
-        data = fingerprint(log)
+        self.data_ = fingerprint(log)
         self.prepare(log, training)
 
         def make_env(num_envs: int) -> SlateActionWrapper:
             return self.with_actions(training.make_env(num_envs, self.autoreset_mode))
 
         try:
-            self._take_over(self.train(make_env, training), data)
+            self._take_over(self.train(make_env, training))
         except TrainingStopped as stopped:
-            self._take_over(stopped.trained, data)
+            self._take_over(stopped.trained)
             raise
         return self
 
@@ -187,7 +187,7 @@ class TrainedAgent(Agent):
     def initial_policy(self) -> Self:
         """This agent as it was before training."""
         agent = copy.copy(self)
-        agent._take_over(Trained(self.initial_, self.initial_, np.zeros((0, 2))), self.data_)
+        agent._take_over(Trained(self.initial_, self.initial_, np.zeros((0, 2))))
         return agent
 
     def save(self, path: Path) -> None:
@@ -234,22 +234,23 @@ class TrainedAgent(Agent):
                 configuration["seed"],
                 cls.options_class(**_tuples(configuration["options"])),
             )
+            agent.data_ = configuration["data"]
             agent.restore(arrays, configuration)
             policy, initial = with_prefix(arrays, "policy."), with_prefix(arrays, "initial.")
             agent.network_of(initial)
-            agent._take_over(Trained(initial, policy, arrays["learning_curve"].reshape(-1, 2)), configuration["data"])
+            agent._take_over(Trained(initial, policy, arrays["learning_curve"].reshape(-1, 2)))
         except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError(f"'{path}' is not a whole '{cls.name}' agent ({error}); train it again.") from error
         if not agent.fits():
             raise ArtefactError(f"'{path}' holds a '{cls.name}' agent whose parts do not fit together; train it again.")
-        if log is not None and configuration["data"] != fingerprint(log):
+        if log is not None and agent.data_ != fingerprint(log):
             raise ArtefactError(
                 f"'{path}' holds a '{cls.name}' agent trained on another data set than '{log.name}'; train it on this one."
             )
         return agent
 
-    def _take_over(self, trained: Trained, data: str) -> None:
-        self.policy_, self.initial_, self.data_ = trained.final, trained.initial, data
+    def _take_over(self, trained: Trained) -> None:
+        self.policy_, self.initial_ = trained.final, trained.initial
         self.learning_curve_ = trained.learning_curve
         self._network: Any = self.network_of(trained.final)
 

@@ -1,0 +1,139 @@
+"""What agents that score candidates share: fitted rankers, a table of the items, a network over flat rows, and one file for all."""
+
+import tempfile
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from agents.actions.engine import SlateActionWrapper
+from agents.actions.ranker_scores import RankerScores
+from agents.actions.slate import SlateAction
+from agents.base import Training
+from agents.rankers.loading import resolve_ranker
+from agents.request_layout import RequestLayout
+from agents.rerankers import best_first
+from agents.rl.networks import in_blocks
+from agents.rl.scorer import ItemTable
+from agents.rl.served import TrainedAgent, Weights
+from envs.errors import AgentError
+from envs.logs.schema import InteractionLog
+from envs.observation import Observation
+from envs.slate_env import SlateVectorEnv
+
+
+class CandidateAgent(TrainedAgent):
+    """An agent whose network scores candidates, and sees what fitted rankers make of them.
+
+    `fit` first fits the rankers that `options.rankers` names to the policy's log, and counts and factorises the log for the items'
+    table; the rankers stay as they are while the network is trained. A subclass adds `make_network` and `train`; it serves the
+    candidates with the largest outputs unless it overrides `choose`.
+
+    The options of a subclass have `rankers` (names, or "file.py:Class") and `embedding` (numbers of an item's embedding).
+    """
+
+    slot_by_slot: ClassVar[bool] = False
+    """Whether the layout holds what earlier slots took."""
+
+    rankers_: RankerScores
+    items_: ItemTable
+    layout_: RequestLayout
+
+    @abstractmethod
+    def make_network(self) -> nn.Module:
+        """The network before training, with outputs [N, C] for flat rows [N, W]; reads `layout_`, `items_` and `options`."""
+
+    def prepare(self, log: InteractionLog, training: Training) -> None:
+        rankers = []
+        for spec in self.options.rankers:
+            folder = None if training.folder is None else training.folder / "rankers" / spec.rpartition(":")[2]
+            rankers.append(resolve_ranker(spec)(seed=training.seed).fit(log, folder=folder))
+        self.rankers_ = RankerScores(rankers)
+        self.items_ = ItemTable.from_log(log, self.options.embedding, training.seed)
+
+    def with_actions(self, env: SlateVectorEnv) -> SlateActionWrapper:
+        if env.slate_size != self.slate_size:
+            raise AgentError(
+                f"agent '{self.name}' fills slates of {self.slate_size}, the environment shows {env.slate_size}; "
+                f"make the agent with slate_size={env.slate_size}."
+            )
+        return SlateAction(env, self.rankers_)
+
+    def network_of(self, weights: Weights) -> nn.Module:
+        network = self.make_network()
+        try:
+            network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+        except RuntimeError as error:
+            raise ValueError("the weights are not those of the network") from error
+        return network.eval()
+
+    def choose(self, observation: Observation) -> NDArray[np.int64]:
+        """The candidates with the largest outputs, largest first; the earlier of equals."""
+        return best_first(self.outputs(observation), observation.candidates.mask, self.slate_size)
+
+    def outputs(self, observation: Observation) -> NDArray[np.float32]:
+        """[N, C] outputs of the trained network; a row does not depend on the others.
+
+        Raises:
+            AgentError: if the requests are of another shape or catalogue than those of the training.
+        """
+        if not len(observation):
+            return np.zeros(observation.candidates.items.shape, np.float32)
+        return in_blocks(self._network, self.rows(observation))
+
+    def rows(self, observation: Observation) -> NDArray[np.float32]:
+        """Flat rows [N, W] with the rankers' scores; raises as `outputs` does."""
+        places = (*observation.candidates.items.shape, len(self.rankers_.names))
+        rows = self.layout_.encode(observation, np.zeros(places, np.float32))
+        most = max(observation.candidates.items.max(initial=-1), observation.history.max(initial=-1))
+        if most >= len(self.items_.popularity):
+            raise AgentError(
+                f"agent '{self.name}' was trained on a catalogue of {len(self.items_.popularity)} items, these requests name "
+                f"item {most}; train it on this data set."
+            )
+        self.layout_.parts(rows).columns[..., 2:] = self.rankers_(observation)
+        return rows
+
+    # ------------------------------------------------------------------ one file for all
+    def kept_arrays(self) -> Mapping[str, NDArray[Any]]:
+        packed = {f"ranker.{place}": _packed(ranker) for place, ranker in enumerate(self.rankers_.rankers)}
+        return packed | {f"items.{name}": array for name, array in self.items_.arrays().items()}
+
+    def kept_content(self) -> Mapping[str, Any]:
+        return {"layout": asdict(self.layout_)}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]], content: Mapping[str, Any]) -> None:
+        layout = content["layout"]
+        self.layout_ = RequestLayout(**{**layout, "columns": tuple(layout["columns"])})
+        self.items_ = ItemTable.from_arrays({name: arrays[f"items.{name}"] for name in ItemTable.__dataclass_fields__})
+        self.rankers_ = RankerScores(
+            _unpacked(spec, arrays[f"ranker.{place}"]) for place, spec in enumerate(self.options.rankers)
+        )
+
+    def fits(self) -> bool:
+        """Whether the rankers give the layout's columns, for the catalogue of the table."""
+        own = len(self.items_.popularity)
+        return self.layout_.columns[2:] == self.rankers_.names and all(
+            ranker.num_items == own for ranker in self.rankers_.rankers
+        )
+
+
+def _packed(ranker: Any) -> NDArray[np.uint8]:
+    """The bytes of the file that the ranker writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ranker"
+        ranker.save(path)
+        return np.frombuffer(path.read_bytes(), np.uint8)
+
+
+def _unpacked(spec: str, packed: NDArray[np.uint8]) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ranker"
+        path.write_bytes(packed.tobytes())
+        return resolve_ranker(spec).load(path)

@@ -1,0 +1,137 @@
+"""Checkpoints of a training: RLlib's own, and beside it what of our side tells whether it belongs to this training, and goes on.
+
+A training that is cut short goes on from its last checkpoint with its weights, optimiser and learning curve. Simulated lives begin
+anew, with other draws than from the start, so its weights are not those of a training that was not cut short.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from ray.rllib.algorithms.algorithm import Algorithm
+
+from agents.base import Training
+from agents.rl.served import TrainedAgent, Weights, with_prefix
+from envs.artefacts import load_arrays, save_arrays
+from envs.errors import ArtefactError, ConfigurationError
+
+_PREFIX = "checkpoint-"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come."""
+
+    requests: int
+    """Requests spent."""
+    initial: Weights
+    """The policy before training."""
+    learning_curve: NDArray[np.float64]
+    """[M, 2] as in `Trained`."""
+
+
+class Checkpoints:
+    """The newest checkpoint of one training in a folder, written whole or not at all.
+
+    Args:
+        folder: of the training.
+        about: what the training is of, as JSON can hold it: agent, options, data set, shape, budget, seed. A checkpoint of another
+            training is refused.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+        self.folder, self.about = folder, dict(about)
+
+    @classmethod
+    def of(cls, agent: TrainedAgent, training: Training, shape: Any) -> Self | None:
+        """Those of an agent's training, in its folder; None where it has none.
+
+        Args:
+            agent: in training.
+            training: the budget.
+            shape: of what the network reads, as JSON can hold it.
+        """
+        if training.folder is None:
+            return None
+        about = {
+            "agent": type(agent).__name__,
+            "slate size": agent.slate_size,
+            "options": asdict(agent.options),
+            "data set": agent.data_,
+            "shape": shape,
+            "requests": training.requests,
+            "seed": training.seed,
+        }
+        return cls(training.folder, json.loads(json.dumps(about)))
+
+    def progress(self) -> Progress | None:
+        """How far the newest checkpoint is; None where there is none.
+
+        Raises:
+            ArtefactError: if it is damaged, or one of another training.
+        """
+        newest = self._newest()
+        if newest is None:
+            return None
+        arrays, about = load_arrays(newest / "progress.npz", "checkpoint")
+        other = sorted(name for name in {*about, *self.about} if about.get(name) != self.about.get(name))
+        if other:
+            raise ArtefactError(
+                f"'{newest}' is the checkpoint of another training ({', '.join(other)} differ); "
+                "give another folder, or delete this one."
+            )
+        return Progress(int(arrays["requests"]), with_prefix(arrays, "initial."), arrays["curve"].reshape(-1, 2))
+
+    def restore(self, algorithm: Algorithm) -> None:
+        """Gives an algorithm the weights and the optimiser's state of the newest checkpoint.
+
+        Raises:
+            ArtefactError: if it is damaged.
+        """
+        newest = self._newest()
+        assert newest is not None and algorithm.learner_group is not None and algorithm.env_runner_group is not None
+        try:
+            algorithm.learner_group.restore_from_path(str((newest / "rllib").resolve()))
+        except Exception as error:  # pickle raises whatever it likes
+            raise ArtefactError(f"'{newest}' is damaged ({error}); delete it and train anew.") from error
+        algorithm.env_runner_group.sync_weights(
+            from_worker_or_learner_group=algorithm.learner_group, inference_only=False
+        )
+
+    def write(self, algorithm: Algorithm, progress: Progress) -> None:
+        """Writes a checkpoint, then deletes older ones.
+
+        Raises:
+            ConfigurationError: if the folder cannot be written.
+        """
+        assert algorithm.learner_group is not None
+        arrays: dict[str, NDArray[Any]] = {f"initial.{name}": array for name, array in progress.initial.items()}
+        arrays |= {"requests": np.array(progress.requests), "curve": progress.learning_curve}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=".checkpoint", dir=self.folder))
+        except OSError as error:
+            raise ConfigurationError(
+                f"'{self.folder}' cannot be written ({error.strerror}); choose another folder or mend its permissions."
+            ) from error
+        try:
+            algorithm.learner_group.save_to_path(str((temporary / "rllib").resolve()))
+            save_arrays(temporary / "progress.npz", "checkpoint", arrays, self.about)
+            temporary.rename(self.folder / f"{_PREFIX}{progress.requests:012d}")
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        for older in self._all()[:-1]:
+            shutil.rmtree(older)
+
+    def _all(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{_PREFIX}*")) if self.folder.is_dir() else []
+
+    def _newest(self) -> Path | None:
+        return next(reversed(self._all()), None)

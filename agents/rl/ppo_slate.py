@@ -1,0 +1,124 @@
+"""PPO that scores candidates and draws whole slates from the scores, on top of a fitted ranker."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import ValueFunctionAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch import Tensor, nn
+
+from agents.actions.slate import SlateAction
+from agents.base import Training
+from agents.request_layout import RequestLayout
+from agents.rl.batched_env_runner import AdvantageEnvRunner
+from agents.rl.candidate_agent import CandidateAgent
+from agents.rl.checkpoints import Checkpoints
+from agents.rl.networks import arrays_of
+from agents.rl.plackett_luce import TorchPlackettLuce, masked_logits
+from agents.rl.ppo import PPOOptions, ppo_config
+from agents.rl.rllib import local_algorithm
+from agents.rl.scorer import CandidateScorer, ItemTable, ScorerConfig, StateValue
+from agents.rl.served import Trained
+from agents.rl.training import train_with
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOSlateOptions(PPOOptions):
+    """Settings of PPO on slates; the defaults suit some 40,000 requests. `hidden` and `initial_log_std` have no say here."""
+
+    rankers: tuple[str, ...] = ("sasrec",)
+    """Rankers fitted to the log whose scores the network sees, by name or as "file.py:Class". The first one's order is the policy
+    before training; without any it is that of the recall scores."""
+    sharpness: float = 3.0
+    """Logits, before training, per deviation of the first ranker's score within a request: large ones explore little."""
+    embedding: int = 32
+    """Numbers of an item's embedding, which is factorised from the log."""
+    width: int = 32
+    """Width of the network's vectors."""
+    heads: int = 4
+    """Ways in which the network pools the history."""
+
+
+class PolicyNetwork(nn.Module):
+    """Logits of a request's candidates."""
+
+    def __init__(self, layout: RequestLayout, table: ItemTable, options: PPOSlateOptions) -> None:
+        super().__init__()
+        leading = layout.columns[2] if len(layout.columns) > 2 else layout.columns[0]
+        config = ScorerConfig(width=options.width, heads=options.heads)
+        self.scorer = CandidateScorer(layout, table, config, prior=(leading, options.sharpness))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[N, C] for flat rows [N, W]; those of masked candidates mean nothing."""
+        return self.scorer(rows).squeeze(2)
+
+
+class SlatePolicyModule(TorchRLModule, ValueFunctionAPI):
+    """Plackett-Luce over slates and a value, in two separate networks. `model_config`: `layout`, `items`, `options`, `slots`."""
+
+    model_config: Any
+
+    def setup(self) -> None:
+        layout, items, options = (self.model_config[name] for name in ("layout", "items", "options"))
+        self.layout: RequestLayout = layout
+        self.policy = PolicyNetwork(layout, items, options)
+        self.value = StateValue(layout, items, ScorerConfig(width=options.width, heads=options.heads))
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        rows = batch[Columns.OBS]
+        return {Columns.ACTION_DIST_INPUTS: masked_logits(self.policy(rows), self.layout.parts(rows).mask)}
+
+    def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
+        rows = batch[Columns.OBS]
+        return self.value(rows.reshape(-1, rows.shape[-1])).reshape(rows.shape[:-1])
+
+    def get_train_action_dist_cls(self) -> Any:
+        kind: Any = TorchPlackettLuce
+        return kind.get_partial_dist_cls(slots=self.model_config["slots"])
+
+    get_exploration_action_dist_cls = get_train_action_dist_cls
+    get_inference_action_dist_cls = get_train_action_dist_cls
+
+
+class PPOSlateAgent(CandidateAgent):
+    """Shows the candidates with the largest logits, which PPO learns from slates drawn by Plackett-Luce."""
+
+    name = "ppo_slate"
+    options_class = PPOSlateOptions
+
+    def make_network(self) -> nn.Module:
+        return PolicyNetwork(self.layout_, self.items_, self.options)
+
+    def train(self, make_env: Callable[[int], Any], training: Training) -> Trained:
+        """Trains by RLlib in this process; goes on from a checkpoint in `training.folder`."""
+        options: PPOSlateOptions = self.options
+        env: SlateAction = make_env(min(options.num_envs, training.requests))
+        self.layout_ = env.layout
+        checkpoints = Checkpoints.of(self, training, asdict(env.layout))
+        resumed = checkpoints.progress() if checkpoints is not None else None
+        with local_algorithm(
+            ppo_config(options, training.requests),
+            make_env=lambda: env,
+            env_runner=AdvantageEnvRunner,
+            module=SlatePolicyModule,
+            model_config={
+                "layout": env.layout,
+                "items": self.items_,
+                "options": options,
+                "slots": self.slate_size,
+            },
+            limit=training.requests,
+            # a training that goes on meets other lives than those it began with
+            seed=training.seed + (resumed.requests if resumed is not None else 0),
+        ) as algorithm:
+            policy = algorithm.env_runner.module.policy
+            return train_with(
+                algorithm,
+                training,
+                lambda: arrays_of(policy),
+                name=self.name,
+                checkpoints=checkpoints,
+                resumed=resumed,
+            )
