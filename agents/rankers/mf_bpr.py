@@ -37,6 +37,7 @@ class MFBPR(CatalogueRanker):
     """
 
     name: ClassVar[str] = "mf_bpr"
+    reads_history: ClassVar[bool] = False
     config_class: ClassVar[type[RankerConfig]] = MFBPRConfig
 
     def make_network(self, sizes: Sizes) -> nn.Module:

@@ -28,6 +28,7 @@ class MFPointwise(NetworkRanker):
     """
 
     name: ClassVar[str] = "mf_pointwise"
+    reads_history: ClassVar[bool] = False
     config_class: ClassVar[type[RankerConfig]] = MFPointwiseConfig
     block_pairs: ClassVar[int] = 6_400
 

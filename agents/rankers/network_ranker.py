@@ -49,6 +49,8 @@ class NetworkRanker(Ranker):
     """
 
     config_class: ClassVar[type[RankerConfig]] = NetworkRankerConfig
+    reads_history: ClassVar[bool] = True
+    """Whether the network reads what a user consumed last; one that does not knows a user without rows by attributes alone."""
     network_: nn.Module
     passes_: list[dict[str, float]]
     """Figures of each pass of the last fit."""

@@ -42,6 +42,7 @@ class NeuMF(CatalogueRanker):
     """
 
     name: ClassVar[str] = "neumf"
+    reads_history: ClassVar[bool] = False
     config_class: ClassVar[type[RankerConfig]] = NeuMFConfig
 
     def make_network(self, sizes: Sizes) -> nn.Module:

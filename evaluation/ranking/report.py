@@ -116,10 +116,12 @@ def _cut_table(study: RankerStudy) -> Table:
     titles = [f"{name}, {group}" for name in ("ndcg10", "recall10") for group in ("all", "warm", "cold")]
     table = Table("ranker", *titles, title="One cut in time for all users")
     for name, own in _ranked(study.measures, "ndcg10_cut"):
-        table.add_row(name, *[_told(own.get(measure)) for measure in shown])
+        marks = ["*" if name in study.by_attributes and measure.endswith("_cold") else "" for measure in shown]
+        table.add_row(name, *[_told(own.get(measure)) + mark for measure, mark in zip(shown, marks, strict=True)])
     table.caption = (
         "Learnt from the first 70 % of all rows; ranked: each user's next items, ten at most, after the first 80 %. Cold users "
-        "have no row to learn from: their first five items are history only."
+        "have no row to learn from: their first five items are history only. * reads no history: it knows cold users by their "
+        "attributes alone, and nothing of the five."
     )
     return table
 

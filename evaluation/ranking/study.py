@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from agents.rankers.loading import shown_name
 from envs.logs.schema import InteractionLog
 from evaluation.progress import Progress
 from evaluation.ranking.bootstrap import Resampled
@@ -20,6 +21,7 @@ from evaluation.ranking.trials import (
     costs_of,
     figures_of,
     has_labels,
+    knows_by_attributes,
     last_split,
     perform,
 )
@@ -39,6 +41,8 @@ class RankerStudy:
     """(measure, first, second, value, low, high): the paired difference first - second, for each order of each pair."""
     costs: pl.DataFrame
     """See `trials.costs_of`."""
+    by_attributes: tuple[str, ...]
+    """Rankers that know a cold user by attributes alone, as they are called in tables."""
 
 
 def ranker_study(log: InteractionLog, config: RankerStudyConfig, run: Run, progress: Progress) -> RankerStudy:
@@ -59,7 +63,8 @@ def ranker_study(log: InteractionLog, config: RankerStudyConfig, run: Run, progr
         for trial in trials
         for measure, figure in figures_of(trial, config, run).items()
     }
-    study = RankerStudy(_measured(figures), _paired(figures), costs_of(trials, config, run))
+    by_attributes = tuple(shown_name(name) for name in config.names if knows_by_attributes(name))
+    study = RankerStudy(_measured(figures), _paired(figures), costs_of(trials, config, run), by_attributes)
     for name, table in (
         ("rankers", study.measures),
         ("ranker_pairs", study.pairs),

@@ -11,7 +11,7 @@ import polars as pl
 from agents.rankers.base import Ranker
 from agents.rankers.catalogue_ranker import CatalogueRanker
 from agents.rankers.loading import resolve_ranker, shown_name
-from agents.rankers.network_ranker import NetworkRankerConfig
+from agents.rankers.network_ranker import NetworkRanker, NetworkRankerConfig
 from agents.rankers.popularity import Popularity
 from agents.rankers.samples import Label
 from envs.logs.schema import InteractionLog
@@ -55,6 +55,12 @@ class RankerStudyConfig:
     """Times that each ranker is fitted, with seeds counted up from `seed`."""
     seed: int = 0
     """Of fits and of the bootstrap."""
+
+
+def knows_by_attributes(name: str) -> bool:
+    """Whether a ranker knows a cold user by attributes alone: one with a vector for each user that reads no history."""
+    kind = Popularity if name == POPULARITY else resolve_ranker(name)
+    return issubclass(kind, NetworkRanker) and not kind.reads_history
 
 
 @dataclass(frozen=True, kw_only=True)

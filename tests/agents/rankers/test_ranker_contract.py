@@ -85,6 +85,13 @@ def test_another_ranker_is_refused(kind, ranker, tmp_path):
         Other.load(tmp_path / "ranker")
 
 
+def test_who_reads_no_history_says_so(kind, ranker, asked):
+    """Of these the report says that they know cold users by attributes alone."""
+    without = replace(asked, history=np.full_like(asked.history, -1), history_days=np.zeros_like(asked.history_days))
+    moves = (ranker.score(without) != ranker.score(asked)).any()
+    assert moves == getattr(kind, "reads_history", True)
+
+
 def test_absent_items_score_lowest_and_change_nothing(ranker, asked):
     fewer = replace(asked, items=np.where(np.arange(12) < 7, asked.items, -1).astype(np.int32))
     scores = ranker.score(fewer)

@@ -138,6 +138,15 @@ def test_what_comes_after_the_cut_is_told_apart_by_cold_and_warm_users(done, rat
     assert "ndcg10_cut_cold_popular" in figures and "ndcg10_cut_warm_mf_bpr_minus_popular" in figures
 
 
+def test_who_knows_cold_users_by_attributes_alone_is_marked(done):
+    _, study = done
+    assert study.by_attributes == ("mf_pointwise", "mf_bpr")
+    cut = next(table for table in ranker_tables(study) if table.title.startswith("One cut"))
+    names, *columns = [list(column.cells) for column in cut.columns]
+    marked = {name: [column[row].endswith("*") for column in columns] for row, name in enumerate(names)}
+    assert marked["mf_bpr"] == [False, False, True] * 2 and not any(marked["popular"])
+
+
 def test_every_ranker_is_paired_with_every_other(done):
     run, study = done
     figures = ranker_figures(study)
