@@ -169,11 +169,12 @@ def _perform(trial: Trial, number: int, config: RankerStudyConfig, run: Run, fit
         cost = about | spent | {"parameters": _num_parameters(ranker)}
         schema = {"parameters": pl.Int64}
         run.write_table(trial.table("costs", number), pl.DataFrame([cost], schema_overrides=schema))
+    history_size = ranker.config.samples.history_size
     if trial.task in (RANKED, CUT):
-        ranking = FullRanking.of(ranker, split)
+        ranking = FullRanking.of(ranker, split, history_size)
         outcome = pl.DataFrame({"user": ranking.user, "rank": ranking.rank, "cold": split.is_cold})
     else:
-        points = Pointwise.of(ranker, split, liked(split.log, config.rating_threshold))
+        points = Pointwise.of(ranker, split, liked(split.log, config.rating_threshold), history_size)
         outcome = pl.DataFrame({"user": points.user, "label": points.label, "logit": points.logit})
     run.write_table(trial.table("outcomes", number), outcome)
 

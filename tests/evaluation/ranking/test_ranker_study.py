@@ -11,6 +11,7 @@ from sklearn import metrics
 
 from agents.rankers.mf_bpr import MFBPR
 from agents.rankers.samples import Samples
+from agents.rankers.sasrec import SASRec
 from envs.errors import ConfigurationError
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from evaluation.figures import save_figures
@@ -92,6 +93,13 @@ def test_one_fit_serves_both_tasks_about_the_last_row(rated, tmp_path, monkeypat
     run = Run.create(tmp_path / "rankers", "rankers", {})
     ranker_study(rated, replace(CONFIG, names=("mf_bpr",), ranker_seeds=2), run, silent)
     assert fits == [0, 1] * 3  # the last row twice, the last share, the cut
+
+
+def test_a_ranker_is_asked_with_as_long_a_history_as_it_reads(rated, tmp_path, monkeypatch):
+    asked, score = set(), SASRec.score
+    monkeypatch.setattr(SASRec, "score", lambda self, batch: (asked.add(batch.history.shape[1]), score(self, batch))[1])
+    ranker_study(rated, replace(CONFIG, names=("sasrec",)), Run.create(tmp_path / "rankers", "rankers", {}), silent)
+    assert asked == {SASRec.config_class().samples.history_size} == {50}
 
 
 def test_curves_of_fits_are_kept_for_tensorboard(done):
