@@ -69,20 +69,6 @@ def fitted(request, shown_log):
     return request.param(config).fit(shown_log)
 
 
-def test_the_history_and_its_times_matter(fitted, shown_log, ask):
-    asked = ask(shown_log, np.arange(500, len(shown_log), 201), 8)
-    scores = fitted.score(asked)
-    rolled = np.roll(asked.history, 1, axis=0)
-    for other in (
-        replace(asked, history=rolled),
-        replace(asked, history_days=asked.history_days * 9 + 3),
-        replace(asked, context=asked.context + np.array([3, 1, 2, 0], np.float32)),
-        replace(asked, user_features=asked.user_features + 1),
-        replace(asked, ages=asked.ages + 500),
-    ):
-        assert (fitted.score(other) != scores).any()
-
-
 def test_places_behind_the_history_change_nothing(fitted, shown_log, ask):
     asked = ask(shown_log, np.arange(5, len(shown_log), 201), 8)
     empty = asked.history < 0
