@@ -26,15 +26,6 @@ def asked(shown_log, ask):
     return ask(shown_log, np.arange(5, len(shown_log), 97), 12)
 
 
-@pytest.mark.parametrize("value", [False, True])
-def test_labels_that_are_all_equal(kind, shown_log, asked, value):
-    same = replace(shown_log, clicked=np.full(len(shown_log), value))
-    ranker = made(kind, samples=SampleConfig(label="click")).fit(same)
-    scores = ranker.score(asked)
-    assert np.isfinite(scores).all()
-    assert ((scores > 0) == value).mean() > 0.9
-
-
 def test_ratings_and_drawn_items_can_be_learnt(kind, rated_log, ask):
     asked = ask(rated_log, np.arange(3, len(rated_log), 51), 6)
     for label in ("rating", "consumed"):
