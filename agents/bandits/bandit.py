@@ -15,10 +15,9 @@ from agents.bandits.belief import LinearBelief
 from agents.bandits.features import BanditFeatures
 from agents.base import Agent, Training
 from agents.rankers.base import Ranker
-from agents.rankers.checkpoints import fingerprint
 from agents.rankers.loading import resolve_ranker
 from agents.rerankers import best_first
-from agents.rl.served import LearningCurve
+from agents.rl.served import LearningCurve, fingerprint
 from agents.summary import PublicItems
 from envs.artefacts import load_arrays, save_arrays
 from envs.errors import AgentError, ArtefactError, ConfigurationError
@@ -112,7 +111,7 @@ class BanditAgent(Agent):
         rankers = [
             kind(seed=training.seed).fit(log, folder=folder and folder / "rankers" / kind.name) for kind in kinds
         ]
-        self._begin(BanditFeatures(PublicItems.from_log(log), RankerScores(rankers)), fingerprint(log.catalogue))
+        self._begin(BanditFeatures(PublicItems.from_log(log), RankerScores(rankers)), fingerprint(log))
         curve = LearningCurve(training.report)
         self._learn(training, curve)
         self.learning_curve_ = curve.points()
@@ -218,7 +217,7 @@ class BanditAgent(Agent):
             raise ArtefactError(f"'{path}' is not a whole '{cls.name}' agent ({error}); train it again.") from error
         if agent.belief_.precision.shape != blank.precision.shape or agent.belief_.earned.shape != blank.earned.shape:
             raise ArtefactError(f"'{path}' holds a '{cls.name}' agent whose parts do not fit together; train it again.")
-        if log is not None and agent.data_ != fingerprint(log.catalogue):
+        if log is not None and agent.data_ != fingerprint(log):
             raise ArtefactError(
                 f"'{path}' holds a '{cls.name}' agent trained on another data set than '{log.name}'; train it on this one."
             )
