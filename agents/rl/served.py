@@ -261,19 +261,17 @@ class ReinforcedAgent(TrainedAgent):
     Of the log it takes popularity and the catalogue.
     """
 
-    num_outputs: ClassVar[int] = len(WEIGHT_CENTRE)
+    num_outputs: int = len(WEIGHT_CENTRE)
     """Outputs of the policy network."""
 
     items_: PublicItems
 
-    @staticmethod
     @abstractmethod
-    def weights_of_outputs(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def weights_of_outputs(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Re-ranking weights [N, 4] that the network's outputs [N, A] stand for, without exploration."""
 
-    @staticmethod
     @abstractmethod
-    def wrapped(env: Any, items: PublicItems) -> SlateActionWrapper:
+    def wrapped(self, env: Any, items: PublicItems) -> SlateActionWrapper:
         """The environment with this agent's actions."""
 
     def prepare(self, log: InteractionLog, training: Training) -> None:

@@ -10,17 +10,19 @@ from numpy.testing import assert_array_equal
 from agents.base import Training, checked_slates
 from agents.rl.dqn import DQNAgent, DQNOptions
 from agents.rl.ppo import PPOAgent, PPOOptions
-from agents.rl.sb3 import SB3PPOAgent, SB3PPOOptions
+from agents.rl.sb3 import SB3A2CAgent, SB3A2COptions, SB3DQNAgent, SB3DQNOptions, SB3PPOAgent, SB3PPOOptions
 from envs.artefacts import load_arrays, save_arrays
 from envs.errors import AgentError, ArtefactError, ConfigurationError
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.observation import Observation
 from envs.slate_env import SlateVectorEnv
 
-CLASSES = [PPOAgent, DQNAgent, SB3PPOAgent]
+CLASSES = [PPOAgent, DQNAgent, SB3PPOAgent, SB3A2CAgent, SB3DQNAgent]
 SMALL = {
     PPOAgent: PPOOptions(num_envs=16, batch=160, minibatch=40, epochs=2, learning_rate=3e-2),
     SB3PPOAgent: SB3PPOOptions(num_envs=16, batch=160, minibatch=40, epochs=2, learning_rate=3e-2),
+    SB3A2CAgent: SB3A2COptions(num_envs=16, batch=80, learning_rate=3e-2),
+    SB3DQNAgent: SB3DQNOptions(num_envs=16, minibatch=32, learning_rate=3e-2, iteration=160),
     DQNAgent: DQNOptions(num_envs=16, minibatch=32, learning_rate=3e-2, iteration=160),
 }
 
