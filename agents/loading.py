@@ -17,7 +17,11 @@ RANKERS = {
     "gru4rec": "GRU4RecAgent",
     "sasrec": "SASRecAgent",
 }
-"""Agents that serve by a supervised ranker. They take minutes to fit, so a comparison has them only when asked for them."""
+"""Agents that serve by a supervised ranker."""
+SB3_ALGORITHMS = ("PPO", "A2C", "DQN", "SAC", "TD3", "DDPG")
+"""Algorithms of Stable-Baselines3; each is an agent 'sb3:NAME'."""
+ON_REQUEST = (*RANKERS, "linucb", "thompson", "ppo_blend", "ppo_slate", *(f"sb3:{name}" for name in SB3_ALGORITHMS))
+"""Agents that a comparison has only when asked for them: they take minutes to fit, or do what others do already."""
 AGENT = Kind(
     name="agent",
     wanted="a subclass of agents.Agent",
@@ -31,10 +35,15 @@ AGENT = Kind(
         "constant": "agents.constant:Constant",
         "oracle_myopic": "agents.oracles:OracleMyopic",
         "oracle_lookahead": "agents.oracles:OracleLookahead",
+        "linucb": "agents.bandits.linucb:LinUCBAgent",
+        "thompson": "agents.bandits.thompson:ThompsonAgent",
         "ppo": "agents.rl.ppo:PPOAgent",
         "dqn": "agents.rl.dqn:DQNAgent",
+        "ppo_blend": "agents.rl.ppo_blend:PPOBlendAgent",
+        "ppo_slate": "agents.rl.ppo_slate:PPOSlateAgent",
         "sb3_ppo": "agents.rl.sb3:SB3PPOAgent",
     }
+    | {f"sb3:{name}": f"agents.rl.sb3:SB3{name}Agent" for name in SB3_ALGORITHMS}
     | {name: f"agents.rankers.agent:{kind}" for name, kind in RANKERS.items()},
 )
 """Where each agent lives; it is imported when it is asked for, so that a run without RL loads neither torch nor ray."""
@@ -47,7 +56,7 @@ def agent_names() -> tuple[str, ...]:
 
 def default_agents() -> tuple[str, ...]:
     """Names of the agents that a comparison has where none are asked for."""
-    return tuple(name for name in AGENT.known if name not in RANKERS)
+    return tuple(name for name in AGENT.known if name not in ON_REQUEST)
 
 
 def resolve_agent(spec: str) -> type[Agent]:
@@ -59,6 +68,12 @@ def resolve_agent(spec: str) -> type[Agent]:
     Raises:
         AgentError: if there is no such name, file or class, the file fails when it is imported, or the class is not an agent.
     """
+    library, _, algorithm = spec.partition(":")
+    if library == "sb3" and algorithm not in SB3_ALGORITHMS:
+        raise AgentError(
+            f"there is no agent '{spec}': algorithms of Stable-Baselines3 are "
+            f"{', '.join(f'sb3:{name}' for name in SB3_ALGORITHMS)}."
+        )
     found: Any = AGENT.find(spec)
     if spec in AGENT.known:
         return found

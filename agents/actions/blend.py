@@ -1,5 +1,6 @@
 """`blend`: an action is the weights of fitted rankers and of the recall score, so that an agent integrates models."""
 
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any, ClassVar
 
@@ -29,12 +30,21 @@ class Blend:
     """
 
     def __init__(self, rankers: RankerScores, items: PublicItems) -> None:
-        if len(rankers.names) < 2:
+        self.check(rankers.names)
+        self.rankers, self.items = rankers, items
+
+    @staticmethod
+    def check(names: Sequence[str]) -> None:
+        """Refuses fewer than two rankers.
+
+        Raises:
+            ConfigurationError: then.
+        """
+        if len(names) < 2:
             raise ConfigurationError(
-                f"'blend' weighs two or more fitted rankers, but has {len(rankers.names)} ({', '.join(rankers.names) or 'none'}); "
+                f"'blend' weighs two or more fitted rankers, but has {len(names)} ({', '.join(names) or 'none'}); "
                 "name another, or serve the ranker by itself."
             )
-        self.rankers, self.items = rankers, items
 
     @property
     def num_weights(self) -> int:

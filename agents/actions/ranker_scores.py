@@ -1,15 +1,20 @@
 """What fitted rankers say of a request's candidates, on a scale that all of them share."""
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.rankers.base import Ranker
+from agents.rankers.loading import resolve_ranker
 from agents.rankers.ranking_input import RankingInput
 from agents.rerankers.weighted import standardised
 from envs.catalogue import Catalogue
 from envs.errors import ConfigurationError
+from envs.logs.schema import InteractionLog
 from envs.observation import Observation
 
 
@@ -28,12 +33,55 @@ class RankerScores:
     def __init__(self, rankers: Iterable[Ranker]) -> None:
         self.rankers = tuple(rankers)
         self.names = tuple(ranker.name for ranker in self.rankers)
-        for name in self.names:
-            if self.names.count(name) > 1:
-                raise ConfigurationError(f"two rankers are called '{name}'; scores go by the ranker's name.")
+        _check_names(self.names)
         for ranker in self.rankers:
             if not hasattr(ranker, "categories_"):
                 raise ConfigurationError(f"ranker '{ranker.name}' is not fitted; call its fit(log) first.")
+
+    @classmethod
+    def fit(cls, specs: Sequence[str], log: InteractionLog, seed: int, folder: Path | None = None) -> Self:
+        """Rankers fitted to a log.
+
+        Args:
+            specs: their names, or "file.py:Class".
+            log: the policy's log.
+            seed: of all fits.
+            folder: where each writes TensorBoard curves, in a folder of its own; None for nowhere.
+
+        Raises:
+            ConfigurationError: if there is no such ranker, or two have the same name.
+        """
+        # what is wrong with the names is told before minutes are spent on fits
+        kinds = [resolve_ranker(spec) for spec in specs]
+        _check_names([kind.name for kind in kinds])
+        folders = [None if folder is None else folder / kind.name for kind in kinds]
+        return cls(kind(seed=seed).fit(log, folder=place) for kind, place in zip(kinds, folders, strict=True))
+
+    def arrays(self) -> dict[str, NDArray[np.uint8]]:
+        """The bytes of the file that each ranker writes, by its place: for an agent that keeps all in one file."""
+        packed = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for place, ranker in enumerate(self.rankers):
+                path = Path(folder) / f"ranker{place}"
+                ranker.save(path)
+                packed[f"ranker.{place}"] = np.frombuffer(path.read_bytes(), np.uint8)
+        return packed
+
+    @classmethod
+    def from_arrays(cls, specs: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Takes back what `arrays` gave; `specs` as in `fit`.
+
+        Raises:
+            KeyError: if there is none for a spec.
+            ArtefactError: if the bytes are no such ranker.
+        """
+        rankers = []
+        with tempfile.TemporaryDirectory() as folder:
+            for place, spec in enumerate(specs):
+                path = Path(folder) / f"ranker{place}"
+                path.write_bytes(arrays[f"ranker.{place}"].tobytes())
+                rankers.append(resolve_ranker(spec).load(path))
+        return cls(rankers)
 
     def check_catalogue(self, catalogue: Catalogue) -> None:
         """Refuses a catalogue that a ranker was not fitted on.
@@ -62,3 +110,9 @@ class RankerScores:
                 )
             columns[:, :, place] = standardised(scores, shown)
         return columns
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(f"two rankers are called '{name}'; scores go by the ranker's name.")

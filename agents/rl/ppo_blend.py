@@ -1,0 +1,125 @@
+"""PPO by RLlib that blends fitted rankers: it weighs their scores and the recall score for each request."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from agents.actions.blend import Blend, BlendAction
+from agents.actions.engine import SlateActionWrapper
+from agents.actions.ranker_scores import RankerScores
+from agents.base import Training
+from agents.rl.batched_env_runner import AdvantageEnvRunner
+from agents.rl.checkpoints import Checkpoints
+from agents.rl.modules import GaussianPolicyModule
+from agents.rl.networks import arrays_of, in_blocks, network_from
+from agents.rl.ppo import PPOOptions, ppo_config
+from agents.rl.rllib import local_algorithm
+from agents.rl.served import Trained, TrainedAgent, Weights
+from agents.rl.training import train_with
+from agents.summary import PublicItems
+from envs.errors import AgentError
+from envs.logs.schema import InteractionLog
+from envs.observation import Observation
+from envs.slate_env import SlateVectorEnv
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOBlendOptions(PPOOptions):
+    """Settings of PPO on blends; the defaults suit some 40,000 requests."""
+
+    rankers: tuple[str, ...] = ("sasrec", "din")
+    """Two or more rankers, by name or as "file.py:Class". The first one's order is the policy before training.
+
+    SASRec's order is the best of ours; DIN, the quickest to fit of those that come near it, errs in other places: it reads age,
+    popularity, hour and attributes, where SASRec reads only which items were consumed in which order.
+    """
+
+
+class PPOBlendAgent(TrainedAgent):
+    """Weighs rankers fitted to the policy's log, and the recall score, by a policy that PPO learns.
+
+    The rankers stay as they were fitted. Untrained, it serves the first of them.
+    """
+
+    name = "ppo_blend"
+    options_class = PPOBlendOptions
+
+    blend_: Blend
+
+    def prepare(self, log: InteractionLog, training: Training) -> None:
+        folder = None if training.folder is None else training.folder / "rankers"
+        # what is wrong with the options is told before minutes are spent on fits
+        Blend.check(self.options.rankers)
+        rankers = RankerScores.fit(self.options.rankers, log, training.seed, folder)
+        self.blend_ = Blend(rankers, PublicItems.from_log(log))
+
+    def with_actions(self, env: SlateVectorEnv) -> SlateActionWrapper:
+        return BlendAction(env, self.blend_.rankers, self.blend_.items)
+
+    def train(self, make_env: Callable[[int], SlateActionWrapper], training: Training) -> Trained:
+        """Trains by RLlib in this process; goes on from a checkpoint in `training.folder`."""
+        options: PPOBlendOptions = self.options
+        env = make_env(min(options.num_envs, training.requests))
+        checkpoints = Checkpoints.of(self, training, env.single_observation_space.shape)
+        resumed = checkpoints.progress() if checkpoints is not None else None
+        with local_algorithm(
+            ppo_config(options, training.requests),
+            make_env=lambda: env,
+            env_runner=AdvantageEnvRunner,
+            module=GaussianPolicyModule,
+            model_config={"hidden": options.hidden, "initial_log_std": options.initial_log_std},
+            limit=training.requests,
+            # a training that goes on meets other lives than those it began with
+            seed=training.seed + (resumed.requests if resumed is not None else 0),
+        ) as algorithm:
+            policy = algorithm.env_runner.module.policy
+            return train_with(
+                algorithm,
+                training,
+                lambda: arrays_of(policy),
+                name=self.name,
+                checkpoints=checkpoints,
+                resumed=resumed,
+            )
+
+    def network_of(self, weights: Weights) -> nn.Module:
+        return network_from(weights)
+
+    def choose(self, observation: Observation) -> NDArray[np.int64]:
+        most = max(observation.candidates.items.max(initial=-1), observation.history.max(initial=-1))
+        if most >= len(self.blend_.items.popularity):
+            raise AgentError(
+                f"agent '{self.name}' was trained on a catalogue of {len(self.blend_.items.popularity)} items, these requests "
+                f"name item {most}; train it on this data set."
+            )
+        sizes = observation.user_features.shape[1], observation.candidates.categories.shape[2]
+        trained, found = len(self.policy_["0.weight"][0]), self.blend_.observation_space(*sizes).shape[0]
+        if trained != found:
+            raise AgentError(
+                f"agent '{self.name}' was trained on rows of {trained} numbers, these have {found}; train it on this data set."
+            )
+        scores = self.blend_.rankers(observation)
+        rows = self.blend_.observe(observation, scores)
+        weights = self.blend_.weights(np.tanh(in_blocks(self._network, rows)))
+        return self.blend_.slates(observation, scores, weights, self.slate_size)
+
+    def kept_arrays(self) -> Mapping[str, NDArray[Any]]:
+        items = self.blend_.items
+        return {**self.blend_.rankers.arrays(), "popularity": items.popularity, "categories": items.categories}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]], content: Mapping[str, Any]) -> None:
+        rankers = RankerScores.from_arrays(self.options.rankers, arrays)
+        self.blend_ = Blend(rankers, PublicItems(arrays["popularity"], arrays["categories"]))
+
+    def fits(self) -> bool:
+        """Whether the network takes rows of these items and rankers and gives a weight of each."""
+        items = self.blend_.items
+        least = self.blend_.observation_space(0, items.categories.shape[1]).shape[0]
+        return all(len(ranker.categories_) == len(items.popularity) for ranker in self.blend_.rankers.rankers) and all(
+            len(policy["0.weight"][0]) >= least and len(policy[f"{len(policy) - 2}.bias"]) == self.blend_.num_weights
+            for policy in (self.policy_, self.initial_)
+        )
