@@ -85,6 +85,12 @@ class ApproximateIndex(VectorIndex):
         self._retired = self._retired.copy()
         self._retired[items] = True
 
+    def offer(self, items: NDArray[np.int32]) -> None:
+        """Finds `items` again."""
+        if self._retired[items].any():
+            self._retired = self._retired.copy()
+            self._retired[items] = False
+
     def search(
         self, queries: NDArray[np.float32], excluded: NDArray[np.uint8], count: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -7,7 +7,7 @@ Source: Hu, Koren and Volinsky (2008), Collaborative filtering for implicit feed
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,16 +16,16 @@ from implicit.als import AlternatingLeastSquares
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from envs.artefacts import load_arrays, save_arrays
 from envs.candidate_source import CatalogueListener, RecallRequest
 from envs.catalogue import Catalogue
 from envs.compiled import over_rows
 from envs.errors import ArtefactError, ConfigurationError
 from envs.logs.schema import InteractionLog
+from envs.settings import with_settings
 from recall import kernels
 from recall.cache import RowCache
-from recall.files import check_catalogue
-from recall.index import InnerProductIndex
+from recall.files import check_catalogue, load_recall, write_mapped
+from recall.index import MEASURED_QUERIES, IndexConfig, InnerProductIndex, ServedIndex
 from recall.interactions import consumption_matrix, from_parts, new_rows, stand_at_category_means
 from recall.threads import one_thread
 
@@ -54,6 +54,8 @@ class EmbeddingConfig:
     the middle of their categories, so they would seldom be found among the rest. 0 leaves it to the scores."""
     num_threads: int = 1
     """Threads of a full fit; the result does not depend on them."""
+    index: IndexConfig = field(default_factory=IndexConfig)
+    """How items are searched."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.newcomer_share <= 1:
@@ -78,6 +80,7 @@ class EmbeddingRecall(CatalogueListener):
     def __init__(self, config: EmbeddingConfig = EmbeddingConfig(), seed: int = 0) -> None:
         self.config = config
         self.seed = seed
+        self._index = ServedIndex(config.index)
         self._cache, self._cached_count = RowCache(), 0
 
     def fit(self, log: InteractionLog) -> Self:
@@ -172,7 +175,7 @@ class EmbeddingRecall(CatalogueListener):
         self, queries: NDArray[np.float32], excluded: NDArray[np.uint8], count: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """(items [N, count], scores [N, count]) for users of vectors `queries` [N, d], best first, newcomers among them."""
-        items, scores = self._index.search(queries, excluded, count)
+        items, scores = self._index.index.search(queries, excluded, count)
         wanted = min(int(np.ceil(self.config.newcomer_share * count)), len(self._newcomers))
         if not wanted:
             return items, scores
@@ -182,16 +185,18 @@ class EmbeddingRecall(CatalogueListener):
         return chosen, chosen_scores
 
     def items_changed(self, born: NDArray[np.int32], retired: NDArray[np.int32]) -> None:
-        """Takes newborn items in among the newcomers and drops retired ones; what is found stays the same, sooner."""
+        """Takes newborn items into the index and among the newcomers, and drops retired ones, without a rebuild."""
+        if self.offered is not None:
+            self._index.hear(self.offered)
         self._index_newcomers()
 
     def save(self, path: Path) -> None:
         """Writes embeddings and interactions, whole or not at all."""
-        save_arrays(path, "EmbeddingRecall", *self.state())
+        write_mapped(path, "EmbeddingRecall", *self.state())
 
     @classmethod
     def load(cls, path: Path, catalogue: Catalogue | None = None) -> Self:
-        """Reads what `save` wrote; the index is built again from the same vectors, so candidates are the same to the bit.
+        """Reads what `save` wrote; the index is searched where it lies in the file, so candidates are the same to the bit.
 
         Args:
             path: the file.
@@ -200,7 +205,7 @@ class EmbeddingRecall(CatalogueListener):
         Raises:
             ArtefactError: if the file is missing, damaged, or holds something else or embeddings of another catalogue.
         """
-        recall = cls.from_state(*load_arrays(path, "EmbeddingRecall"), path)
+        recall = cls.from_state(*load_recall(path, "EmbeddingRecall"), path)
         check_catalogue(path, recall._catalogue, len(recall.item_vectors_), catalogue)
         return recall
 
@@ -213,8 +218,14 @@ class EmbeddingRecall(CatalogueListener):
             "indptr": self._consumed.indptr,
             "indices": self._consumed.indices,
         }
-        settings = {"seed": self.seed, "trained_samples": self.trained_samples_, "catalogue": self._catalogue}
-        return arrays, {"config": asdict(self.config), **settings}
+        parts, index = self._index.parts()
+        return arrays | parts, {
+            "config": asdict(self.config),
+            "seed": self.seed,
+            "trained_samples": self.trained_samples_,
+            "catalogue": self._catalogue,
+            "index": index,
+        }
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], path: Path) -> Self:
@@ -224,12 +235,13 @@ class EmbeddingRecall(CatalogueListener):
             ArtefactError: if a part is missing or of another kind.
         """
         try:
-            recall = cls(EmbeddingConfig(**settings["config"]), settings["seed"])
+            recall = cls(with_settings(EmbeddingConfig(), settings["config"], cls.__name__), settings["seed"])
+            arrays = recall._index.take(arrays, settings["index"])
             recall.trained_samples_, recall._catalogue = settings["trained_samples"], settings["catalogue"]
             recall.user_vectors_, recall._categories = arrays["user_vectors"], arrays["categories"]
             recall._consumed = from_parts(arrays["indptr"], arrays["indices"], len(arrays["item_vectors"]))
             recall._set_items(arrays["item_vectors"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, ConfigurationError) as error:
             raise ArtefactError(f"'{path}' lacks a part of an EmbeddingRecall ({error}); make it again.") from error
         return recall
 
@@ -242,7 +254,8 @@ class EmbeddingRecall(CatalogueListener):
             self._gram = self._regularised_gram(vectors)
         active = np.diff(self._consumed.indptr) > 0
         self._mean_user = self.user_vectors_[active].mean(axis=0)
-        self._index = InnerProductIndex(vectors)
+        queries = self.user_vectors_[:: max(1, len(self.user_vectors_) // MEASURED_QUERIES)]
+        self._index.build(vectors, self.offered, queries)
         self._is_newcomer = ~seen
         self._index_newcomers()
         self._cache.clear()

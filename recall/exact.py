@@ -91,6 +91,14 @@ class InnerProductIndex(VectorIndex):
         places = self._place_of[items]
         self._item_at.reshape(-1)[places[places >= 0]] = -1
 
+    def offer(self, items: NDArray[np.int32]) -> None:
+        """Finds `items` again."""
+        places = self._place_of[items]
+        items, places = items[places >= 0], places[places >= 0]
+        if (self._item_at.reshape(-1)[places] != items).any():
+            self._item_at = np.array(self._item_at)
+            self._item_at.reshape(-1)[places] = items
+
     def search(
         self, queries: NDArray[np.float32], excluded: NDArray[np.uint8], count: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

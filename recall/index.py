@@ -6,10 +6,11 @@ hand.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,14 @@ from numpy.typing import NDArray
 from envs.errors import ArtefactError, ConfigurationError
 from recall.approximate import ApproximateConfig, ApproximateIndex
 from recall.exact import InnerProductIndex
-from recall.index_base import VectorIndex, map_index, write_index
+from recall.files import INDEX_PART, map_file, write_mapped
+from recall.index_base import VectorIndex
 
 __all__ = [
     "Choice",
     "IndexConfig",
     "InnerProductIndex",
+    "ServedIndex",
     "VectorIndex",
     "build_index",
     "load_index",
@@ -32,6 +35,8 @@ __all__ = [
 
 EXACT_ITEMS = 300_000
 """Largest catalogue for which the exact index is taken without asking."""
+MEASURED_QUERIES = 512
+"""Queries, about, that kinds of index are measured with where one is chosen."""
 SETTINGS: tuple[ApproximateConfig | None, ...] = (
     None,
     *(ApproximateConfig(kind="ivf", effort=effort) for effort in (8, 32, 128)),
@@ -39,6 +44,8 @@ SETTINGS: tuple[ApproximateConfig | None, ...] = (
     *(ApproximateConfig(kind="pq", effort=effort) for effort in (2, 4, 8)),
 )
 """What `measured_choice` compares: the exact index (None), and approximate ones from little effort to much."""
+
+_KINDS: dict[str, type[VectorIndex]] = {index.kind: index for index in (InnerProductIndex, ApproximateIndex)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +97,71 @@ def build_index(
     if config.kind == "exact" or (config.kind == "auto" and (len(vectors) <= EXACT_ITEMS or config.recall == 1)):
         return InnerProductIndex(vectors)
     kinds = [setting for setting in SETTINGS if config.kind == "auto" or (setting and setting.kind == config.kind)]
-    sample = vectors[:: max(1, len(vectors) // 512)] if queries is None else queries
+    sample = vectors[:: max(1, len(vectors) // MEASURED_QUERIES)] if queries is None else queries
     chosen = best_choice(measured_choices(vectors, sample, kinds), config.recall)
     return InnerProductIndex(vectors) if chosen.config is None else ApproximateIndex(vectors, chosen.config)
+
+
+class ServedIndex:
+    """The index of those who serve from item vectors: it follows the vectors and what is on offer, and is kept with them."""
+
+    def __init__(self, config: IndexConfig) -> None:
+        self.config = config
+        self._index: VectorIndex | None = None
+        self._is_taken = False
+
+    @property
+    def index(self) -> VectorIndex:
+        """What is searched, once it was built or taken."""
+        if self._index is None:
+            raise RuntimeError("an index is built before it is searched")
+        return self._index
+
+    def build(
+        self,
+        vectors: NDArray[np.float32],
+        offered: NDArray[np.bool_] | None = None,
+        queries: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Indexes `vectors` [I, d], of which those `offered` [I] are found, all where None.
+
+        The kind is chosen where there was no index of so many items before, with `queries` [Q, d]; else it stays, and nothing is
+        measured. An index that was just taken from a file is that of these vectors, and stays as it is.
+        """
+        if not self._is_taken:
+            before = self._index
+            if before is None or len(before) != len(vectors):
+                self._index = build_index(vectors, self.config, queries)
+            else:
+                self._index = _built(vectors, before.config if isinstance(before, ApproximateIndex) else None)
+        self._is_taken = False
+        if offered is not None:
+            self.hear(offered)
+
+    def hear(self, offered: NDArray[np.bool_]) -> None:
+        """Finds from now on the items that are `offered` [I], without a rebuild."""
+        self.index.offer(np.flatnonzero(offered).astype(np.int32))
+        self.index.retire(np.flatnonzero(~offered).astype(np.int32))
+
+    def parts(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """(arrays, settings) that `take` takes; a file may hold them beside others."""
+        arrays, settings = self.index.state()
+        return {f"{INDEX_PART}{name}": array for name, array in arrays.items()}, {
+            "kind": self.index.kind,
+            "settings": settings,
+        }
+
+    def take(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """Takes the index of `parts`, to be searched where its arrays lie, with all items on offer; returns the other `arrays`.
+
+        Raises:
+            KeyError, TypeError, ValueError, RuntimeError: if a part is missing or damaged.
+        """
+        own = {name.removeprefix(INDEX_PART): array for name, array in arrays.items() if name.startswith(INDEX_PART)}
+        self._index = _KINDS[settings["kind"]].from_state(own, settings["settings"])
+        self._index.offer(np.arange(len(self._index), dtype=np.int32))
+        self._is_taken = True
+        return {name: array for name, array in arrays.items() if not name.startswith(INDEX_PART)}
 
 
 def measured_choice(
@@ -142,7 +211,7 @@ def timed(work: Callable[[], object]) -> float:
 
 def save_index(path: Path, index: VectorIndex) -> None:
     """Writes an index to one file, whole or not at all."""
-    write_index(path, index)
+    write_mapped(path, index.kind, *index.state())
 
 
 def load_index(path: Path, dimension: int | None = None, check: bool = True) -> VectorIndex:
@@ -156,10 +225,9 @@ def load_index(path: Path, dimension: int | None = None, check: bool = True) -> 
     Raises:
         ArtefactError: if the file is missing, truncated, damaged, foreign, or of another dimension.
     """
-    kind, arrays, settings = map_index(path, check)
-    kinds: dict[str, type[VectorIndex]] = {index.kind: index for index in (InnerProductIndex, ApproximateIndex)}
+    kind, arrays, settings = map_file(path, "an index", check)
     try:
-        index = kinds[kind].from_state(arrays, settings)
+        index = _KINDS[kind].from_state(arrays, settings)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ArtefactError(f"'{path}' lacks a part of an index ({error}); make it again.") from error
     if dimension is not None and index.dimension != dimension:

@@ -8,7 +8,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.artefacts import load_arrays, save_arrays
 from envs.candidate_source import CatalogueListener, RecallRequest
 from envs.catalogue import Catalogue
 from envs.compiled import over_rows
@@ -19,7 +18,7 @@ from recall import kernels
 from recall.cache import RowCache
 from recall.channels.base import RecallChannel
 from recall.channels.loading import CHANNEL, resolve_channel
-from recall.files import check_catalogue
+from recall.files import check_catalogue, load_recall, write_mapped
 
 TOLERANCE = 1e-6
 """By how much the sum of quotas may differ from 1."""
@@ -285,7 +284,7 @@ class MergedRecall(CatalogueListener):
         return np.tile(np.float32(1) / place, (len(items), 1))
 
     def save(self, path: Path) -> None:
-        """Writes all channels to one file, whole or not at all.
+        """Writes all channels to one file with their indices, whole or not at all.
 
         Raises:
             ConfigurationError: if a channel cannot be found again: one of your own that was not named as "file.py:Class".
@@ -301,7 +300,7 @@ class MergedRecall(CatalogueListener):
             learnt, setting = channel.state()
             arrays |= {f"{channel.name}/{name}": array for name, array in learnt.items()}
             settings.append({"spec": spec, "name": channel.name, "quota": self.quotas[channel.name], "state": setting})
-        save_arrays(
+        write_mapped(
             path,
             "MergedRecall",
             arrays,
@@ -310,7 +309,7 @@ class MergedRecall(CatalogueListener):
 
     @classmethod
     def load(cls, path: Path, catalogue: Catalogue | None = None) -> Self:
-        """Reads what `save` wrote.
+        """Reads what `save` wrote; indices are searched where they lie in the file.
 
         Args:
             path: the file.
@@ -320,7 +319,7 @@ class MergedRecall(CatalogueListener):
             ArtefactError: if the file is missing, damaged, or holds something else or recall of another catalogue.
             ConfigurationError: if the file of a channel of your own is not where it was.
         """
-        arrays, settings = load_arrays(path, "MergedRecall")
+        arrays, settings = load_recall(path, "MergedRecall")
         channels, quotas, specs = [], {}, []
         try:
             for entry in settings["channels"]:

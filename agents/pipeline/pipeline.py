@@ -25,8 +25,8 @@ from envs.logs.schema import InteractionLog
 from envs.observation import Candidates, Observation
 from recall import MergedRecall
 
-_FILES = ("recall.npz", "ranker.safetensors", "reranker.npz")
-_FORMAT_VERSION = 1
+_FILES = ("recall.mapped", "ranker.safetensors", "reranker.npz")
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)

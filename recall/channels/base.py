@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.artefacts import load_arrays, save_arrays
 from envs.candidate_source import CatalogueListener, RecallRequest
 from envs.errors import ArtefactError, ConfigurationError
 from envs.logs.schema import InteractionLog
+from envs.settings import with_settings
+from recall.files import load_recall, write_mapped
 
 
 class RecallChannel(CatalogueListener, ABC):
@@ -57,7 +58,7 @@ class RecallChannel(CatalogueListener, ABC):
 
     def save(self, path: Path) -> None:
         """Writes what was learnt, whole or not at all."""
-        save_arrays(path, f"recall channel {self.name}", *self.state())
+        write_mapped(path, f"recall channel {self.name}", *self.state())
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -66,7 +67,7 @@ class RecallChannel(CatalogueListener, ABC):
         Raises:
             ArtefactError: if the file is missing, damaged or holds something else.
         """
-        arrays, settings = load_arrays(path, f"recall channel {cls.name}")
+        arrays, settings = load_recall(path, f"recall channel {cls.name}")
         return cls.from_state(arrays, settings, path)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -95,13 +96,22 @@ class RecallChannel(CatalogueListener, ABC):
             ArtefactError: if a part is missing or of another kind.
         """
         try:
-            channel = cls(cls.config_type(**settings["config"]) if cls.config_type else None, settings["seed"])
-            for name, value in {**arrays, **settings["numbers"]}.items():
-                setattr(channel, name, value)
-            channel.restored()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            own = (
+                with_settings(cls.config_type(), settings["config"], f"channel '{cls.name}'")
+                if cls.config_type
+                else None
+            )
+            channel = cls(own, settings["seed"])
+            channel.take(arrays, settings)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ConfigurationError) as error:
             raise ArtefactError(f"'{path}' lacks a part of channel '{cls.name}' ({error}); make it again.") from error
         return channel
+
+    def take(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any]) -> None:
+        """Takes what `state` gave."""
+        for name, value in {**arrays, **settings["numbers"]}.items():
+            setattr(self, name, value)
+        self.restored()
 
     def restored(self) -> None:
         """Makes what follows from the learnt attributes; called when they were read from a file."""

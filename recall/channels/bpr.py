@@ -1,6 +1,6 @@
 """Channel: embeddings by Bayesian personalised ranking."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import numpy as np
@@ -13,6 +13,7 @@ from envs.errors import ConfigurationError
 from envs.logs.schema import InteractionLog
 from recall.channels.base import check_same_shape, with_consumption
 from recall.channels.vectors import VectorChannel
+from recall.index import MEASURED_QUERIES, IndexConfig
 from recall.interactions import consumption_matrix, from_parts, new_rows, stand_at_category_means
 from recall.threads import one_thread
 
@@ -33,6 +34,8 @@ class BPRConfig:
     """Penalty on the squared length of a vector."""
     history_decay: float = 0.9
     """Share of its weight that an item of the history keeps for each item consumed since, in (0, 1]."""
+    index: IndexConfig = field(default_factory=IndexConfig)
+    """How items are searched."""
 
     def __post_init__(self) -> None:
         if not 0 < self.history_decay <= 1:
@@ -91,6 +94,10 @@ class BPR(VectorChannel):
             folded[:, :-1] += mean[:, place, None] * self.fold_[place]
         folded[total == 0, :-1] = self._mean_user
         return folded
+
+    def typical_queries(self) -> NDArray[np.float32]:
+        """[Q, d + 1] vectors of some users of the log."""
+        return self.user_factors_[:: max(1, len(self.user_factors_) // MEASURED_QUERIES)]
 
     def restored(self) -> None:
         """Makes what follows from the factors."""

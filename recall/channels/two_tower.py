@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ from envs.users.threads import single_torch_thread
 from recall import kernels
 from recall.channels.base import check_same_shape, with_consumption
 from recall.channels.vectors import VectorChannel
+from recall.index import IndexConfig
 
 LAYERS = ("user_hidden", "user_output", "item_hidden", "item_output")
 AGE_SCALE = 10.0
@@ -58,6 +59,8 @@ class TwoTowerConfig:
     log does not know are served by."""
     debias: bool = True
     """Whether log Q of the sampled softmax is corrected; without, popular items are pushed away as negatives."""
+    index: IndexConfig = field(default_factory=IndexConfig)
+    """How items are searched."""
 
     def __post_init__(self) -> None:
         for name in ("embedding", "hidden", "dimension", "history_size", "epochs", "batch"):

@@ -1,6 +1,7 @@
 """Base of channels that compare a user's vector with those of items."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from envs.candidate_source import RecallRequest
 from envs.compiled import over_rows
 from recall import kernels
 from recall.channels.base import RecallChannel
-from recall.index import InnerProductIndex
+from recall.index import IndexConfig, ServedIndex
 
 
 def inner_products(
@@ -31,6 +32,7 @@ class VectorChannel(RecallChannel):
 
     def __init__(self, config: Any = None, seed: int = 0) -> None:
         super().__init__(config, seed)
+        self._index = ServedIndex(getattr(self.config, "index", IndexConfig()))
         self._last: tuple[RecallRequest, NDArray[np.float32]] | None = None
 
     @abstractmethod
@@ -39,15 +41,34 @@ class VectorChannel(RecallChannel):
 
     def recall(self, request: RecallRequest, n: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Items of the largest inner products."""
-        return self._index.search(self._vectors(request), request.excluded, n)
+        return self._index.index.search(self._vectors(request), request.excluded, n)
 
     def score(self, request: RecallRequest, items: NDArray[np.int32]) -> NDArray[np.float32]:
         """[N, C] inner products."""
         return inner_products(self._vectors(request), self.item_vectors_, items)
 
+    def typical_queries(self) -> NDArray[np.float32] | None:
+        """[Q, d] users' vectors, to choose the kind of index by where that is measured; None takes items' vectors."""
+        return None
+
+    def items_changed(self, born: NDArray[np.int32], retired: NDArray[np.int32]) -> None:
+        """Takes newborn items into the index and drops retired ones, without a rebuild."""
+        if self.offered is not None:
+            self._index.hear(self.offered)
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """That of every channel, and the index."""
+        arrays, settings = super().state()
+        parts, index = self._index.parts()
+        return arrays | parts, settings | {"index": index}
+
+    def take(self, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any]) -> None:
+        """Takes the index as it was kept, and the rest."""
+        super().take(self._index.take(arrays, settings["index"]), settings)
+
     def restored(self) -> None:
         """Indexes the vectors."""
-        self._index = InnerProductIndex(self.item_vectors_)
+        self._index.build(self.item_vectors_, self.offered, self.typical_queries())
         self._last = None
 
     def _vectors(self, request: RecallRequest) -> NDArray[np.float32]:

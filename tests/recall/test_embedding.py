@@ -205,7 +205,7 @@ def test_an_update_moves_what_it_touches_and_only_that(world):
     # items that nobody has consumed yet stand at means, which follow
     assert (world.policy_log.item_counts()[moved] == 0).all()
     assert_array_equal(np.flatnonzero((recall.user_vectors_ != users).any(axis=1)), consumers)
-    assert_allclose(recall._index.vectors, recall.item_vectors_)
+    assert_allclose(recall._index.index.vectors, recall.item_vectors_)
     fans = (recall.user_vectors_[consumers] @ recall.item_vectors_[born]).mean()
     assert fans > 1.3 * (users[consumers] @ vectors[born]).mean()
 
@@ -270,7 +270,7 @@ def test_a_truncated_or_foreign_file_is_refused(world, recall, tmp_path):
     with pytest.raises(ArtefactError, match=r"recall\.npz"):
         EmbeddingRecall.load(path)
     world.user_model.save(path)
-    with pytest.raises(ArtefactError, match="InterestModel"):
+    with pytest.raises(ArtefactError, match="not a recall file"):
         EmbeddingRecall.load(path)
 
 
