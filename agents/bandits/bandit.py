@@ -14,8 +14,6 @@ from agents.actions.ranker_scores import RankerScores
 from agents.bandits.belief import LinearBelief
 from agents.bandits.features import BanditFeatures
 from agents.base import Agent, Training
-from agents.rankers.base import Ranker
-from agents.rankers.loading import resolve_ranker
 from agents.rerankers import best_first
 from agents.rl.served import LearningCurve, fingerprint
 from agents.summary import PublicItems
@@ -107,11 +105,9 @@ class BanditAgent(Agent):
             )
         if training.requests < 1:
             raise ConfigurationError(f"agent '{self.name}' needs at least 1 request to train, not {training.requests}.")
-        kinds, folder = [resolve_ranker(spec) for spec in self.options.rankers], training.folder
-        rankers = [
-            kind(seed=training.seed).fit(log, folder=folder and folder / "rankers" / kind.name) for kind in kinds
-        ]
-        self._begin(BanditFeatures(PublicItems.from_log(log), RankerScores(rankers)), fingerprint(log))
+        folder = training.folder
+        rankers = RankerScores.fit(self.options.rankers, log, training.seed, folder and folder / "rankers")
+        self._begin(BanditFeatures(PublicItems.from_log(log), rankers), fingerprint(log))
         curve = LearningCurve(training.report)
         self._learn(training, curve)
         self.learning_curve_ = curve.points()
@@ -162,14 +158,12 @@ class BanditAgent(Agent):
         self._shown = [shown.take(np.setdiff1d(np.arange(len(shown.user)), of_shown))]
 
     def save(self, path: Path) -> None:
-        """Writes the agent to `path`, and before that each ranker to a file of that name with '.RANKER.safetensors' behind.
+        """Writes the agent and its rankers to one file, whole or not at all.
 
         Raises:
             AgentError: if the agent is not trained.
         """
         self._need_training("so there is nothing to save; call fit first")
-        for ranker in self.features_.rankers.rankers:
-            ranker.save(_weights(path, ranker.name))
         save_arrays(
             path,
             f"agent {type(self).__name__}",
@@ -179,6 +173,7 @@ class BanditAgent(Agent):
                 "precision": self.belief_.precision,
                 "earned": self.belief_.earned,
                 "learning_curve": self.learning_curve_,
+                **self.features_.rankers.arrays(),
             },
             {
                 "slate_size": self.slate_size,
@@ -197,7 +192,7 @@ class BanditAgent(Agent):
             log: the log that the agent is to serve, if it shall be checked that it was trained on that data set.
 
         Raises:
-            ArtefactError: if a file is missing or damaged, or holds another agent, or one of another data set.
+            ArtefactError: if the file is damaged, holds another agent, or one of another data set.
         """
         arrays, configuration = load_arrays(path, f"agent {cls.__name__}")
         try:
@@ -205,11 +200,9 @@ class BanditAgent(Agent):
             options["rankers"] = tuple(options["rankers"])
             options["reward_weights"] = RewardWeights(**options["reward_weights"])
             agent = cls(configuration["slate_size"], configuration["seed"], cls.options_class(**options))
-            kinds: list[type[Ranker]] = [resolve_ranker(spec) for spec in agent.options.rankers]
-            rankers = RankerScores([kind.load(_weights(path, kind.name)) for kind in kinds])
-            agent._begin(
-                BanditFeatures(PublicItems(arrays["popularity"], arrays["categories"]), rankers), configuration["data"]
-            )
+            rankers = RankerScores.from_arrays(agent.options.rankers, arrays)
+            items = PublicItems(arrays["popularity"], arrays["categories"])
+            agent._begin(BanditFeatures(items, rankers), configuration["data"])
             blank = agent.belief_
             agent.belief_ = LinearBelief(arrays["precision"], arrays["earned"])
             agent.learning_curve_ = arrays["learning_curve"].reshape(-1, 2)
@@ -353,7 +346,3 @@ def _occurrence(kind: NDArray[np.int64]) -> NDArray[np.int64]:
     occurrence = np.empty(len(kind), np.int64)
     occurrence[order] = place
     return occurrence
-
-
-def _weights(path: Path, ranker: str) -> Path:
-    return path.with_name(f"{path.name}.{ranker}.safetensors")
