@@ -3,12 +3,19 @@
 `world.py` makes it, `planning.py` solves it, `docs/tiny-world.md` tells it.
 """
 
-from evaluation.tiny.planning import Plan, reachable_by_presets, reachable_by_weights, weights_of_slates
+from evaluation.tiny.planning import (
+    Plan,
+    reachable_by_blend,
+    reachable_by_presets,
+    reachable_by_weights,
+    weights_of_slates,
+)
 from evaluation.tiny.world import TinyModel, tiny_env, tiny_observation, tiny_training, tiny_world
 
 __all__ = [
     "Plan",
     "TinyModel",
+    "reachable_by_blend",
     "reachable_by_presets",
     "reachable_by_weights",
     "tiny_env",

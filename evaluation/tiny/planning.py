@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from agents.actions import PRESETS, WEIGHT_HIGH, WEIGHT_LOW
+from agents.actions.blend import Blend
+from agents.actions.ranker_scores import RankerScores
 from agents.base import Agent
 from agents.rerankers import candidate_terms, log_counts, rerank
+from agents.rerankers.weighted import standardised
+from agents.summary import PublicItems
 from envs.measures import RewardWeights, consumed_diversity
 from envs.observation import Observation
 from envs.users.protocol import position_logits
@@ -125,6 +129,16 @@ class Plan:
         first = np.repeat(np.arange(len(self.start)), np.rint(self.start * len(policy)).astype(np.int64))
         return float(np.mean([self.values(own)[place] for own, place in zip(policy, first, strict=True)]))
 
+    def one_step_share(self, policy: NDArray[np.int64]) -> float:
+        """Reward of a life's requests under a policy [I] over what the best slate for each of these very requests would earn alone.
+
+        So a policy is judged by what it does where it gets to, not by where it gets to: the measure of what does not plan.
+        """
+        states = np.arange(len(self.start))
+        moves = self.next_state()[states, policy]
+        visits = np.linalg.solve(np.eye(len(states)) - self.survival * moves.T, self.start)
+        return float(visits @ self.reward[states, policy] / (visits @ self.reward.max(axis=1)))
+
     def number_of(self, slates: NDArray[np.integer]) -> NDArray[np.int64]:
         """[...] numbers of slates [..., K] of items."""
         found = (self.slates == np.asarray(slates)[..., None, :]).all(axis=-1)
@@ -153,6 +167,25 @@ def reachable_by_weights(plan: Plan, world: World | None = None) -> NDArray[np.b
     return np.isfinite(weights_of_slates(plan, world)[:, 0])
 
 
+def reachable_by_blend(plan: Plan, rankers: RankerScores, world: World | None = None) -> NDArray[np.bool_]:
+    """[I, L] slates that some weights of rankers and the recall score make of each state, with room to spare.
+
+    Rankers must not mind who the user is beyond its history: the first user is asked for all.
+    """
+    world, slate_size = world or tiny_world(), plan.slates.shape[1]
+    observation = tiny_observation(slate_size, world).take(np.arange(world.num_items))
+    recall = standardised(observation.candidates.score, observation.candidates.mask == 1)
+    columns = np.concatenate([rankers(observation), recall[:, :, None]], axis=2)
+    blend = Blend(rankers, PublicItems.from_log(world.policy_log))
+    low, high = (blend.weights(np.full((1, blend.num_weights), side, np.float32))[0] for side in (-1, 1))
+    return np.array(
+        [
+            [_largest_lead(_leads(gains, place), low, high) is not None for place in np.argsort(items)[plan.slates]]
+            for gains, items in zip(columns, observation.candidates.items, strict=True)
+        ]
+    )
+
+
 def weights_of_slates(plan: Plan, world: World | None = None) -> NDArray[np.float64]:
     """[L, 4] weights within their bounds of which the re-ranker makes each slate by the largest lead; NaN where there are none.
 
@@ -165,27 +198,45 @@ def weights_of_slates(plan: Plan, world: World | None = None) -> NDArray[np.floa
     terms = candidate_terms(observation, log_counts(world.policy_log))
     relevance, freshness, popularity = (term[0] for term in terms)
     directions = world.policy_log.catalogue.directions[items]
-    cosine = directions @ directions.T
-    place = np.argsort(items)
-    found = []
-    for slate in place[plan.slates]:
-        leads = []
-        for slot, chosen in enumerate(slate):
-            closest = cosine[:, slate[:slot]].max(axis=1) if slot else np.ones(len(items))
-            gains = np.stack([relevance, 1 - closest, freshness, popularity], axis=1)
-            left = np.setdiff1d(np.arange(len(items)), slate[: slot + 1])
-            leads.append(gains[chosen] - gains[left])
-        found.append(_largest_lead(np.concatenate(leads)))
-    return np.array(found)
+    gains = np.stack([relevance, np.zeros(len(items)), freshness, popularity], axis=1)
+    found = np.full((len(plan.slates), 4), np.nan)
+    for number, place in enumerate(np.argsort(items)[plan.slates]):
+        weights = _largest_lead(_leads(gains, place, directions @ directions.T), WEIGHT_LOW, WEIGHT_HIGH)
+        if weights is not None:
+            found[number] = weights
+    return found
 
 
-def _largest_lead(leads: NDArray[np.floating]) -> NDArray[np.float64]:
-    """[4] weights that make the smallest of `leads` [R, 4] @ weights as large as can be; NaN if that does not exceed `MARGIN`."""
-    bounds = [*zip(WEIGHT_LOW.tolist(), WEIGHT_HIGH.tolist(), strict=True), (None, None)]
+def _leads(
+    gains: NDArray[np.floating], place: NDArray[np.int64], cosine: NDArray[np.floating] | None = None
+) -> NDArray[np.floating]:
+    """[R, W] by what each item of a slate gains more, per unit of each weight, than each item that is left when it is chosen.
+
+    Args:
+        gains: [C, W] of the candidates per unit of weight.
+        place: [K] candidates of the slate.
+        cosine: [C, C] of the candidates; the second weight is then for distance to what is in the slate already.
+    """
+    leads = []
+    for slot, chosen in enumerate(place):
+        now = gains.copy()
+        if cosine is not None and slot:
+            now[:, 1] = 1 - cosine[:, place[:slot]].max(axis=1)
+        left = np.setdiff1d(np.arange(len(gains)), place[: slot + 1])
+        leads.append(now[chosen] - now[left])
+    return np.concatenate(leads)
+
+
+def _largest_lead(
+    leads: NDArray[np.floating], low: NDArray[np.floating], high: NDArray[np.floating]
+) -> NDArray[np.float64] | None:
+    """[W] weights that make the smallest of `leads` [R, W] @ weights as large as can be; None if that does not exceed `MARGIN`."""
+    bounds = [*zip(low.tolist(), high.tolist(), strict=True), (None, None)]
     # maximise m subject to leads @ weights >= m
     constraints = np.column_stack([-leads.astype(np.float64), np.ones(len(leads))])
-    solved = linprog([0, 0, 0, 0, -1], A_ub=constraints, b_ub=np.zeros(len(leads)), bounds=bounds)
-    return solved.x[:4] if solved.x[4] > MARGIN else np.full(4, np.nan)
+    aim = np.append(np.zeros(len(low)), -1.0)
+    solved = linprog(aim, A_ub=constraints, b_ub=np.zeros(len(leads)), bounds=bounds)
+    return np.asarray(solved.x[:-1]) if solved.x[-1] > MARGIN else None
 
 
 def _marked(plan: Plan, slates: NDArray[np.integer]) -> NDArray[np.bool_]:

@@ -1,6 +1,8 @@
 """The tiny world: its solver against brute force and against lives in the real environment, and agents against its solution."""
 
+from dataclasses import replace
 from itertools import product
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,11 +10,17 @@ from gymnasium.vector import AutoresetMode
 from numpy.testing import assert_allclose, assert_array_equal
 
 from agents.actions import WEIGHT_HIGH, WEIGHT_LOW
+from agents.actions.blend import Blend
+from agents.actions.ranker_scores import RankerScores
 from agents.heuristics import MatrixFactorisation
 from agents.oracles import OracleMyopic
+from agents.rankers.base import Ranker
 from agents.rerankers import log_counts, rerank
+from agents.summary import PublicItems
+from benchmarks.tiny_world import CONTENDERS, measured
 from evaluation.tiny import (
     Plan,
+    reachable_by_blend,
     reachable_by_presets,
     reachable_by_weights,
     tiny_env,
@@ -163,3 +171,56 @@ def test_users_may_have_policies_of_their_own(plan):
     best, myopic = plan.best_policy(), plan.myopic_policy()
     mixed = np.where(np.arange(12)[:, None] % 2 == 0, best, myopic)
     assert_allclose(plan.value(mixed), (plan.value(best) + plan.value(myopic)) / 2, rtol=1e-12)
+
+
+def test_one_step_share_is_1_for_the_myopic_optimum_and_less_for_foresight(plan):
+    assert_allclose(plan.one_step_share(plan.myopic_policy()), 1)
+    assert plan.one_step_share(plan.best_policy()) < 1
+
+
+class LastItemRanker(Ranker):
+    """Scores by a table of last item and item."""
+
+    def __init__(self, name, seed):
+        super().__init__(seed=seed)
+        self.name = name
+
+    def _fit(self, training, validation, progress, folder):
+        self.table = np.random.default_rng(self.seed).normal(size=(6, 6)).astype(np.float32)
+
+    def _update(self, samples):
+        pass
+
+    def _score(self, batch):
+        return self.table[batch.history[:, :1], batch.items]
+
+
+def test_slates_of_blends_are_those_that_the_blend_makes(plan):
+    """Of two rankers that know only the state, nothing that thousands of weights make is missing, and little is there besides."""
+    rankers = RankerScores(
+        [
+            LastItemRanker("first", 1).fit(tiny_world().policy_log),
+            LastItemRanker("second", 2).fit(tiny_world().policy_log),
+        ]
+    )
+    reachable, blend = reachable_by_blend(plan, rankers), Blend(rankers, PublicItems.from_log(tiny_world().policy_log))
+    actions = np.random.default_rng(0).uniform(-1, 1, (20_000, 3))
+    for state in range(6):
+        observation = tiny_observation().take(np.full(len(actions), state))
+        places = blend.slates(observation, rankers(observation), blend.weights(actions), 2)
+        made = np.unique(plan.number_of(np.take_along_axis(observation.candidates.items, places, axis=1)))
+        assert reachable[state, made].all()
+        assert 0 <= reachable[state].sum() - len(made) <= 2
+
+
+@pytest.mark.parametrize(("name", "requests"), [("linucb", 4_000), ("thompson", 4_000), ("dqn", 40_000)])
+def test_agents_find_what_is_best_within_their_reach(plan, name, requests):
+    contender = replace(CONTENDERS[name], requests=requests)
+    with mock.patch.dict(CONTENDERS, {name: contender}):
+        assert measured(name, seed=0)["value_share"] >= 0.95
+
+
+def test_what_did_not_learn_would_be_told(plan):
+    """An agent trained on a handful of requests falls short, so that the figure can."""
+    with mock.patch.dict(CONTENDERS, dqn=replace(CONTENDERS["dqn"], requests=100)):
+        assert measured("dqn", seed=0)["value_share"] < 0.9

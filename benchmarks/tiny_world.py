@@ -1,0 +1,118 @@
+"""Whether agents find what is best in a world that is solved exactly.
+
+Run: python -m benchmarks.tiny_world [AGENTS] [SEEDS]     (all agents below and 3 training seeds, unless told otherwise)
+
+An agent that plans is measured by the value of its greedy policy, from the plan and not by simulation, over that of the best
+policy within its own action space; the figure is the smallest of the seeds'. A bandit does not plan: it is measured by the reward
+of its requests over what the best slates for the same requests would earn, and its lives' value over that of the myopic optimum
+is told beside it. Writes results/tiny_world.json after each agent. See docs/tiny-world.md.
+"""
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.base import Agent
+from agents.loading import resolve_agent
+from envs.artefacts import save_json
+from envs.errors import ConfigurationError
+from evaluation.tiny import (
+    Plan,
+    reachable_by_blend,
+    reachable_by_presets,
+    reachable_by_weights,
+    tiny_training,
+    tiny_world,
+)
+
+SLATE_SIZE = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """An agent, and how it is trained here."""
+
+    space: str
+    """Its action space: 'weights', 'presets', 'blend' or 'slate'; 'myopic' for a bandit."""
+    requests: int
+    """Budget."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Settings other than the agent's own."""
+
+
+CONTENDERS: dict[str, Contender] = {
+    "dqn": Contender(space="presets", requests=40_000),
+    "ppo": Contender(space="weights", requests=400_000, options={"initial_log_std": 0.0}),
+    "sb3_ppo": Contender(space="weights", requests=400_000, options={"initial_log_std": 0.0}),
+    "ppo_slate": Contender(space="slate", requests=100_000, options={"rankers": ()}),
+    "ppo_blend": Contender(
+        space="blend", requests=400_000, options={"rankers": ("sasrec", "gbdt"), "initial_log_std": 0.0}
+    ),
+    "linucb": Contender(space="myopic", requests=10_000, options={"rankers": ()}),
+    "thompson": Contender(space="myopic", requests=10_000, options={"rankers": ()}),
+}
+"""The agents that are asked. Those that set weights explore by a Gaussian over a box where good slates have little room, so that
+they need many requests, and begin by exploring widely."""
+
+
+def measured(name: str, seed: int) -> dict[str, float]:
+    """Figures of one agent trained with one seed.
+
+    Raises:
+        AgentError: if there is no such agent.
+    """
+    contender, plan, world = CONTENDERS[name], Plan.of(slate_size=SLATE_SIZE), tiny_world()
+    kind: Any = resolve_agent(name)
+    agent = kind(slate_size=SLATE_SIZE, seed=seed, options=kind.options_class(**contender.options))
+    begin = time.perf_counter()
+    agent.fit(world.policy_log, tiny_training(contender.requests, seed, slate_size=SLATE_SIZE))
+    figures = {"seconds": time.perf_counter() - begin}
+    policy = plan.policy_of(agent)
+    if contender.space == "myopic":
+        shares = [plan.one_step_share(own) for own in policy]
+        life = plan.value(policy) / plan.value(plan.myopic_policy())
+        return {"value_share": float(np.mean(shares)), "life_share": life} | figures
+    best = plan.value(plan.best_policy(within(contender.space, plan, agent)))
+    return {"value_share": plan.value(policy) / best} | figures
+
+
+def within(space: str, plan: Plan, agent: Agent) -> NDArray[np.bool_] | None:
+    """Slates [L] or [I, L] within reach of an action space; None for all."""
+    if space == "blend":
+        blend: Any = agent
+        return reachable_by_blend(plan, blend.blend_.rankers)
+    if space == "slate":
+        return None
+    return reachable_by_presets(plan) if space == "presets" else reachable_by_weights(plan)
+
+
+def main() -> None:
+    """Trains, prints the figures and writes them."""
+    names = sys.argv[1].split(",") if len(sys.argv) > 1 else list(CONTENDERS)
+    seeds = range(int(sys.argv[2]) if len(sys.argv) > 2 else 3)
+    unknown = [name for name in names if name not in CONTENDERS]
+    if unknown:
+        raise ConfigurationError(f"there is no '{unknown[0]}' here; known are {', '.join(CONTENDERS)}.")
+    plan = Plan.of(slate_size=SLATE_SIZE)
+    figures: dict[str, float] = {"myopic_over_plan": plan.value(plan.myopic_policy()) / plan.value(plan.best_policy())}
+    runs: dict[str, list[dict[str, float]]] = {}
+    for name in names:
+        runs[name] = []
+        for seed in seeds:
+            runs[name].append(measured(name, seed))
+            print(f"{name}, seed {seed}: {runs[name][-1]}", file=sys.stderr, flush=True)
+        for figure in runs[name][0].keys() - {"seconds"}:
+            figures[f"{figure}_{name}"] = min(run[figure] for run in runs[name])
+        save_json(Path("results/tiny_world.json"), {**figures, "seeds": len(seeds), "runs": runs})
+    for figure, value in sorted(figures.items()):
+        print(f"{figure}: {value:.4f}")
+
+
+if __name__ == "__main__":
+    main()
