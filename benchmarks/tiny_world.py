@@ -5,7 +5,8 @@ Run: python -m benchmarks.tiny_world [AGENTS] [SEEDS]     (all agents below and 
 An agent that plans is measured by the value of its greedy policy, from the plan and not by simulation, over that of the best
 policy within its own action space; the figure is the smallest of the seeds'. A bandit does not plan: it is measured by the reward
 of its requests over what the best slates for the same requests would earn, and its lives' value over that of the myopic optimum
-is told beside it. Writes results/tiny_world.json after each agent. See docs/tiny-world.md.
+is told beside it (`life_share`). `gaussian_share_<deviation>` is what the best policy on weights that explores by a Gaussian of
+that deviation is worth when it is served without. Writes results/tiny_world.json after each agent. See docs/tiny-world.md.
 """
 
 import sys
@@ -24,6 +25,7 @@ from envs.artefacts import save_json
 from envs.errors import ConfigurationError
 from evaluation.tiny import (
     Plan,
+    best_while_exploring,
     reachable_by_blend,
     reachable_by_presets,
     reachable_by_weights,
@@ -32,6 +34,8 @@ from evaluation.tiny import (
 )
 
 SLATE_SIZE = 2
+DEVIATIONS = (1.0, 0.5, 0.3, 0.15, 0.05)
+"""Standard deviations of exploration, in units of half the box; agents that set weights begin at 0.5 by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +105,9 @@ def main() -> None:
         raise ConfigurationError(f"there is no '{unknown[0]}' here; known are {', '.join(CONTENDERS)}.")
     plan = Plan.of(slate_size=SLATE_SIZE)
     figures: dict[str, float] = {"myopic_over_plan": plan.value(plan.myopic_policy()) / plan.value(plan.best_policy())}
+    best = plan.value(plan.best_policy(reachable_by_weights(plan)))
+    for deviation in DEVIATIONS:
+        figures[f"gaussian_share_{deviation}"] = plan.value(best_while_exploring(plan, deviation)) / best
     runs: dict[str, list[dict[str, float]]] = {}
     for name in names:
         runs[name] = []

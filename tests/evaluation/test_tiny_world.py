@@ -20,6 +20,7 @@ from agents.summary import PublicItems
 from benchmarks.tiny_world import CONTENDERS, measured
 from evaluation.tiny import (
     Plan,
+    best_while_exploring,
     reachable_by_blend,
     reachable_by_presets,
     reachable_by_weights,
@@ -224,3 +225,10 @@ def test_what_did_not_learn_would_be_told(plan):
     """An agent trained on a handful of requests falls short, so that the figure can."""
     with mock.patch.dict(CONTENDERS, dqn=replace(CONTENDERS["dqn"], requests=100)):
         assert measured("dqn", seed=0)["value_share"] < 0.9
+
+
+def test_wide_exploration_hides_what_is_best(plan):
+    """Why agents that set weights by a Gaussian need long: the best of them is not good enough before it narrows down."""
+    best = plan.value(plan.best_policy(reachable_by_weights(plan)))
+    shares = [plan.value(best_while_exploring(plan, deviation, draws=60)) / best for deviation in (0.5, 0.05)]
+    assert shares[0] < 0.95 < shares[1]
