@@ -82,7 +82,7 @@ def test_each_algorithm_trains_saves_and_serves(world, tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "requests"), [(SB3A2CAgent, 12_000), (SB3SACAgent, 2_000), (SB3PPOAgent, 8_000)])
+@pytest.mark.parametrize(("kind", "requests"), [(SB3A2CAgent, 12_000), (SB3SACAgent, 2_000)])
 def test_the_best_weights_are_found(kind, requests):
     trained = train(kind(options=options_of(kind)), requests)
     assert_array_equal(outputs(trained.initial), 0)
