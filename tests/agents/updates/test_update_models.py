@@ -36,7 +36,7 @@ def state(models: ServedModels, world: World) -> dict[str, np.ndarray]:
         "scores": scores,
         "item_vectors": models.recall.item_vectors_.copy(),
         "user_vectors": models.recall.user_vectors_.copy(),
-        "index": models.recall._index.vectors.copy(),
+        "index": models.recall._index.index.vectors.copy(),
         "counts": models.counts_.copy(),
     }
 
