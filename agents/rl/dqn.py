@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ray.rllib.algorithms.dqn import DQN, DQNConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import (
-    ENV_RUNNER_RESULTS,
     LEARNER_RESULTS,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
     TD_ERROR_KEY,
@@ -18,12 +18,13 @@ from ray.rllib.utils.metrics import (
 
 from agents.actions import PRESETS, PresetAction, SlateActionWrapper, weights_of_presets
 from agents.base import Training
-from agents.rl.batched_env_runner import EpsilonGreedyEnvRunner
+from agents.rl.batched_env_runner import EpsilonGreedyEnvRunner, Share
+from agents.rl.collecting import BatchedAlgorithm, trained_by
+from agents.rl.learner import ArrayDQNLearner
 from agents.rl.modules import DuelingModule
-from agents.rl.networks import arrays_of
-from agents.rl.replay import ReplayBuffer
+from agents.rl.replay import ReplayBuffer, draw
 from agents.rl.rllib import local_algorithm
-from agents.rl.served import LearningCurve, ReinforcedAgent, Trained
+from agents.rl.served import ReinforcedAgent, Trained
 from agents.summary import PublicItems
 
 
@@ -59,56 +60,67 @@ class DQNOptions:
     """Requests between two points of the learning curve."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
+    prioritise: float = 0.0
+    """Exponent of a transition's last error in the odds of its being drawn again; 0 draws all alike."""
+    correct: float = 0.4
+    """Exponent that corrects for unequal odds, at the start; it rises to 1 over the budget."""
+    runners: int = 0
+    """Workers that sample, each with `num_envs` users; 0 samples in the training process."""
+    normalise: bool = False
+    """Whether observations are brought to mean 0 and deviation 1; summaries are bounded, so they need not be."""
 
 
-class BatchedDQN(DQN):
-    """DQN whose env runner returns whole rollouts, and whose replay buffer is made of arrays."""
-
-    # RLlib types these as perhaps None; they are set when `training_step` runs
-    config: Any
-    metrics: Any
-    learner_group: Any
-    env_runner_group: Any
+class BatchedDQN(BatchedAlgorithm, DQN):
+    """DQN whose env runners return whole rollouts, and whose replay buffers are made of arrays, one for each env runner."""
 
     def setup(self, config: Any) -> None:
         super().setup(config)
-        settings, runner = self.config.env_config, self.env_runner
-        self.replay = ReplayBuffer(
-            max(1, settings["options"].buffer // runner.num_envs),
-            runner.num_envs,
-            runner.env.single_observation_space.shape[0],
-        )
+        self.replays: dict[int, ReplayBuffer] = {}
         self.draws = np.random.default_rng(self.config.seed)
 
     def training_step(self) -> None:
         """Samples and learns until `iteration` more requests are spent, or the budget is."""
-        settings, sampler = self.config.env_config, self.env_runner.sampler
-        goal = min(sampler.requests + settings["options"].iteration, settings["limit"])
-        while sampler.requests < goal:
-            self._sample(settings["options"], settings["limit"])
-            if sampler.requests >= settings["options"].warm_up_share * settings["limit"]:
-                self._learn(settings["options"], sampler.requests)
-        self.metrics.aggregate([self.env_runner.get_metrics()], key=ENV_RUNNER_RESULTS)
+        settings = self.config.env_config
+        options, limit = settings["options"], settings["limit"]
+        goal = min(self.requests + options.iteration, limit)
+        while self.requests < goal:
+            for share in self.collect(1, epsilon=exploration(options, self.requests / limit)):
+                self._replay_of(share).add(share.batch)
+            if self.requests >= options.warm_up_share * limit:
+                self._learn(options, self.requests)
 
-    def _sample(self, options: DQNOptions, limit: int) -> None:
-        spent = self.env_runner.sampler.requests
-        epsilon = exploration(options, spent / limit)
-        self.replay.add(self.env_runner.sample(num_timesteps=1, limit=limit - spent, epsilon=epsilon))
+    def _replay_of(self, share: Share) -> ReplayBuffer:
+        if share.runner not in self.replays:
+            options, (_, envs, width) = self.config.env_config["options"], share.batch.observations.shape
+            steps = max(1, options.buffer // (envs * max(1, self.config.num_env_runners)))
+            self.replays[share.runner] = ReplayBuffer(steps, envs, width, options.prioritise)
+        return self.replays[share.runner]
 
     def _learn(self, options: DQNOptions, spent: int) -> None:
         count = options.minibatch * options.gradient_steps
-        columns = self.replay.sample(count, options.n_step, options.gamma, self.draws)
-        batch = SampleBatch({name: torch.from_numpy(column) for name, column in columns.items()})
+        correction = options.correct + (1 - options.correct) * spent / self.config.env_config["limit"]
+        drawn = draw(list(self.replays.values()), count, options.n_step, options.gamma, self.draws, correction)
+        batch = SampleBatch({name: torch.from_numpy(column) for name, column in drawn.columns.items()})
         learnt = self.learner_group.update(
-            batch=MultiAgentBatch({"default_policy": batch}, env_steps=count),
+            batch=MultiAgentBatch({DEFAULT_MODULE_ID: batch}, env_steps=count),
             timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: spent},
             minibatch_size=options.minibatch,
         )
-        for results in learnt:
-            for of_module in results.values():
-                of_module.pop(TD_ERROR_KEY, None)
+        errors = [results[DEFAULT_MODULE_ID].pop(TD_ERROR_KEY) for results in learnt]
+        if options.prioritise:
+            drawn.judge(np.concatenate([np.asarray(part) for part in errors[0].peek(compile=False)]).ravel())
         self.metrics.aggregate(learnt, key=LEARNER_RESULTS)
-        self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=False)
+        self.hand_back_weights()
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """The algorithm's state with the replay buffers."""
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        return state | {"replays": self.replays, "draws": self.draws}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes over what `get_state` returned."""
+        super().set_state(state)
+        self.replays, self.draws = state["replays"], state["draws"]
 
 
 def exploration(options: DQNOptions, share_spent: float) -> float:
@@ -122,6 +134,7 @@ class BatchedDQNConfig(DQNConfig):
 
     def __init__(self) -> None:
         super().__init__(algo_class=BatchedDQN)
+        self.learners(learner_class=ArrayDQNLearner)
 
 
 def dqn_config(options: DQNOptions) -> BatchedDQNConfig:
@@ -168,15 +181,10 @@ class DQNAgent(ReinforcedAgent):
             make_env=lambda: make_env(min(options.num_envs, training.requests)),
             env_runner=EpsilonGreedyEnvRunner,
             module=DuelingModule,
-            model_config={"hidden": options.hidden},
+            model_config={"hidden": options.hidden, "normalise": options.normalise},
             limit=training.requests,
             options=options,
             seed=training.seed,
+            runners=options.runners,
         ) as algorithm:
-            runner = algorithm.env_runner
-            initial = arrays_of(runner.module.policy)
-            curve = LearningCurve(training.report)
-            while runner.sampler.requests < training.requests:
-                algorithm.train()
-                curve.add(runner.sampler.requests, runner.reward_per_request())
-            return Trained(initial, arrays_of(runner.module.policy), curve.points())
+            return trained_by(algorithm, training)

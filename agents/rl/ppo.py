@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
-from ray.rllib.policy.sample_batch import MultiAgentBatch
-from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from agents.actions import SlateActionWrapper, WeightsAction, weights_of_actions
 from agents.base import Training
 from agents.rl.batched_env_runner import AdvantageEnvRunner
+from agents.rl.collecting import BatchedAlgorithm, joined, trained_by
+from agents.rl.learner import ArrayPPOLearner
 from agents.rl.modules import GaussianPolicyModule
-from agents.rl.networks import arrays_of
 from agents.rl.rllib import local_algorithm
-from agents.rl.served import LearningCurve, ReinforcedAgent, Trained
+from agents.rl.served import ReinforcedAgent, Trained
 from agents.summary import PublicItems
 
 
@@ -46,33 +48,30 @@ class PPOOptions:
     """Log of the exploration's standard deviation before training, in units of the action (half the box's width)."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of the policy and of the value."""
+    runners: int = 0
+    """Workers that sample, each with `num_envs` users; 0 samples in the training process."""
+    beside: bool = False
+    """Whether workers sample the next batch while this one is learnt from; the policy that samples then lags by one batch."""
+    normalise: bool = False
+    """Whether observations are brought to mean 0 and deviation 1; summaries are bounded, so they need not be."""
 
 
-class BatchedPPO(PPO):
-    """PPO whose env runner returns whole batches with advantages."""
-
-    # RLlib types these as perhaps None; they are set when `training_step` runs
-    config: Any
-    metrics: Any
-    learner_group: Any
-    env_runner_group: Any
+class BatchedPPO(BatchedAlgorithm, PPO):
+    """PPO whose env runners return whole batches with advantages."""
 
     def training_step(self) -> None:
-        options = self.config.env_config
-        runner = self.env_runner
-        batch = runner.sample(
-            num_timesteps=self.config.total_train_batch_size, limit=options["limit"] - runner.sampler.requests
-        )
-        self.metrics.aggregate([runner.get_metrics()], key=ENV_RUNNER_RESULTS)
+        """Learns from one batch, whatever workers have died meanwhile."""
+        shares = self.collect(self.config.total_train_batch_size)
+        batch = SampleBatch(joined([share.batch for share in shares]))
         learnt = self.learner_group.update(
-            batch=MultiAgentBatch({"default_policy": batch}, env_steps=len(batch)),
-            timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: runner.sampler.requests},
+            batch=MultiAgentBatch({DEFAULT_MODULE_ID: batch}, env_steps=len(batch)),
+            timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self.requests},
             num_epochs=self.config.num_epochs,
             minibatch_size=min(self.config.minibatch_size, len(batch)),
             shuffle_batch_per_epoch=True,
         )
         self.metrics.aggregate(learnt, key=LEARNER_RESULTS)
-        self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=False)
+        self.hand_back_weights()
 
 
 class BatchedPPOConfig(PPOConfig):
@@ -80,6 +79,7 @@ class BatchedPPOConfig(PPOConfig):
 
     def __init__(self) -> None:
         super().__init__(algo_class=BatchedPPO)
+        self.learners(learner_class=ArrayPPOLearner)
 
 
 def ppo_config(options: PPOOptions, requests: int) -> BatchedPPOConfig:
@@ -127,14 +127,14 @@ class PPOAgent(ReinforcedAgent):
             make_env=lambda: make_env(min(options.num_envs, training.requests)),
             env_runner=AdvantageEnvRunner,
             module=GaussianPolicyModule,
-            model_config={"hidden": options.hidden, "initial_log_std": options.initial_log_std},
+            model_config={
+                "hidden": options.hidden,
+                "initial_log_std": options.initial_log_std,
+                "normalise": options.normalise,
+            },
             limit=training.requests,
             seed=training.seed,
+            runners=options.runners,
+            beside=options.beside,
         ) as algorithm:
-            runner = algorithm.env_runner
-            initial = arrays_of(runner.module.policy)
-            curve = LearningCurve(training.report)
-            while runner.sampler.requests < training.requests:
-                algorithm.train()
-                curve.add(runner.sampler.requests, runner.reward_per_request())
-            return Trained(initial, arrays_of(runner.module.policy), curve.points())
+            return trained_by(algorithm, training)

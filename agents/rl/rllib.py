@@ -1,4 +1,4 @@
-"""RLlib inside this process: quiet, seeded, without remote workers."""
+"""RLlib with its learner in this process: quiet, seeded, sampling here or in workers."""
 
 import logging
 import os
@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 from gymnasium.vector import VectorEnv
+from ray import cloudpickle
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -17,6 +18,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from agents.rl.batched_env_runner import BatchedEnvRunner
 from agents.rl.networks import one_thread
 from agents.rl.seeding import seeded_generators
+from envs.errors import ConfigurationError
 
 
 @contextmanager
@@ -30,8 +32,12 @@ def local_algorithm(
     seed: int,
     limit: int,
     options: Any = None,
+    runners: int = 0,
+    beside: bool = False,
+    scale_rewards: bool = True,
+    catalog: type[Any] | None = None,
 ) -> Iterator[Algorithm]:
-    """An RLlib algorithm whose env runner and learner live in this process, stopped at the end of the block.
+    """An RLlib algorithm whose learner lives in this process, stopped at the end of the block.
 
     Ray is started if it does not run yet (and then left running), so this works on its own and inside a Ray task. Torch
     has one thread inside the block; the global generators of random, numpy and torch are seeded in it and given back.
@@ -45,21 +51,47 @@ def local_algorithm(
         seed: of everything random.
         limit: requests that may be spent; with `options` in the algorithm's `env_config`.
         options: the agent's settings.
+        runners: workers that sample, each on an environment that a copy of `make_env` makes; 0 samples in this process.
+        beside: whether workers sample the next batch while the learner works on the present one.
+        scale_rewards: whether rewards are divided by the running deviation of returns before advantages are made of them.
+        catalog: of RLlib, where `module` is one of RLlib's own.
+
+    Raises:
+        ConfigurationError: if sampling is to go on beside learning without workers.
     """
+    if runners < 0 or (beside and not runners):
+        raise ConfigurationError(
+            f"sampling {'beside learning ' if beside else ''}with {runners} env runners does not work; ask for at least 1."
+        )
     start_ray()
     with one_thread(), seeded_generators(seed), quiet_rllib():
         env = make_env()
         algorithm = (
             config.environment(
                 env="driftrec/Slate-v0",
-                env_config={"make_env": _Shared(lambda: env), "limit": limit, "options": options},
+                env_config={
+                    "make_env": _Maker(make_env) if runners else _Maker(lambda: env, travels=False),
+                    "limit": limit,
+                    "options": options,
+                    "beside": beside,
+                    "scale_rewards": scale_rewards,
+                },
                 observation_space=env.single_observation_space,
                 action_space=env.single_action_space,
                 disable_env_checking=True,
             )
-            .env_runners(env_runner_cls=env_runner, num_env_runners=0, num_envs_per_env_runner=env.num_envs)
+            .env_runners(
+                env_runner_cls=env_runner,
+                num_env_runners=runners,
+                num_envs_per_env_runner=env.num_envs,
+                num_cpus_per_env_runner=0,  # a trial or a machine holds its cores already
+            )
+            .fault_tolerance(restart_failed_env_runners=True)
+            .reporting(metrics_num_episodes_for_smoothing=env_runner.smoothing)
             .learners(num_learners=0, num_gpus_per_learner=0)
-            .rl_module(rl_module_spec=RLModuleSpec(module_class=module, model_config=model_config))
+            .rl_module(
+                rl_module_spec=RLModuleSpec(module_class=module, model_config=model_config, catalog_class=catalog)
+            )
             .debugging(seed=seed, log_level="ERROR")
             .build_algo()
         )
@@ -94,24 +126,36 @@ def quiet_rllib() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-class _Shared:
-    """A function that copies of a configuration share, world and all, instead of copying what it holds.
+class _Maker:
+    """Makes the environment: shared by copies of a configuration; a worker gets a copy of the function, once a machine.
 
-    Checkpoints leave it out.
+    A checkpoint keeps neither: it is restored into an algorithm that `local_algorithm` has built.
     """
 
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[[], Any], travels: bool = True) -> None:
+        self._function, self._travels = function, travels
+        self._kept: Any = None
 
     def __call__(self) -> Any:
         return self._function()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Shared":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Maker":
         return self
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Shared, (_left_out,)
+    def __reduce__(self) -> Any:
+        if not self._travels:
+            return _Maker, (_no_environment, False)
+        if self._kept is None:
+            self._kept = ray.put(cloudpickle.dumps(self._function))
+        return _arrived, (self._kept,)
 
 
-def _left_out() -> Any:
-    raise RuntimeError("a checkpoint holds no environment; make the algorithm anew and restore its learner.")
+def _arrived(kept: Any) -> _Maker:
+    """In a worker, the maker that was sent."""
+    return _Maker(lambda: cloudpickle.loads(ray.get(kept))())
+
+
+def _no_environment() -> Any:
+    raise ConfigurationError(
+        "a checkpoint does not hold its environment; build the algorithm by `local_algorithm` and call restore_from_path."
+    )

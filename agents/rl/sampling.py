@@ -49,6 +49,8 @@ class RolloutSampler:
         self.env = env
         self.requests = 0
         """Requests sampled so far."""
+        self.earned = 0.0
+        """Their rewards together."""
         self._observations, _ = env.reset(seed=seed)
         self._ended = np.zeros(env.num_envs, bool)
         self._returns = np.zeros(env.num_envs)
@@ -68,6 +70,7 @@ class RolloutSampler:
             count += int(row["real"].sum())
             rows.append(row)
         self.requests += count
+        self.earned += sum(float(row["rewards"][row["real"]].sum()) for row in rows)
         extras = rows[0]["extras"]
         return Rollout(
             observations=np.stack([*(row["observations"] for row in rows), self._observations]),

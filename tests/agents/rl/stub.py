@@ -7,6 +7,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from envs.errors import AgentError
+
 BEST_PRESET = 2
 BEST_WEIGHTS = np.array([0.0, 0.4, 0.5, -0.3], np.float32)
 PHANTOM_REWARD = 1e6
@@ -63,3 +65,12 @@ class Bandit(VectorEnv):
 
     def close_extras(self, **kwargs: Any) -> None:
         pass
+
+
+class BrokenBandit(Bandit):
+    """Fails after some steps, as an environment with a bug does."""
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        if self.steps_taken == 5:
+            raise AgentError("the environment is out of order")
+        return super().step(actions)

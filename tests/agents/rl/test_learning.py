@@ -132,7 +132,7 @@ def test_dqn_learns_from_requests_only(monkeypatch):
     learn = BatchedDQN._learn
 
     def spied(self, options, spent):
-        seen.append((len(self.replay), spent))
+        seen.append((sum(len(replay) for replay in self.replays.values()), spent))
         learn(self, options, spent)
 
     monkeypatch.setattr(BatchedDQN, "_learn", spied)
