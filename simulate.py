@@ -65,6 +65,7 @@ from evaluation.progress import progress
 from evaluation.ranking.growth import growth_study
 from evaluation.ranking.report import growth_figures, growth_tables, ranker_figures, ranker_tables
 from evaluation.ranking.study import ranker_study
+from evaluation.recall_report import RECALL_TABLE, channel_figures, channels_table, tell_channels
 from evaluation.report import (
     ablation_table,
     changed_sentence,
@@ -89,7 +90,9 @@ from evaluation.summary import changed_conclusions
 from evaluation.training import run_comparison, under_user_models
 from evaluation.units import fitted_agents, named_agents
 from evaluation.update_runs import judge_updates, train_update_dqn, update_config
+from recall import MergedRecall
 from recall.embedding import EmbeddingRecall
+from recall.quality import leave_last_out
 
 
 # ------------------------------------------------------------------------------------------------------------ subcommands
@@ -126,6 +129,13 @@ def compare(options: CompareOptions) -> None:
         console=console,
     )
     figures: dict[str, Any] = {}
+    judged = options.recall_stage()
+    if isinstance(judged, MergedRecall):
+        # a recall of its own, since the one that serves has learnt each user's last item
+        judged.fit(leave_last_out(world.policy_log).log)
+        tell_channels(judged, world.policy_log, comparison.serving.num_candidates, run)
+        console.print(channels_table(run.table(RECALL_TABLE)))
+        figures |= channel_figures(run.table(RECALL_TABLE))
     if options.user_model_seeds > 1:
         worlds, plain = refitted_worlds(log, options, config), result.summary()
         with progress("user models", len(worlds)) as report:
@@ -248,10 +258,16 @@ def pipelines_against_users(
     world = WorldConfig(days=config.days, seed=config.seed)
     worlds = {name: build_world(log, fit_user_model(name, log, users), world) for name in config.user_models}
     serving, correlations, rounds = serving_study(worlds, config, run, progress)
-    for table in (*serving_tables(serving), correlation_table(correlations), loop_table(rounds)):
+    channels = run.table(RECALL_TABLE)
+    for table in (
+        channels_table(channels),
+        *serving_tables(serving),
+        correlation_table(correlations),
+        loop_table(rounds),
+    ):
         console.print(table)
     console.print(answer(correlations))
-    return serving_figures(serving, correlations, rounds)
+    return channel_figures(channels) | serving_figures(serving, correlations, rounds)
 
 
 def updates(options: UpdateOptions) -> None:

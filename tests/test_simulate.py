@@ -82,6 +82,9 @@ def test_policies_choose_among_what_the_named_channels_recall(tmp_path: Path) ->
         slates = EventLog.read(Run.open(folder).events_path("random-seed0")).table["slate"]
         items[folder.name] = len(slates.combine_chunks().flatten().unique())
     assert Run.open(popular).config["recall"] == "popular=1"
+    figures = Run.open(popular).figures()
+    assert figures["recall_share_popular"] == 1 and figures["recall_adds_popular"] == figures["recall_merged"]
+    assert "recall_merged" not in Run.open(tmp_path / "default").figures()
     assert items["popular"] < items["default"], "all users are offered the same popular items"
 
 

@@ -4,6 +4,7 @@ agents/<ranker>-<training>.safetensors               fitted rankers
 events/<user model>-lap<n>.parquet                   simulated traffic that the second training learns from
 tables/serving/<user model>/<training>/<pipeline>/   gains for held-out rows, exposure, and, last, per-user results
 tables/serving/loop/<ranker>-seed<n>                 rounds of the feedback loop
+tables/recall_channels                               what each recall channel places and adds
 tables/serving, serving_correlations, feedback       what tables and plots are made of
 """
 
@@ -23,6 +24,7 @@ from envs.logs.schema import InteractionLog
 from envs.world import World
 from evaluation.comparison import serve
 from evaluation.progress import Progress
+from evaluation.recall_report import RECALL_TABLE, tell_channels
 from evaluation.runs import Run
 from evaluation.serving.config import FLOOR, LOG, TRAININGS, ServingStudyConfig, pipeline_name
 from evaluation.serving.correlation import rank_correlations
@@ -104,8 +106,10 @@ class _Study:
 
     # ------------------------------------------------------------------ doing the parts
     def pipeline_parts(self) -> list[Callable[[], None]]:
-        """What is to be served: for each world the ends of the scale, then each ranker after each training."""
-        parts: list[Callable[[], None]] = [partial(self._serve_ends, model) for model in self.worlds]
+        """What recall is worth; then what is to be served: for each world the ends of the scale, then each ranker after each
+        training."""
+        parts: list[Callable[[], None]] = [self._tell_channels]
+        parts += [partial(self._serve_ends, model) for model in self.worlds]
         for model in self.worlds:
             for training in TRAININGS:
                 parts += [partial(self._serve_ranker, model, training, ranker) for ranker in self.rankers]
@@ -116,6 +120,10 @@ class _Study:
         return [
             partial(self._loop, name, seed) for name in self.config.looped for seed in range(self.config.loop_seeds)
         ]
+
+    def _tell_channels(self) -> None:
+        if not self.run.has_table(RECALL_TABLE):
+            tell_channels(self.pipelines.recall, self.pipelines.policy_log, self.pipelines.num_candidates, self.run)
 
     def _serve_ends(self, model: str) -> None:
         for name in ENDS:

@@ -294,4 +294,7 @@ def test_the_command_prints_the_rank_correlation(tmp_path, capsys):
     assert "offline_vs_simulated_rank_correlation_low: " in printed and "weak design" in printed
     drawn = {path.name for path in (tmp_path / "run/plots").iterdir()}
     assert drawn == {"serving.png", "offline_vs_simulated.png", "feedback.png"}
-    assert "offline_vs_simulated_rank_correlation" in json.loads((tmp_path / "run/rankers.json").read_text())
+    figures = json.loads((tmp_path / "run/rankers.json").read_text())
+    assert "offline_vs_simulated_rank_correlation" in figures
+    shares = [value for name, value in figures.items() if name.startswith("recall_share_")]
+    assert len(shares) > 1 and np.isclose(sum(shares), 1) and "recall_adds_als_low" in figures
