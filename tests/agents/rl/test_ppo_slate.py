@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from ray.rllib.core.columns import Columns
 
+from agents.actions.slate import SlateAction
 from agents.base import Training, checked_slates
 from agents.rankers.ranking_input import RankingInput
 from agents.rerankers import best_first
 from agents.rl import training as loop
-from agents.rl.ppo_slate import PPOSlateAgent, PPOSlateOptions
+from agents.rl.plackett_luce import MASKED
+from agents.rl.ppo_slate import PPOSlateAgent, PPOSlateOptions, SlatePolicyModule
+from agents.rl.scorer import ItemTable
 from agents.rl.served import TrainingStopped
 from envs.artefacts import load_arrays, save_arrays
 from envs.errors import AgentError, ArtefactError, ConfigurationError
@@ -139,6 +143,31 @@ def test_what_is_missing_is_said(world, observation, tmp_path):
         PPOSlateAgent().act(observation)
     with pytest.raises(ConfigurationError, match="nobody"):
         PPOSlateAgent(options=replace(OPTIONS, rankers=("nobody",))).fit(world.policy_log, training(world))
+
+
+def test_the_module_masks_candidates_and_values_rollouts(world):
+    env = SlateAction(SlateVectorEnv(30, world=world, num_candidates=40))
+    rows = torch.from_numpy(env.reset(seed=0)[0])
+    mask = env.layout.parts(rows).mask
+    mask[:, 3:30] = 0
+    module = SlatePolicyModule(
+        observation_space=env.single_observation_space,
+        action_space=env.single_action_space,
+        model_config={
+            "layout": env.layout,
+            "items": ItemTable.from_log(world.policy_log, 8),
+            "options": BARE,
+            "slots": 10,
+        },
+    )
+    logits = module.forward_exploration({Columns.OBS: rows})[Columns.ACTION_DIST_INPUTS]
+    assert ((logits == MASKED) == (mask == 0)).all()
+    slates = module.get_exploration_action_dist_cls().from_logits(logits).sample()
+    assert_array_equal(mask.gather(1, slates).sum(dim=1), mask.sum(dim=1).clamp(max=10))
+    torch.nn.init.ones_(module.value.head[-1].weight)
+    values = module.compute_values({Columns.OBS: torch.stack([rows, rows.flip(0)])})
+    torch.testing.assert_close(values[1], values[0].flip(0))
+    assert values.shape == (2, 30) and values.std() > 0
 
 
 def test_a_seed_gives_the_same_weights_to_the_bit_and_the_budget_is_kept(world):
