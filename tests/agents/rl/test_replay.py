@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from stub import PHANTOM_REWARD, WIDTH, Bandit
 
-from agents.rl.replay import ReplayBuffer
+from agents.rl.replay import SMALLEST_ERROR, ReplayBuffer, SumTree, draw
 from agents.rl.sampling import RolloutSampler
 
 
@@ -84,3 +84,43 @@ def test_truncated_lives_bootstrap_from_their_final_observation():
     batch = buffer.sample(500, 1, 0.9, np.random.default_rng(0))
     assert not batch["terminateds"].any()
     assert_array_equal(batch["truncateds"], batch["new_obs"][:, 0] == 1)
+
+
+@given(seed=st.integers(0, 1000), size=st.integers(1, 70))
+@settings(deadline=None, max_examples=30)
+def test_a_sum_tree_finds_what_a_running_sum_finds(seed, size):
+    random = np.random.default_rng(seed)
+    plain, tree = np.zeros(size), SumTree(size)
+    for _ in range(3):
+        places = random.permutation(size)[: random.integers(1, size + 1)]
+        plain[places] = random.integers(0, 4, len(places))
+        tree.put(places, plain[places])
+    assert tree.total == plain.sum()
+    sums = np.arange(0, plain.sum(), 0.5)
+    assert_array_equal(tree.find(sums), np.searchsorted(np.cumsum(plain), sums, side="right"))
+
+
+def test_draws_follow_the_priorities_and_weights_undo_them():
+    buffer = prioritised(100, 0.5)
+    random = np.random.default_rng(0)
+    chosen = buffer._choosable
+    errors = random.random(len(chosen)) * 5
+    buffer.judge(chosen, errors)
+    odds = (errors + SMALLEST_ERROR) ** 0.5
+    odds /= odds.sum()
+    drawn, found = buffer.draw(60_000, random)
+    place = {tuple(request): row for row, request in enumerate(chosen)}
+    rows = np.array([place[tuple(request)] for request in drawn])
+    assert_allclose(found, odds[rows], rtol=1e-9)
+    assert_allclose(np.bincount(rows, minlength=len(odds)) / len(rows), odds, atol=4e-3)
+    weights = draw([buffer], 500, 1, 0.9, random, correction=1.0).columns["weights"]
+    assert 0 < weights.min() < weights.max() == 1
+
+
+def prioritised(steps, exponent):
+    """A buffer with priorities and a rollout in it."""
+    env = Bandit(4, AutoresetMode.NEXT_STEP, discrete=True, length=6)
+    sampler, random = RolloutSampler(env, 0), np.random.default_rng(0)
+    found = ReplayBuffer(steps, 4, WIDTH, exponent)
+    found.add(sampler.sample(lambda rows: (torch.from_numpy(random.integers(5, size=len(rows))), {}), 60))
+    return found
