@@ -160,6 +160,7 @@ def dqn_ours() -> Iterator[Callable[[], tuple[int, float]]]:
 @contextmanager
 def shipped(name: str, seed: int = 0) -> Iterator[Callable[[], tuple[int, float]]]:
     """RLlib's PPO or DQN as shipped, on the same native vector environment."""
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.rllib.algorithms.dqn import DQNConfig
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.tune.registry import register_env
@@ -170,6 +171,7 @@ def shipped(name: str, seed: int = 0) -> Iterator[Callable[[], tuple[int, float]
 
     start_ray()
     register_env("stub", lambda config: StubVectorEnv(config["num_envs"]))
+    config: AlgorithmConfig
     if name == "ppo":
         config = PPOConfig().training(**ppo_settings())
     else:

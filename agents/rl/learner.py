@@ -46,6 +46,10 @@ class ArrayLearner(TorchLearner):
     only_logged: ClassVar[tuple[str, ...]] = ()
     """Columns that only RLlib's own loss reads."""
 
+    # RLlib types these as their bases; which ones they are, the algorithm says
+    config: Any
+    module: Any
+
     @abstractmethod
     def lean_loss(self, rows: Rows) -> Tensor:
         """The loss of RLlib's `compute_loss_for_module`, without what that computes for the log."""
@@ -102,13 +106,13 @@ class ArrayLearner(TorchLearner):
         """One gradient step; False, and none, if the gradient is not finite."""
         config = self.config
         ((name, optimizer),) = self.get_optimizers_for_module(DEFAULT_MODULE_ID)
+        loss: Any
         if logged:
-            loss = self.compute_loss_for_module(
-                module_id=DEFAULT_MODULE_ID, config=config, batch=rows, fwd_out=self.forward(rows)
-            )
+            outputs: dict[str, Any] = {**self.forward(rows)}
+            loss = self.compute_loss_for_module(module_id=DEFAULT_MODULE_ID, config=config, batch=rows, fwd_out=outputs)
         else:
             loss = self.lean_loss(rows)
-        parameters = self._optimizer_parameters[optimizer]
+        parameters: list[Any] = self._optimizer_parameters[optimizer]
         for parameter in parameters:
             parameter.grad = None
         loss.backward()

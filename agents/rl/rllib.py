@@ -11,7 +11,6 @@ from typing import Any
 import ray
 from gymnasium.vector import VectorEnv
 from ray import cloudpickle
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
@@ -36,7 +35,7 @@ def local_algorithm(
     beside: bool = False,
     scale_rewards: bool = True,
     catalog: type[Any] | None = None,
-) -> Iterator[Algorithm]:
+) -> Iterator[Any]:
     """An RLlib algorithm whose learner lives in this process, stopped at the end of the block.
 
     Ray is started if it does not run yet (and then left running), so this works on its own and inside a Ray task. Torch
