@@ -1,5 +1,7 @@
 """Recall, ranking and re-ranking as one object."""
 
+import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -49,6 +51,31 @@ def test_recommends_items_that_may_be_offered_and_tells_who_found_them(log, pipe
     names = pipeline.recall.names
     told = found.provenance(names)
     assert all(sources and set(sources) <= set(names) for row in told for sources in row)
+
+
+def test_provenance_is_that_of_the_item_shown(log, pipeline):
+    user = np.arange(40)
+    now = np.full(40, int(log.timestamp.max()) + 1)
+    observation, brought = pipeline.observe(user, now)
+    found = pipeline.recommend([str(name) for name in log.users.user_ids], k=7)
+    assert len(np.unique(found.channels)) > 2, "the rows tell channels apart"
+    for row, items in enumerate(found.items):
+        bits = dict(zip(observation.candidates.items[row].tolist(), brought[row].tolist(), strict=True))
+        assert found.channels[row].tolist() == [bits[item] for item in items.tolist()]
+
+
+@pytest.mark.parametrize("num_items", [1, 28])
+def test_where_fewer_items_are_left_the_rest_stays_empty(num_items):
+    config = SyntheticConfig(num_users=20, events_per_user=min(25, num_items), num_items=num_items, embedding_size=4)
+    log = generate_log(config, seed=1)[0]
+    small = Pipeline(replace(CONFIG, recall={"popular": 0.5, "fresh": 0.5}, candidates=10)).fit(log)
+    found = small.recommend([str(name) for name in log.users.user_ids] + ["a stranger"], k=10)
+    empty = found.items == -1
+    assert empty.any() and (found.item_ids[empty] == "").all() and np.isneginf(found.scores[empty]).all()
+    assert not found.channels[empty].any()
+    assert np.isfinite(found.scores[~empty]).all()
+    left = num_items - len(np.unique(log.item[(log.user == 0) & log.clicked]))
+    assert (~empty[0]).sum() == min(left, 10) and (~empty[-1]).sum() == min(num_items, 10)
 
 
 def test_one_user_gets_what_it_gets_among_many(log, pipeline):
@@ -148,6 +175,28 @@ def test_saved_and_loaded_it_recommends_the_same(log, pipeline, tmp_path):
     other = generate_log(SyntheticConfig(num_users=41, events_per_user=25, num_items=120, embedding_size=4), seed=0)[0]
     with pytest.raises(ArtefactError):
         Pipeline.load(tmp_path / "kept", other)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_folder_that_is_not_whole_is_refused_by_the_file(log, pipeline, tmp_path, damage):
+    pipeline.save(tmp_path / "whole")
+    for name in sorted(path.name for path in (tmp_path / "whole").iterdir()):
+        folder = tmp_path / f"without-{name}"
+        shutil.copytree(tmp_path / "whole", folder)
+        part = folder / name
+        if damage == "missing":
+            part.unlink()
+        else:
+            part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+        with pytest.raises(ArtefactError, match=re.escape(name)):
+            Pipeline.load(folder, log)
+
+
+def test_another_catalogue_of_as_many_items_is_refused(log, pipeline, tmp_path):
+    pipeline.save(tmp_path / "pipeline")
+    renamed = replace(log.catalogue, item_ids=np.array([f"other-{name}" for name in log.catalogue.item_ids]))
+    with pytest.raises(ArtefactError, match="catalogue"):
+        Pipeline.load(tmp_path / "pipeline", replace(log, catalogue=renamed))
 
 
 @pytest.mark.parametrize("ranker", ranker_names())
