@@ -8,7 +8,8 @@ from typing import Any, Self
 
 from agents.rankers.base import Ranker
 from agents.rankers.loading import resolve_ranker
-from agents.rerankers import RERANKERS, Reranker
+from agents.rerankers import Reranker
+from agents.rerankers.loading import resolve_reranker
 from envs.errors import ConfigurationError
 from envs.settings import check_types, with_settings
 from recall import MergedRecall, RecallConfig
@@ -29,7 +30,7 @@ class PipelineConfig:
     ranker_settings: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the ranker's configuration; those of a part of it, as `training`, are a table."""
     reranker: str = "greedy"
-    """A known re-ranker."""
+    """A known re-ranker, or "file.py:Class"."""
     reranker_settings: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the re-ranker's configuration."""
     candidates: int = 100
@@ -44,8 +45,7 @@ class PipelineConfig:
         for name in ("candidates", "history_size"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.reranker not in RERANKERS:
-            raise ConfigurationError(f"there is no re-ranker '{self.reranker}'; known are {', '.join(RERANKERS)}.")
+        resolve_reranker(self.reranker)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -87,5 +87,5 @@ class PipelineConfig:
         Raises:
             ConfigurationError: if it has no such setting, or one is of another type.
         """
-        kind = RERANKERS[self.reranker]
+        kind = resolve_reranker(self.reranker)
         return kind(with_settings(kind.config_type(), self.reranker_settings, f"re-ranker '{self.reranker}'"))

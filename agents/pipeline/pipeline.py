@@ -16,7 +16,8 @@ from agents.pipeline.served_users import ServedUsers
 from agents.rankers.base import Progress, Ranker
 from agents.rankers.loading import resolve_ranker
 from agents.rankers.ranking_input import RankingInput
-from agents.rerankers import RERANKERS, Reranker
+from agents.rerankers import Reranker
+from agents.rerankers.loading import resolve_reranker
 from envs.artefacts import load_json, save_json
 from envs.candidate_source import RecallRequest
 from envs.catalogue import SECONDS_PER_DAY, weekday_of
@@ -211,7 +212,7 @@ class Pipeline:
         pipeline = cls(config)
         pipeline.recall = MergedRecall.load(folder / _FILES[0], log.catalogue)
         pipeline.ranker = resolve_ranker(config.ranker).load(folder / _FILES[1], log.catalogue)
-        pipeline.reranker = RERANKERS[config.reranker].load(folder / _FILES[2])
+        pipeline.reranker = resolve_reranker(config.reranker).load(folder / _FILES[2])
         pipeline.served = ServedUsers.of(log)
         if pipeline.served.fingerprint != users:
             raise ArtefactError(

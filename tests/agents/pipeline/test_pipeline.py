@@ -226,6 +226,24 @@ def test_every_ranker_comes_back_with_the_settings_of_its_file(ranker, log, tmp_
     assert_array_equal(again.recommend(users, k=6).items, pipeline.recommend(users, k=6).items)
 
 
+def test_a_reranker_from_a_file_comes_back(log, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import numpy as np\nfrom agents.rerankers import Reranker\n\n\nclass Backwards(Reranker):\n"
+        '    name = "backwards"\n\n    def choose(self, observation, scores, slate_size):\n'
+        "        masked = np.where(observation.candidates.mask == 1, scores, np.inf)\n"
+        "        return np.argsort(masked, axis=1, kind='stable')[:, :slate_size]\n"
+    )
+    spec = f"{tmp_path / 'own.py'}:Backwards"
+    own = Pipeline(replace(CONFIG, reranker=spec, reranker_settings={})).fit(log)
+    own.save(tmp_path / "kept")
+    users = [str(name) for name in log.users.user_ids]
+    found = own.recommend(users, k=4)
+    assert (np.diff(found.scores, axis=1) >= 0).all(), "the worst first"
+    assert_array_equal(Pipeline.load(tmp_path / "kept", log).recommend(users, k=4).items, found.items)
+    with pytest.raises(ConfigurationError, match="Forwards"):
+        replace(CONFIG, reranker=f"{tmp_path / 'own.py'}:Forwards")
+
+
 def test_settings_that_are_objects_are_kept(log, tmp_path):
     samples = SampleConfig(label="consumed", history_size=6)
     pipeline = Pipeline(replace(CONFIG, ranker_settings={"samples": samples})).fit(log)
