@@ -178,7 +178,8 @@ def shipped(name: str, seed: int = 0) -> Iterator[Callable[[], tuple[int, float]
         config = DQNConfig().training(
             **dqn_settings(),
             train_batch_size_per_learner=DQN_MINIBATCH,
-            training_intensity=DQN_MINIBATCH * DQN_GRADIENT_STEPS / NUM_ENVS,
+            # steps that only reset do not count, so a call for NUM_ENVS steps takes two of all: as many updates for both
+            training_intensity=2 * DQN_MINIBATCH * DQN_GRADIENT_STEPS / NUM_ENVS,
             num_steps_sampled_before_learning_starts=NUM_ENVS,
             replay_buffer_config={"type": "EpisodeReplayBuffer", "capacity": DQN_BUFFER},
         )
