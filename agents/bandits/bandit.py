@@ -15,10 +15,10 @@ from agents.bandits.belief import LinearBelief
 from agents.bandits.features import BanditFeatures
 from agents.base import Agent, Training
 from agents.rerankers import best_first
-from agents.rl.served import LearningCurve, fingerprint
+from agents.rl.served import LearningCurve, check_data_set, checked_training, fingerprint
 from agents.summary import PublicItems
 from envs.artefacts import load_arrays, save_arrays
-from envs.errors import AgentError, ArtefactError, ConfigurationError
+from envs.errors import AgentError, ArtefactError
 from envs.logs.schema import InteractionLog
 from envs.measures import RewardWeights
 from envs.observation import Observation
@@ -98,13 +98,7 @@ class BanditAgent(Agent):
             AgentError: if there is no traffic to learn from, or its rewards are not finite.
             ConfigurationError: if a ranker cannot be found, or no request may be spent.
         """
-        if training is None:
-            raise AgentError(
-                f"agent '{self.name}' learns from simulated traffic; pass fit(log, training=Training(...)) "
-                "or load a trained one."
-            )
-        if training.requests < 1:
-            raise ConfigurationError(f"agent '{self.name}' needs at least 1 request to train, not {training.requests}.")
+        training = checked_training(self.name, training)
         folder = training.folder
         rankers = RankerScores.fit(self.options.rankers, log, training.seed, folder and folder / "rankers")
         self._begin(BanditFeatures(PublicItems.from_log(log), rankers), fingerprint(log))
@@ -210,10 +204,7 @@ class BanditAgent(Agent):
             raise ArtefactError(f"'{path}' is not a whole '{cls.name}' agent ({error}); train it again.") from error
         if agent.belief_.precision.shape != blank.precision.shape or agent.belief_.earned.shape != blank.earned.shape:
             raise ArtefactError(f"'{path}' holds a '{cls.name}' agent whose parts do not fit together; train it again.")
-        if log is not None and agent.data_ != fingerprint(log):
-            raise ArtefactError(
-                f"'{path}' holds a '{cls.name}' agent trained on another data set than '{log.name}'; train it on this one."
-            )
+        check_data_set(path, agent.name, agent.data_, log)
         return agent
 
     # ------------------------------------------------------------------ learning

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,6 +18,7 @@ from agents.rankers.samples import SampleConfig, Samples, held_out, joined
 from envs.catalogue import Catalogue
 from envs.errors import ArtefactError, ConfigurationError
 from envs.logs.schema import InteractionLog
+from envs.settings import with_settings
 from envs.users.threads import in_two_threads
 from recall.threads import one_thread
 
@@ -192,7 +193,10 @@ class Ranker(ABC):
         """
         header, arrays = load_checkpoint(path, f"ranker {cls.__name__}")
         try:
-            ranker = cls(_configuration(cls.config_class, header.content["config"]), header.content["seed"])
+            ranker = cls(
+                with_settings(cls.config_class(), header.content["config"], f"ranker '{cls.name}'"),
+                header.content["seed"],
+            )
             ranker.fingerprint_ = header.catalogue
             ranker.num_user_features_ = header.content["num_user_features"]
             base = {name[5:]: arrays.pop(name) for name in list(arrays) if name.startswith("base.")}
@@ -201,7 +205,7 @@ class Ranker(ABC):
             ranker.known_items_, ranker.known_users_ = base.pop("known_items"), base.pop("known_users")
             ranker._past = _Past(**base)
             ranker._restore(arrays)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, ConfigurationError) as error:
             raise ArtefactError(
                 f"'{path}' was written by another version of '{cls.name}'; fit and save it again."
             ) from error
@@ -319,15 +323,3 @@ def _one_thread() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _configuration(kind: type[RankerConfig], values: dict[str, Any]) -> RankerConfig:
-    """The configuration of a header; lists were tuples, and dictionaries configurations of parts."""
-    restored: dict[str, Any] = {}
-    defaults = kind()
-    for name, value in values.items():
-        default: Any = getattr(defaults, name)
-        if is_dataclass(default):
-            value = default.__class__(**value)
-        restored[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**restored)

@@ -1,10 +1,8 @@
 """What agents that score candidates share: fitted rankers, a table of the items, a network over flat rows, and one file for all."""
 
-import tempfile
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,12 +14,11 @@ from agents.actions.engine import SlateActionWrapper
 from agents.actions.ranker_scores import RankerScores
 from agents.actions.slate import SlateAction
 from agents.base import Training
-from agents.rankers.loading import resolve_ranker
 from agents.request_layout import RequestLayout
 from agents.rerankers import best_first
 from agents.rl.networks import in_blocks
 from agents.rl.scorer import ItemTable
-from agents.rl.served import TrainedAgent, Weights
+from agents.rl.served import TrainedAgent, Weights, check_items
 from envs.errors import AgentError
 from envs.logs.schema import InteractionLog
 from envs.observation import Observation
@@ -50,11 +47,8 @@ class CandidateAgent(TrainedAgent):
         """The network before training, with outputs [N, C] for flat rows [N, W]; reads `layout_`, `items_` and `options`."""
 
     def prepare(self, log: InteractionLog, training: Training) -> None:
-        rankers = []
-        for spec in self.options.rankers:
-            folder = None if training.folder is None else training.folder / "rankers" / spec.rpartition(":")[2]
-            rankers.append(resolve_ranker(spec)(seed=training.seed).fit(log, folder=folder))
-        self.rankers_ = RankerScores(rankers)
+        folder = None if training.folder is None else training.folder / "rankers"
+        self.rankers_ = RankerScores.fit(self.options.rankers, log, training.seed, folder)
         self.items_ = ItemTable.from_log(log, self.options.embedding, training.seed)
 
     def with_actions(self, env: SlateVectorEnv) -> SlateActionWrapper:
@@ -91,19 +85,16 @@ class CandidateAgent(TrainedAgent):
         """Flat rows [N, W] with the rankers' scores; raises as `outputs` does."""
         places = (*observation.candidates.items.shape, len(self.rankers_.names))
         rows = self.layout_.encode(observation, np.zeros(places, np.float32))
-        most = max(observation.candidates.items.max(initial=-1), observation.history.max(initial=-1))
-        if most >= len(self.items_.popularity):
-            raise AgentError(
-                f"agent '{self.name}' was trained on a catalogue of {len(self.items_.popularity)} items, these requests name "
-                f"item {most}; train it on this data set."
-            )
+        check_items(self.name, observation, len(self.items_.popularity))
         self.layout_.parts(rows).columns[..., 2:] = self.rankers_(observation)
         return rows
 
     # ------------------------------------------------------------------ one file for all
     def kept_arrays(self) -> Mapping[str, NDArray[Any]]:
-        packed = {f"ranker.{place}": _packed(ranker) for place, ranker in enumerate(self.rankers_.rankers)}
-        return packed | {f"items.{name}": array for name, array in self.items_.arrays().items()}
+        return {
+            **self.rankers_.arrays(),
+            **{f"items.{name}": array for name, array in self.items_.arrays().items()},
+        }
 
     def kept_content(self) -> Mapping[str, Any]:
         return {"layout": asdict(self.layout_)}
@@ -112,9 +103,7 @@ class CandidateAgent(TrainedAgent):
         layout = content["layout"]
         self.layout_ = RequestLayout(**{**layout, "columns": tuple(layout["columns"])})
         self.items_ = ItemTable.from_arrays({name: arrays[f"items.{name}"] for name in ItemTable.__dataclass_fields__})
-        self.rankers_ = RankerScores(
-            _unpacked(spec, arrays[f"ranker.{place}"]) for place, spec in enumerate(self.options.rankers)
-        )
+        self.rankers_ = RankerScores.from_arrays(self.options.rankers, arrays)
 
     def fits(self) -> bool:
         """Whether the rankers give the layout's columns, for the catalogue of the table."""
@@ -122,18 +111,3 @@ class CandidateAgent(TrainedAgent):
         return self.layout_.columns[2:] == self.rankers_.names and all(
             ranker.num_items == own for ranker in self.rankers_.rankers
         )
-
-
-def _packed(ranker: Any) -> NDArray[np.uint8]:
-    """The bytes of the file that the ranker writes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ranker"
-        ranker.save(path)
-        return np.frombuffer(path.read_bytes(), np.uint8)
-
-
-def _unpacked(spec: str, packed: NDArray[np.uint8]) -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ranker"
-        path.write_bytes(packed.tobytes())
-        return resolve_ranker(spec).load(path)

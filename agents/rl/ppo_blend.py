@@ -12,14 +12,11 @@ from agents.actions.blend import Blend, BlendAction
 from agents.actions.engine import SlateActionWrapper
 from agents.actions.ranker_scores import RankerScores
 from agents.base import Training
-from agents.rl.batched_env_runner import AdvantageEnvRunner
-from agents.rl.checkpoints import Checkpoints
 from agents.rl.modules import GaussianPolicyModule
-from agents.rl.networks import arrays_of, in_blocks, network_from
-from agents.rl.ppo import PPOOptions, ppo_config
-from agents.rl.rllib import local_algorithm
-from agents.rl.served import Trained, TrainedAgent, Weights
-from agents.rl.training import train_with
+from agents.rl.networks import in_blocks, network_from
+from agents.rl.ppo import PPOOptions
+from agents.rl.served import Trained, TrainedAgent, Weights, check_items
+from agents.rl.training import trained_by_ppo
 from agents.summary import PublicItems
 from envs.errors import AgentError
 from envs.logs.schema import InteractionLog
@@ -64,38 +61,20 @@ class PPOBlendAgent(TrainedAgent):
         """Trains by RLlib in this process; goes on from a checkpoint in `training.folder`."""
         options: PPOBlendOptions = self.options
         env = make_env(min(options.num_envs, training.requests))
-        checkpoints = Checkpoints.of(self, training, env.single_observation_space.shape)
-        resumed = checkpoints.progress() if checkpoints is not None else None
-        with local_algorithm(
-            ppo_config(options, training.requests),
-            make_env=lambda: env,
-            env_runner=AdvantageEnvRunner,
+        return trained_by_ppo(
+            self,
+            env,
+            training,
             module=GaussianPolicyModule,
             model_config={"hidden": options.hidden, "initial_log_std": options.initial_log_std},
-            limit=training.requests,
-            # a training that goes on meets other lives than those it began with
-            seed=training.seed + (resumed.requests if resumed is not None else 0),
-        ) as algorithm:
-            policy = algorithm.env_runner.module.policy
-            return train_with(
-                algorithm,
-                training,
-                lambda: arrays_of(policy),
-                name=self.name,
-                checkpoints=checkpoints,
-                resumed=resumed,
-            )
+            shape=env.single_observation_space.shape,
+        )
 
     def network_of(self, weights: Weights) -> nn.Module:
         return network_from(weights)
 
     def choose(self, observation: Observation) -> NDArray[np.int64]:
-        most = max(observation.candidates.items.max(initial=-1), observation.history.max(initial=-1))
-        if most >= len(self.blend_.items.popularity):
-            raise AgentError(
-                f"agent '{self.name}' was trained on a catalogue of {len(self.blend_.items.popularity)} items, these requests "
-                f"name item {most}; train it on this data set."
-            )
+        check_items(self.name, observation, len(self.blend_.items.popularity))
         sizes = observation.user_features.shape[1], observation.candidates.categories.shape[2]
         trained, found = len(self.policy_["0.weight"][0]), self.blend_.observation_space(*sizes).shape[0]
         if trained != found:

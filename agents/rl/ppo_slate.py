@@ -12,16 +12,12 @@ from torch import Tensor, nn
 from agents.actions.slate import SlateAction
 from agents.base import Training
 from agents.request_layout import RequestLayout
-from agents.rl.batched_env_runner import AdvantageEnvRunner
 from agents.rl.candidate_agent import CandidateAgent
-from agents.rl.checkpoints import Checkpoints
-from agents.rl.networks import arrays_of
 from agents.rl.plackett_luce import TorchPlackettLuce, masked_logits
-from agents.rl.ppo import PPOOptions, ppo_config
-from agents.rl.rllib import local_algorithm
+from agents.rl.ppo import PPOOptions
 from agents.rl.scorer import CandidateScorer, ItemTable, ScorerConfig, StateValue
 from agents.rl.served import Trained
-from agents.rl.training import train_with
+from agents.rl.training import trained_by_ppo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +92,10 @@ class PPOSlateAgent(CandidateAgent):
         options: PPOSlateOptions = self.options
         env: SlateAction = make_env(min(options.num_envs, training.requests))
         self.layout_ = env.layout
-        checkpoints = Checkpoints.of(self, training, asdict(env.layout))
-        resumed = checkpoints.progress() if checkpoints is not None else None
-        with local_algorithm(
-            ppo_config(options, training.requests),
-            make_env=lambda: env,
-            env_runner=AdvantageEnvRunner,
+        return trained_by_ppo(
+            self,
+            env,
+            training,
             module=SlatePolicyModule,
             model_config={
                 "layout": env.layout,
@@ -109,16 +103,5 @@ class PPOSlateAgent(CandidateAgent):
                 "options": options,
                 "slots": self.slate_size,
             },
-            limit=training.requests,
-            # a training that goes on meets other lives than those it began with
-            seed=training.seed + (resumed.requests if resumed is not None else 0),
-        ) as algorithm:
-            policy = algorithm.env_runner.module.policy
-            return train_with(
-                algorithm,
-                training,
-                lambda: arrays_of(policy),
-                name=self.name,
-                checkpoints=checkpoints,
-                resumed=resumed,
-            )
+            shape=asdict(env.layout),
+        )

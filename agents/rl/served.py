@@ -69,6 +69,48 @@ class LearningCurve:
         return np.array(self._points, np.float64).reshape(-1, 2)
 
 
+def checked_training(name: str, training: Training | None) -> Training:
+    """The traffic that agent `name` learns from.
+
+    Raises:
+        AgentError: if there is none.
+        ConfigurationError: if no request may be spent.
+    """
+    if training is None:
+        raise AgentError(
+            f"agent '{name}' learns from simulated traffic; pass fit(log, training=Training(...)) or load a trained one."
+        )
+    if training.requests < 1:
+        raise ConfigurationError(f"agent '{name}' needs at least 1 request to train, not {training.requests}.")
+    return training
+
+
+def check_data_set(path: Path, name: str, data: str, log: InteractionLog | None) -> None:
+    """Refuses the agent in a file for a log, where one is given, of another data set than that of the fingerprint `data`.
+
+    Raises:
+        ArtefactError: if it is another.
+    """
+    if log is not None and data != fingerprint(log):
+        raise ArtefactError(
+            f"'{path}' holds a '{name}' agent trained on another data set than '{log.name}'; train it on this one."
+        )
+
+
+def check_items(name: str, observation: Observation, num_items: int) -> None:
+    """Refuses requests that name items beyond the `num_items` that agent `name` was trained on.
+
+    Raises:
+        AgentError: if there is one.
+    """
+    most = max(observation.candidates.items.max(initial=-1), observation.history.max(initial=-1))
+    if most >= num_items:
+        raise AgentError(
+            f"agent '{name}' was trained on a catalogue of {num_items} items, these requests name item {most}; "
+            "train it on this data set."
+        )
+
+
 class TrainedAgent(Agent):
     """An agent with a policy network that is trained on simulated traffic.
 
@@ -154,13 +196,7 @@ class TrainedAgent(Agent):
             AgentError: if there is no traffic to learn from.
             TrainingStopped: if losses or rewards are no longer finite; the agent is then what it was before that.
         """
-        if training is None:
-            raise AgentError(
-                f"agent '{self.name}' learns from simulated traffic; pass fit(log, training=Training(...)) "
-                "or load a trained one."
-            )
-        if training.requests < 1:
-            raise ConfigurationError(f"agent '{self.name}' needs at least 1 request to train, not {training.requests}.")
+        training = checked_training(self.name, training)
         self.data_ = fingerprint(log)
         self.prepare(log, training)
 
@@ -243,10 +279,7 @@ class TrainedAgent(Agent):
             raise ArtefactError(f"'{path}' is not a whole '{cls.name}' agent ({error}); train it again.") from error
         if not agent.fits():
             raise ArtefactError(f"'{path}' holds a '{cls.name}' agent whose parts do not fit together; train it again.")
-        if log is not None and agent.data_ != fingerprint(log):
-            raise ArtefactError(
-                f"'{path}' holds a '{cls.name}' agent trained on another data set than '{log.name}'; train it on this one."
-            )
+        check_data_set(path, agent.name, agent.data_, log)
         return agent
 
     def _take_over(self, trained: Trained) -> None:

@@ -9,11 +9,54 @@ from ray.rllib.utils.metrics import LEARNER_RESULTS
 from tensorboardX import SummaryWriter
 
 from agents.base import Training
+from agents.rl.batched_env_runner import AdvantageEnvRunner
 from agents.rl.checkpoints import Checkpoints, Progress
-from agents.rl.served import LearningCurve, Trained, TrainingStopped, Weights
+from agents.rl.networks import arrays_of
+from agents.rl.ppo import ppo_config
+from agents.rl.rllib import local_algorithm
+from agents.rl.served import LearningCurve, Trained, TrainedAgent, TrainingStopped, Weights
 
 CURVES = ("total_loss", "policy_loss", "vf_loss", "entropy")
 """Of RLlib's figures of learning, those that are written as curves where an algorithm has them."""
+
+
+def trained_by_ppo(
+    agent: TrainedAgent, env: Any, training: Training, *, module: Any, model_config: dict[str, Any], shape: Any
+) -> Trained:
+    """Trains the `policy` of a module by PPO in this process; goes on from a checkpoint in `training.folder`.
+
+    Args:
+        agent: whose name and options (`PPOOptions`) are taken.
+        env: with the agent's actions.
+        training: the budget.
+        module: class of the RLlib module.
+        model_config: what the module is made of.
+        shape: of what the agent observes, which a checkpoint must have, too; as JSON can hold it.
+
+    Raises:
+        TrainingStopped: as `train_with`.
+    """
+    checkpoints = Checkpoints.of(agent, training, shape)
+    resumed = checkpoints.progress() if checkpoints is not None else None
+    with local_algorithm(
+        ppo_config(agent.options, training.requests),
+        make_env=lambda: env,
+        env_runner=AdvantageEnvRunner,
+        module=module,
+        model_config=model_config,
+        limit=training.requests,
+        # a training that goes on meets other lives than those it began with
+        seed=training.seed + (resumed.requests if resumed is not None else 0),
+    ) as algorithm:
+        policy = algorithm.env_runner.module.policy
+        return train_with(
+            algorithm,
+            training,
+            lambda: arrays_of(policy),
+            name=agent.name,
+            checkpoints=checkpoints,
+            resumed=resumed,
+        )
 
 
 def train_with(
