@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -83,26 +83,46 @@ def in_shards(
         DriftrecError: what a task raised.
     """
     import ray
-    from ray.exceptions import RayTaskError
 
     edges = [count * shard // shards for shard in range(shards + 1)]
     kept = ray.put(shared)
     task = ray.remote(num_cpus=1, max_retries=REPLACEMENTS)(work)
-    tasks = {task.remote(kept, edges[shard], edges[shard + 1]): shard for shard in range(shards)}
     results: dict[int, Result] = {}
-    waiting = list(tasks)
-    try:
-        while waiting:
-            (done,), waiting = ray.wait(waiting, num_returns=1)
-            try:
-                shard = tasks[done]
-                results[shard] = ray.get(done)
-            except RayTaskError as error:
-                if isinstance(error.cause, DriftrecError):
-                    raise error.cause from None
-                raise
-            finished(edges[shard + 1] - edges[shard])
-    finally:
-        for unfinished in waiting:
-            ray.cancel(unfinished, force=True)
+    for shard, result in as_finished(task, [(kept, edges[shard], edges[shard + 1]) for shard in range(shards)]):
+        results[shard] = result
+        finished(edges[shard + 1] - edges[shard])
     return [results[shard] for shard in range(shards)]
+
+
+def as_finished(task: Any, calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+    """Calls a Ray task once for each tuple of arguments and yields its place among them and its result when it is done.
+
+    No more calls are handed to Ray than it has CPUs, so that after a failure or an interruption little is under way. That
+    little goes on until it is done or Ray ends: `ray.cancel` ends the whole process ("Tried to complete task that was not
+    pending", Ray 2.60) where it meets a task that is just being handed over.
+
+    Args:
+        task: what `ray.remote` made of a function.
+        calls: arguments, in the order in which they are begun.
+
+    Raises:
+        DriftrecError: what a task raised; any other error comes as Ray's RayTaskError.
+    """
+    import ray
+    from ray.exceptions import RayTaskError
+
+    at_once = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    running: dict[Any, int] = {}
+    begun = 0
+    while begun < len(calls) or running:
+        while begun < len(calls) and len(running) < at_once:
+            running[task.remote(*calls[begun])] = begun
+            begun += 1
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        try:
+            result = ray.get(done)
+        except RayTaskError as error:
+            if isinstance(error.cause, DriftrecError):
+                raise error.cause from None
+            raise
+        yield running.pop(done), result

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from agents.loading import resolve_agent
-from agents.side_by_side import ray_with
+from agents.side_by_side import as_finished, ray_with
 from envs.candidate_source import CandidateSource
-from envs.errors import ConfigurationError, DriftrecError
+from envs.errors import ConfigurationError
 from envs.world import World
 from evaluation.comparison import ComparisonConfig, ComparisonResult, evaluation_users, policies, serve
 from evaluation.progress import comparison_progress
@@ -169,32 +169,19 @@ def _side_by_side(
 ) -> Iterator[Unit]:
     """Does units as Ray tasks, at most `jobs` at a time, and yields each as it is finished.
 
-    Each worker finds agents' files by their absolute path. When a unit fails or the command is interrupted, the others are
-    cancelled; what they had finished stays.
+    Each worker finds agents' files by their absolute path. When a unit fails or the command is interrupted, no other is begun
+    and those under way end with the Ray that was started for them; what was finished stays.
     """
     import ray
-    from ray.exceptions import RayTaskError
 
     with ray_with(jobs, ray_address):
         shared = ray.put((world, candidate_source))
-        task = ray.remote(num_cpus=1)(_do_shared)
         # the longest first, so that none is left to run alone at the end
         order = sorted(units, key=lambda unit: _EXPECTED_LONG.get(unit.name, 1), reverse=True)
         absolute = Run(run.folder.resolve(), run.subcommand, run.config)
-        waiting = {task.remote(shared, unit, absolute, comparison, requests): unit for unit in order}
-        try:
-            while waiting:
-                (done,), _ = ray.wait(list(waiting), num_returns=1)
-                try:
-                    ray.get(done)
-                except RayTaskError as error:
-                    if isinstance(error.cause, DriftrecError):
-                        raise error.cause from None
-                    raise
-                yield waiting.pop(done)
-        finally:
-            for unfinished in waiting:
-                ray.cancel(unfinished, force=True)
+        task = ray.remote(num_cpus=1)(_do_shared)
+        for place, _ in as_finished(task, [(shared, unit, absolute, comparison, requests) for unit in order]):
+            yield order[place]
 
 
 _EXPECTED_LONG: Mapping[str, int] = {"sb3_ppo": 5, "ppo": 5, "dqn": 4, "oracle_lookahead": 3, "constant": 2}

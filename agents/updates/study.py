@@ -7,7 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
-from agents.side_by_side import ray_with
+from agents.side_by_side import as_finished, ray_with
 from agents.updates.environment import ModelUpdateEnv, UpdateConfig
 from agents.updates.monitoring import UpdateAction
 from agents.updates.rules import UpdatePolicy
@@ -107,12 +107,12 @@ def _side_by_side(
     with ray_with(jobs):
         shared = ray.put(world)
         task = ray.remote(num_cpus=1)(_episode_of)
-        waiting = [task.remote(shared, config, users, name, policies[name], seed) for name, seed in episodes]
-        unfinished = list(waiting)
-        while unfinished:
-            _, unfinished = ray.wait(unfinished)
-            report((len(waiting) - len(unfinished)) * config.days)
-        return ray.get(waiting)
+        calls = [(shared, config, users, name, policies[name], seed) for name, seed in episodes]
+        days: dict[int, pl.DataFrame] = {}
+        for place, result in as_finished(task, calls):
+            days[place] = result
+            report(len(days) * config.days)
+        return [days[place] for place in range(len(episodes))]
 
 
 def _episode_of(
