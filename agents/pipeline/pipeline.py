@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.tree import Tree
 
 from agents.pipeline.config import PipelineConfig
-from agents.pipeline.served_users import ServedUsers
+from agents.pipeline.served_users import ServedUsers, UserStates
 from agents.rankers.base import Progress, Ranker
 from agents.rankers.loading import resolve_ranker
 from agents.rankers.ranking_input import RankingInput
@@ -78,23 +78,37 @@ class Pipeline:
 
     # ------------------------------------------------------------------ serving
     def recommend(
-        self, user: str | int | Sequence[str | int], *, now: int | Sequence[int] | None = None, k: int = 10
+        self,
+        user: str | int | Sequence[str | int],
+        *,
+        now: int | Sequence[int] | None = None,
+        k: int = 10,
+        histories: Mapping[str, Sequence[tuple[str, int]]] | None = None,
     ) -> Recommendations:
         """Recommends k items to one user or many.
 
         Args:
-            user: id or ids, as the log names them; ids that it does not know are strangers, who are served without a history.
+            user: id or ids, as the log names them; ids that it does not know are strangers.
             now: seconds since 1970, one for all or one for each; by default a second after the last event known.
             k: items for each user.
+            histories: what strangers have consumed: id of the stranger -> (id of the item, seconds since 1970) of each
+                consumption. A stranger who is not among them is served without a history. Nothing is kept of them.
 
         Raises:
-            ConfigurationError: if k is less than 1 or more than the candidates that recall is asked for, or there are other moments
-                than users.
+            ConfigurationError: if k is less than 1 or more than the candidates that recall is asked for, there are other moments
+                than users, or a history is of a known user or names an unknown item.
         """
         self._check_k(k)
-        number = self.served.numbers([str(name) for name in ([user] if isinstance(user, str | int) else user)])
-        moment = self._moments(now, len(number))
-        observation, channels = self.observe(number, moment)
+        ids = [str(name) for name in ([user] if isinstance(user, str | int) else user)]
+        number, guests = self.served.numbers(ids), self.served.guests(histories or {})
+        latest = max(self.served.last_second, guests.last_second)
+        moment = self._moments(latest + 1 if now is None else now, len(number))
+        states = self.served.states(number, moment, self.config.history_size)
+        guest = guests.numbers(ids)
+        rows = np.flatnonzero(guest >= 0)
+        if len(rows):
+            states = states.replaced(rows, guests.states(guest[rows], moment[rows], self.config.history_size))
+        observation, channels = self.observe(number, moment, states)
         scores, slots = self.choose(observation, k)
         rows = np.arange(len(number))[:, None]
         shown = observation.candidates.mask[rows, slots] == 1
@@ -106,13 +120,22 @@ class Pipeline:
             channels=np.where(shown, channels[rows, slots], 0),
         )
 
-    def observe(self, user: NDArray[np.int64], now: NDArray[np.int64]) -> tuple[Observation, NDArray[np.int32]]:
-        """(requests of users [N] at `now` [N] with their candidates, [N, C] bits of the channels that found each)."""
-        history, days = self.served.history(user, now, self.config.history_size)
-        excluded = self.served.excluded(user, now)
+    def observe(
+        self, user: NDArray[np.int64], now: NDArray[np.int64], states: UserStates | None = None
+    ) -> tuple[Observation, NDArray[np.int32]]:
+        """(requests of users [N] at `now` [N] with their candidates, [N, C] bits of the channels that found each).
+
+        Args:
+            user: indices, -1 for strangers.
+            now: seconds since 1970.
+            states: what is known of them; by default what the pipeline keeps.
+        """
+        states = self.served.states(user, now, self.config.history_size) if states is None else states
         # strangers are told apart by where they stand in the batch; recall's cache must not mix them up
         key = np.where(user >= 0, user, -1 - np.arange(len(user)))
-        request = RecallRequest(user, history, excluded, np.column_stack([key, np.zeros(len(user), np.int64)]))
+        request = RecallRequest(
+            user, states.history, states.excluded, np.column_stack([key, np.zeros(len(user), np.int64)])
+        )
         found = self.recall.recall(request, self.config.candidates)
         catalogue, items = self.served.catalogue, np.maximum(found.items, 0)
         age = (now[:, None] - catalogue.birth[items]) / SECONDS_PER_DAY
@@ -123,14 +146,14 @@ class Pipeline:
         context = (
             now % SECONDS_PER_DAY / 3600,
             weekday_of(now),
-            self.served.place_in_visit(user, now),
+            states.place_in_visit,
             np.maximum(now - self.served.last_second, 0) // SECONDS_PER_DAY,
         )
         observation = Observation(
             user=user,
-            user_features=self.served.features(user),
-            history=history,
-            history_days=days,
+            user_features=states.features,
+            history=states.history,
+            history_days=states.history_days,
             context=np.column_stack(context).astype(np.float32),
             candidates=Candidates(found.items, mask.astype(np.int8), np.where(mask[:, :, None], features, 0)),
         )
@@ -141,9 +164,9 @@ class Pipeline:
         scores = self.ranker.score(RankingInput.of(observation))
         return scores, self.reranker.rerank(observation, scores, k)
 
-    def _moments(self, now: int | Sequence[int] | None, number: int) -> NDArray[np.int64]:
+    def _moments(self, now: int | Sequence[int], number: int) -> NDArray[np.int64]:
         """[N] seconds since 1970 for each of `number` users."""
-        moments = np.asarray(self.served.last_second + 1 if now is None else now)
+        moments = np.asarray(now)
         if moments.shape not in ((), (number,)) or not (moments.dtype.kind in "iuf" or not moments.size):
             raise ConfigurationError(
                 f"now is of shape {moments.shape} and type {moments.dtype} for {number} users; give seconds since 1970, one number "

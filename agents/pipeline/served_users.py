@@ -1,6 +1,7 @@
 """What a service keeps of its users: what they consumed and when, to be asked for at any moment."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Self
 
@@ -11,6 +12,30 @@ from envs.artefacts import content_hash
 from envs.catalogue import SECONDS_PER_DAY, Catalogue
 from envs.errors import ConfigurationError
 from envs.logs.schema import VISIT_GAP_SECONDS, InteractionLog, Users
+
+
+@dataclass(frozen=True)
+class UserStates:
+    """What is known of N users at their moments of asking."""
+
+    history: NDArray[np.int32]
+    """[N, H] items consumed, newest first, -1 where there are fewer."""
+    history_days: NDArray[np.float32]
+    """[N, H] days since, 0 where there are fewer."""
+    excluded: NDArray[np.uint8]
+    """[N, ceil(I / 8)] little-endian bits of items that may not be offered."""
+    features: NDArray[np.float32]
+    """[N, 1 + Fu] see `ServedUsers.features`."""
+    place_in_visit: NDArray[np.int64]
+    """[N] see `ServedUsers.place_in_visit`."""
+
+    def replaced(self, rows: NDArray[np.int64], by: Self) -> Self:
+        """With the states `by` of some users at their `rows`."""
+        merged = {}
+        for name in (field.name for field in fields(self)):
+            merged[name] = getattr(self, name).copy()
+            merged[name][rows] = getattr(by, name)
+        return type(self)(**merged)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +91,46 @@ class ServedUsers:
             has_repeats=self.has_repeats,
         )
 
+    def guests(self, histories: Mapping[str, Sequence[tuple[str, int]]]) -> Self:
+        """People whom the log does not know, with what they consumed elsewhere and the mean attributes of its users.
+
+        Args:
+            histories: id of the person -> (id of the item, seconds since 1970) of each consumption, in any order.
+
+        Raises:
+            ConfigurationError: if the log knows a person, or does not know an item.
+        """
+        names = [str(name) for name in histories]
+        known = [name for name in names if name in self._number]
+        if known:
+            raise ConfigurationError(
+                f"a history is given for user '{known[0]}', whose history the pipeline keeps; hand new events of known users "
+                "to `update`."
+            )
+        rows = [
+            (guest, str(item), int(second))
+            for guest, history in enumerate(histories.values())
+            for item, second in sorted(history, key=lambda event: event[1])
+        ]
+        for guest, item, _ in rows:
+            if item not in self._item_number:
+                raise ConfigurationError(
+                    f"the history of user '{names[guest]}' has the item '{item}', which the log does not name; leave it out."
+                )
+        mean = self.users.features.mean(axis=0, keepdims=True)
+        return type(self)(
+            users=Users(
+                user_ids=np.array(names, np.str_),
+                feature_names=self.users.feature_names,
+                features=np.repeat(mean, len(names), axis=0),
+            ),
+            catalogue=self.catalogue,
+            user=np.array([guest for guest, _, _ in rows], np.int32),
+            item=np.array([self._item_number[item] for _, item, _ in rows], np.int32),
+            timestamp=np.array([second for _, _, second in rows], np.int64),
+            has_repeats=self.has_repeats,
+        )
+
     @cached_property
     def fingerprint(self) -> str:
         """Hex digest of who the users are."""
@@ -88,6 +153,19 @@ class ServedUsers:
     @cached_property
     def _number(self) -> dict[str, int]:
         return {str(name): number for number, name in enumerate(self.users.user_ids)}
+
+    @cached_property
+    def _item_number(self) -> dict[str, int]:
+        return {str(name): number for number, name in enumerate(self.catalogue.item_ids)}
+
+    def states(self, user: NDArray[np.int64], now: NDArray[np.int64], size: int) -> UserStates:
+        """All that is known of users [N], -1 for strangers, at `now` [N]; histories of `size` items."""
+        return UserStates(
+            *self.history(user, now, size),
+            excluded=self.excluded(user, now),
+            features=self.features(user),
+            place_in_visit=self.place_in_visit(user, now),
+        )
 
     def numbers(self, user_ids: list[str]) -> NDArray[np.int64]:
         """[N] indices of users by the ids that the log gave them, -1 for strangers."""

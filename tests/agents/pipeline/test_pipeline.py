@@ -64,6 +64,44 @@ def test_provenance_is_that_of_the_item_shown(log, pipeline):
         assert found.channels[row].tolist() == [bits[item] for item in items.tolist()]
 
 
+def test_a_stranger_who_brings_a_history_is_served_by_it(log, pipeline):
+    """With the mean user's attributes in place of one's own, one's own history gives what one gets by name."""
+    user, strangers = 5, ["new", "newer"]
+    own = log.consumed()
+    rows = np.flatnonzero(own.user == user)
+    history = [(str(own.catalogue.item_ids[own.item[row]]), int(own.timestamp[row])) for row in rows]
+    plain = pipeline.recommend(strangers, k=7)
+    found = pipeline.recommend(strangers, k=7, histories={"new": history[::-1]})
+    assert_array_equal(found.items[1], plain.items[1])
+    assert not np.array_equal(found.items[0], plain.items[0])
+    assert not set(found.items[0].tolist()) & set(own.item[rows].tolist())
+
+    states = pipeline.served.states(np.array([user, -1]), np.full(2, pipeline.served.last_second + 1), 8)
+    guests = pipeline.served.guests({"new": history})
+    guest = guests.states(np.array([0]), np.array([pipeline.served.last_second + 1]), 8)
+    for part in ("history", "history_days", "excluded", "place_in_visit"):
+        assert_array_equal(getattr(guest, part)[0], getattr(states, part)[0], err_msg=part)
+    assert guest.features[0, 0] == states.features[0, 0]
+    assert_allclose(guest.features[0, 1:], states.features[1, 1:], atol=1e-6)
+
+
+def test_a_stranger_s_history_may_be_later_than_all_events_known(log, pipeline):
+    late = pipeline.served.last_second + 5 * SECONDS_PER_DAY
+    item = str(log.catalogue.item_ids[3])
+    found = pipeline.recommend("new", k=7, histories={"new": [(item, late)]})
+    assert_array_equal(
+        found.items, pipeline.recommend("new", k=7, now=late + 1, histories={"new": [(item, late)]}).items
+    )
+
+
+def test_histories_that_cannot_be_are_refused(log, pipeline):
+    known, item = str(log.users.user_ids[0]), str(log.catalogue.item_ids[0])
+    with pytest.raises(ConfigurationError, match=f"user '{known}', whose history the pipeline keeps"):
+        pipeline.recommend(known, histories={known: [(item, 1)]})
+    with pytest.raises(ConfigurationError, match="history of user 'new' has the item 'nothing'"):
+        pipeline.recommend("new", histories={"new": [("nothing", 1)]})
+
+
 @pytest.mark.parametrize("num_items", [1, 28])
 def test_where_fewer_items_are_left_the_rest_stays_empty(num_items):
     config = SyntheticConfig(num_users=20, events_per_user=min(25, num_items), num_items=num_items, embedding_size=4)

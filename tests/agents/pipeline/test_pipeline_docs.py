@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "agents.md"
 def test_the_page_s_configuration_and_re_ranker_work(tmp_path, monkeypatch):
     section = PAGE.read_text(encoding="utf-8").split("## Re-rankers and pipelines")[1]
     table = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)[0]
-    serve, reranker = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    serve, strangers, reranker = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     (tmp_path / "pipeline.toml").write_text(table.replace("mf_bpr", "logistic"))  # the faster ranker
     monkeypatch.chdir(tmp_path)
     log = generate_log(SyntheticConfig(num_users=50, events_per_user=20, num_items=150, embedding_size=4), seed=0)[0]
@@ -31,6 +31,8 @@ def test_the_page_s_configuration_and_re_ranker_work(tmp_path, monkeypatch):
     }
     exec(serve, names)
     assert names["found"].items.shape == (1, 10) and (names["found"].items >= 0).all()
+    exec(strangers, names)
+    assert (names["found"].items[1] >= 0).all() and not set(range(5)) & set(names["found"].items[1].tolist())
     exec(reranker, names)
     moment = np.array([log.timestamp.max() + 1])
     observation, _ = names["pipeline"].observe(np.array([3]), moment)
