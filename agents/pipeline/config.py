@@ -22,7 +22,8 @@ class PipelineConfig:
     recall: Mapping[str, float] = field(
         default_factory=lambda: {"als": 0.7, "popular": 0.1, "fresh": 0.1, "category": 0.1}
     )
-    """Recall channel -> share of the candidates; the shares sum to 1."""
+    """Recall channel -> share of the candidates; the shares sum to 1. By default a re-ranker finds popular, new and unlike items
+    among the candidates, too, which costs a little of the recall of ALS alone; docs/recall.md tells how much."""
     recall_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Channel -> its settings."""
     ranker: str = "mf_bpr"
