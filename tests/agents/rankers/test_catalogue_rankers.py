@@ -273,13 +273,16 @@ def test_an_item_is_foretold_from_what_was_known_by_then(sequence, rated_log):
 
 @pytest.mark.parametrize("has_repeats", [False, True])
 def test_the_softmax_is_over_what_was_not_consumed_before(sequence, rated_log, has_repeats):
-    log = replace(rated_log, has_repeats=has_repeats)
-    ranker = made(sequence).fit(log)
+    """And each row weighs by one over its propensity, where debiasing is asked for."""
+    propensity = np.random.default_rng(0).uniform(0.02, 1, len(rated_log)).astype(np.float32)
+    log = replace(rated_log, has_repeats=has_repeats, propensity=propensity)
+    config = sequence.config_class().samples
+    ranker = made(sequence, samples=replace(config, debias=True)).fit(log)
     samples = Samples(LogHistory(log, 8), np.ones(len(log), bool), ranker.config.samples, 0)
     network = ranker.network_
     batch = next(ranker.batches(samples, 0))
     _, stretches = batch
-    losses = []
+    losses, weights = [], []
     with torch.no_grad():
         vectors, bias = network.vectors(torch.arange(len(log.catalogue)))
         states = network.states(stretches.items)
@@ -292,8 +295,10 @@ def test_the_softmax_is_over_what_was_not_consumed_before(sequence, rated_log, h
                 left[before] = False
             logits = (vectors @ state + bias)[torch.from_numpy(left)]
             losses.append(torch.logsumexp(logits, 0) - vectors[log.item[at]] @ state - bias[log.item[at]])
+            weights.append(min(1 / propensity[at], config.most_weight))
         found = ranker.loss(network, batch)
-    assert_allclose(found, np.mean(losses), rtol=1e-4)
+    assert_allclose(found, np.average(losses, weights=weights), rtol=1e-4)
+    assert abs(found - np.mean(losses)) > 1e-3 * abs(found), "the weights matter"
 
 
 def test_a_large_softmax_is_over_drawn_items_and_the_steps_own(sequence, rated_log):

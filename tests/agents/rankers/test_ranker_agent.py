@@ -1,5 +1,7 @@
 import inspect
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from agents.rankers import RankingInput
 from agents.rankers import agent as module
 from agents.rankers.agent import LogisticAgent, MFPointwiseAgent, RankerAgent
 from agents.rankers.loading import ranker_names
-from agents.rankers.mf_pointwise import MFPointwiseConfig
+from agents.rankers.mf_pointwise import MFPointwise, MFPointwiseConfig
 from agents.rankers.training import TrainingConfig
 from envs.errors import ArtefactError
 from envs.event_log import EventLog
@@ -71,6 +73,28 @@ def test_it_learns_from_the_events_of_its_own_traffic(world, env, tmp_path):
     agent.update(events)
     assert (agent.ranker_.score(RankingInput.of(env.observation)) != before).any()
     assert_array_equal(agent.ranker_.counts_, world.policy_log.item_counts() + events.item_counts())
+
+
+def test_the_page_learns_from_the_events_of_any_policy(world, tmp_path):
+    """The lines on event logs in docs/rankers.md, as they stand there."""
+    page = (Path(__file__).parents[3] / "docs" / "rankers.md").read_text(encoding="utf-8")
+    lines = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "EventLog.read" in block)
+    env = SlateVectorEnv(24, world=world, slate_size=5, num_candidates=40, event_log=EventLog())
+    env.reset(seed=4)
+    for _ in range(10):
+        env.step(np.tile(np.arange(5), (24, 1)))
+    env.event_log.write(tmp_path / "events.parquet")
+    names = {
+        "EventLog": EventLog,
+        "world": world,
+        "path": tmp_path / "events.parquet",
+        "DIN": MFPointwise,
+        "config": QUICK,
+    }
+    exec(lines, names)
+    events, counted = names["events"], world.policy_log.item_counts()
+    assert events.clicked.any() and not events.clicked.all()
+    assert_array_equal(names["ranker"].counts_, counted + events.item_counts())
 
 
 def test_a_new_item_and_a_new_user_are_served(moving_world):
