@@ -58,6 +58,9 @@ TWINS: Mapping[str, str] = {
     "dien": "DIEN",
 }
 """Name of ours -> RecBole's model."""
+CLICKERS = ("din", "dien")
+"""Those of ours that tell clicks beside RecBole's. They are fitted once more, by default, to rank the catalogue: among ours these
+belong to what ranks best, and RecBole has no twin of them there."""
 TRIED: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "mf_bpr": ({}, {"training.embedding_decay": 0.3}, {"training.embedding_decay": 0.03}, {"width": 32}),
     "neumf": ({}, {"dropout": 0.3}, {"training.embedding_decay": 0.3}),
@@ -159,11 +162,8 @@ class Trial:
     number: int
     """Of the configuration."""
     seed: int
-
-    @property
-    def is_ranked(self) -> bool:
-        """Whether it ranks the catalogue, else it tells clicks."""
-        return self.twin not in ("din", "dien")
+    is_ranked: bool
+    """Whether it ranks the catalogue, else it tells clicks."""
 
     def path(self, folder: Path) -> Path:
         """Where its account is kept; the outcome lies beside it."""
@@ -260,11 +260,11 @@ def trials_of(
 ) -> tuple[list[Trial], list[Trial]]:
     """(the trials of the configuration of ours that is best on validation, one a training seed; those of what is taken out of it),
     all performed by `accounts`. Of the configurations the first `limit` are tried."""
-    kind = resolve_ranker(name)
-    first = [Trial(name, name, kind, change, number, 0) for number, change in enumerate(TRIED[name][:limit])]
+    kind, is_ranked = resolve_ranker(name), name not in CLICKERS
+    first = [Trial(name, name, kind, change, number, 0, is_ranked) for number, change in enumerate(TRIED[name][:limit])]
     best = max(first, key=lambda trial: accounts(trial)["valid"])
     without = [
-        Trial(part, name, other or kind, {**best.change, **change}, best.number, 0)
+        Trial(part, name, other or kind, {**best.change, **change}, best.number, 0, is_ranked)
         for part, (of, other, change) in PARTS.items()
         if of == name
     ]
@@ -279,8 +279,9 @@ def compared(
 ) -> dict[str, Any]:
     """Flat figures of all `names`, fitted where the folder lacks them.
 
-    For each of ours: its measures, those of RecBole's twin as `<measure>_recbole_<name>`, and `<measure>_difference_<name>`, each
-    with `_low` and `_high`. Parts taken out: `<measure>_lost_<part>`, positive where the part was of use (of log-loss, negative).
+    For each of ours: its measures (of `CLICKERS` those of ranking too), those of RecBole's twin as `<measure>_recbole_<name>`, and
+    `<measure>_difference_<name>`, each with `_low` and `_high`.
+    Parts taken out: `<measure>_lost_<part>`, positive where the part was of use (of log-loss, negative).
     """
     bootstrap, labels = UserBootstrap(len(split.test_rows)), liked(split.log)
     figures: dict[str, Any] = {}
@@ -297,7 +298,7 @@ def compared(
         by_seed = [measured(pl.read_parquet(trial.path(folder).with_suffix(".parquet")), bootstrap) for trial in again]
         own = int.from_bytes(name.encode()) % 2**32
         ours = {key: Resampled.over_seeds([one[key] for one in by_seed], own) for key in by_seed[0]}
-        best["ours"][name] = ours
+        best["ours"][name] = dict(ours)
         for key, figure in ours.items():
             tell(f"{key}_{name}", figure)
         for trial in without:
@@ -309,6 +310,15 @@ def compared(
         figures |= {f"{key}_{name}": account[key] for key in ("cpu_seconds", "parameters", "passes")}
         figures |= {f"configurations_{name}": len(TRIED[name][:limit]), f"chosen_{name}": str(account["configuration"])}
         figures[f"training_seeds_{name}"] = seeds
+        if name in CLICKERS:
+            ranking = [Trial(f"{name}_ranking", name, resolve_ranker(name), {}, 0, seed, True) for seed in range(seeds)]
+            costs = [perform(trial, split, folder)["cpu_seconds"] for trial in ranking]
+            outcomes = [pl.read_parquet(trial.path(folder).with_suffix(".parquet")) for trial in ranking]
+            ranks = [measured(outcome, bootstrap) for outcome in outcomes]
+            best["ours"][name] |= {key: Resampled.over_seeds([one[key] for one in ranks], own) for key in ranks[0]}
+            for key in ranks[0]:
+                tell(f"{key}_{name}", best["ours"][name][key])
+            figures[f"cpu_seconds_{name}_ranking"] = costs[0]
         if not exports.get(name):
             continue
         export = chosen(exports[name])
@@ -367,7 +377,8 @@ def dots(figures: Mapping[str, Any], key: str, axes: Axes) -> Axes:
             ms=5,
             label="RecBole 1.2.1" if side else "ours",
         )
-    axes.set_yticks(range(len(names)), [f"{name}\n{TWINS[name]}" for name in names])
+    twins = [TWINS[name] if f"{key}_recbole_{name}" in figures else "no twin" for name in names]
+    axes.set_yticks(range(len(names)), [f"{name}\n{twin}" for name, twin in zip(names, twins, strict=True)])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="x", color=PALE, linewidth=0.6)
     axes.tick_params(axis="y", length=0)
@@ -391,7 +402,7 @@ def main() -> None:
     labels = liked(split.log)
     for name, found in exports.items():  # before anything is fitted
         for export in found:
-            joined(export, split, labels if name in ("din", "dien") else None)
+            joined(export, split, labels if name in CLICKERS else None)
     asked.out.mkdir(parents=True, exist_ok=True)
     figures = compared(asked.names or list(TWINS), split, exports, asked.out, asked.seeds)
     save_json(asked.out / "recbole.json", figures)

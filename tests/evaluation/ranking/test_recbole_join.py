@@ -15,6 +15,7 @@ from benchmarks.recbole_compare import (
     DINWithoutAttention,
     DINWithoutUser,
     SASRecOverSeen,
+    compared,
     configured,
     knowing_users,
     measured,
@@ -198,10 +199,32 @@ def test_what_is_taken_out_of_din_no_longer_matters(split, kind):
 def test_what_is_there_is_drawn():
     figures = {
         f"{name}{end}": value
-        for name in ("ndcg10_mf_bpr", "ndcg10_recbole_mf_bpr", "auc_din")
+        for name in ("ndcg10_mf_bpr", "ndcg10_recbole_mf_bpr", "ndcg10_din", "auc_din", "auc_recbole_din")
         for end, value in (("", 0.5), ("_low", 0.4), ("_high", 0.6))
     }
     ranked, told = page(figures).axes
-    assert [label.get_text() for label in ranked.get_yticklabels()] == ["mf_bpr\nBPR"]
+    assert [label.get_text() for label in ranked.get_yticklabels()] == ["mf_bpr\nBPR", "din\nno twin"]
     assert [label.get_text() for label in told.get_yticklabels()] == ["din\nDIN"]
     assert len(ranked.lines) == 2
+
+
+def test_all_of_ours_that_rank_stand_against_the_best_of_recbole_s(split, tmp_path, monkeypatch):
+    """DIN ranks the catalogue too; what ranks best, whoever it is, is paired with RecBole's best."""
+    monkeypatch.setattr("benchmarks.recbole_compare.configured", quick)
+    last = [str(name) for name in split.log.catalogue.item_ids[split.log.item[split.test_rows]]]
+    ranks = export_of(split, test_rank=np.full(len(last), 55), valid_rank=np.full(len(last), 55))
+    accounts = {"cpu_seconds": 1.0, "parameters": 1, "passes": 1, "configuration": {}, "valid": 0.5}
+    exports = {"mf_bpr": [replace(ranks, account=accounts)]}
+    figures = compared(["mf_bpr", "din"], split, exports, tmp_path, 1)
+    of_ours = {name: figures[f"ndcg10_{name}"] for name in ("mf_bpr", "din")}
+    assert figures["best_ndcg10_ours"] == max(of_ours, key=of_ours.__getitem__)
+    assert figures["best_ndcg10_recbole"] == "BPR" and figures["ndcg10_recbole_mf_bpr"] == 0
+    assert figures["ndcg10_difference_best"] == pytest.approx(max(of_ours.values()))
+    assert 0 < figures["auc_din"] < 1 and "auc_mf_bpr" not in figures
+    assert (tmp_path / "din_ranking-0-0.json").exists()
+
+
+def quick(kind, change, label):
+    """As `configured`, for one short pass."""
+    config = configured(kind, {}, label)
+    return replace(config, training=TrainingConfig(epochs=1))
