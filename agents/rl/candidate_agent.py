@@ -13,6 +13,7 @@ from torch import nn
 from agents.actions.engine import SlateActionWrapper
 from agents.actions.ranker_scores import RankerScores
 from agents.actions.slate import SlateAction
+from agents.actions.slots import SlotsAction
 from agents.base import Training
 from agents.request_layout import RequestLayout
 from agents.rerankers import best_first
@@ -36,7 +37,7 @@ class CandidateAgent(TrainedAgent):
     """
 
     slot_by_slot: ClassVar[bool] = False
-    """Whether the layout holds what earlier slots took."""
+    """Whether requests are answered slot by slot; the layout then holds what earlier slots took."""
 
     rankers_: RankerScores
     items_: ItemTable
@@ -57,7 +58,7 @@ class CandidateAgent(TrainedAgent):
                 f"agent '{self.name}' fills slates of {self.slate_size}, the environment shows {env.slate_size}; "
                 f"make the agent with slate_size={env.slate_size}."
             )
-        return SlateAction(env, self.rankers_)
+        return (SlotsAction if self.slot_by_slot else SlateAction)(env, self.rankers_)
 
     def network_of(self, weights: Weights) -> nn.Module:
         network = self.make_network()

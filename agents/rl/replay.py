@@ -1,6 +1,6 @@
 """Replay buffers of arrays: rollouts go in, n-step transitions come out, all alike or by priority."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,9 +49,9 @@ class SumTree:
 
 
 class ReplayBuffer:
-    """The newest steps of N environments, as a ring over time.
+    """The newest steps of N environments, as a ring over time, with their actions and whatever else a rollout was told of them.
 
-    Rows that are no request are kept in their place but never sampled. Observations are kept once: the one that follows
+    Rows that are not real are kept in their place but never sampled. Observations are kept once: the one that follows
     step t is the one before step t + 1, which with next-step autoreset is the final one of a life that ended.
     """
 
@@ -59,23 +59,24 @@ class ReplayBuffer:
         """Args: steps: vector steps to keep; num_envs: N; observation_width: S; prioritise: see `draw`."""
         self.steps, self.num_envs, self.prioritise = steps, num_envs, prioritise
         self._observations = np.zeros((steps + 1, num_envs, observation_width), np.float32)
-        self._actions = np.zeros((steps + 1, num_envs), np.int64)
         self._rewards = np.zeros((steps + 1, num_envs), np.float32)
         self._terminated = np.zeros((steps + 1, num_envs), bool)
         self._ended = np.zeros((steps + 1, num_envs), bool)
         self._real = np.zeros((steps + 1, num_envs), bool)
+        self._further: dict[str, NDArray[np.generic]] = {}
+        """"actions" and what the rollouts were told, [steps + 1, N, ...] each."""
         self._newest = 0
         self._choosable = np.zeros((0, 2), np.int64)
         self._priorities = SumTree((steps + 1) * num_envs) if prioritise else None
         self._largest = 1.0
 
     def __len__(self) -> int:
-        """Number of requests that may be sampled."""
+        """Number of steps that may be sampled."""
         return len(self._choosable)
 
     @property
     def mass(self) -> float:
-        """Priorities of all requests together; their number where all are drawn alike."""
+        """Priorities of all of them together; their number where all are drawn alike."""
         return self._priorities.total if self._priorities else float(len(self))
 
     def add(self, rollout: Rollout) -> None:
@@ -83,10 +84,14 @@ class ReplayBuffer:
         ring = self.steps + 1
         if self._newest and (self._observations[self._newest % ring] != rollout.observations[0]).any():
             self._put(real=np.zeros(self.num_envs, bool))
+        further = {"actions": rollout.actions.numpy(), **rollout.told}
+        for name, column in further.items():
+            if name not in self._further:
+                self._further[name] = np.zeros((ring, *column.shape[1:]), column.dtype)
         for step in range(len(rollout.rewards)):
             self._put(
+                {name: column[step] for name, column in further.items()},
                 observations=rollout.observations[step],
-                actions=rollout.actions[step].numpy(),
                 rewards=rollout.rewards[step],
                 terminated=rollout.terminated[step],
                 ended=rollout.ended[step],
@@ -100,8 +105,10 @@ class ReplayBuffer:
         time, env = np.nonzero(self._real[times % ring])
         self._choosable = np.stack([times[time], env], axis=1)
 
-    def _put(self, **columns: NDArray[np.generic]) -> None:
+    def _put(self, further: Mapping[str, NDArray[np.generic]] = {}, **columns: NDArray[np.generic]) -> None:
         row = self._newest % (self.steps + 1)
+        for name, column in further.items():
+            self._further[name][row] = column
         for name, column in columns.items():
             getattr(self, f"_{name}")[row] = column
         if self._priorities:
@@ -145,8 +152,9 @@ class ReplayBuffer:
         column "n_step", so that the bootstrap is discounted by gamma ** n_step.
 
         Returns:
-            Columns obs [B, S], actions [B], rewards [B] (discounted sum), new_obs [B, S], terminateds [B],
-            truncateds [B], n_step [B] float32, weights [B] ones: what RLlib's DQN loss reads.
+            Columns obs [B, S], actions [B, ...], rewards [B] (discounted sum), new_obs [B, S], terminateds [B],
+            truncateds [B], n_step [B] float32, weights [B] ones: what RLlib's DQN loss reads; then what was told of the first
+            steps [B, ...].
 
         Source: Sutton and Barto (2018), Reinforcement Learning, eq. 7.1.
         """
@@ -163,7 +171,7 @@ class ReplayBuffer:
         terminated, ended = self._terminated[last, envs], self._ended[last, envs]
         return {
             "obs": self._observations[times % ring, envs],
-            "actions": self._actions[times % ring, envs],
+            **{name: column[times % ring, envs] for name, column in self._further.items()},
             "rewards": rewards,
             "new_obs": self._observations[following, envs],
             "terminateds": terminated,

@@ -286,10 +286,19 @@ class StateValue(nn.Module):
         """[N] values of flat rows [N, W]."""
         parts = self.layout.parts(rows)
         state, _ = self.states(parts)
-        columns, shown = self.states.items.columns(parts), parts.mask[..., None]
-        mean = (columns * shown).sum(dim=1) / shown.sum(dim=1).clamp(min=1)
-        best = (columns * shown).amax(dim=1)
-        return self.head(torch.cat([state, mean, best], dim=1)).squeeze(1)
+        return self.head(torch.cat([state, offered(self.states.items.columns(parts), parts.mask)], dim=1)).squeeze(1)
+
+
+def leading_column(layout: RequestLayout) -> str:
+    """The score that a policy is ordered by before training: that of the first ranker, of recall where there is none."""
+    return layout.columns[2] if len(layout.columns) > 2 else layout.columns[0]
+
+
+def offered(columns: Tensor, mask: Tensor) -> Tensor:
+    """[N, 2 F] mean and best of the numbers [N, C, F] of what may be shown by `mask` [N, C]."""
+    shown = mask[..., None]
+    mean = (columns * shown).sum(dim=1) / shown.sum(dim=1).clamp(min=1)
+    return torch.cat([mean, (columns * shown).amax(dim=1)], dim=1)
 
 
 def column_names(layout: RequestLayout) -> list[str]:

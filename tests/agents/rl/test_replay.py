@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from stub import PHANTOM_REWARD, WIDTH, Bandit
 
 from agents.rl.replay import SMALLEST_ERROR, ReplayBuffer, SumTree, draw
-from agents.rl.sampling import RolloutSampler
+from agents.rl.sampling import Rollout, RolloutSampler
 
 
 def filled(steps, seed, terminates, requests=(30, 40), limit=None):
@@ -124,3 +125,35 @@ def prioritised(steps, exponent):
     found = ReplayBuffer(steps, 4, WIDTH, exponent)
     found.add(sampler.sample(lambda rows: (torch.from_numpy(random.integers(5, size=len(rows))), {}), 60))
     return found
+
+
+@pytest.mark.parametrize("steps", [6, 100])
+def test_slates_and_what_is_told_stand_beside_their_steps(steps):
+    random = np.random.default_rng(0)
+    buffer, rollouts = ReplayBuffer(steps, 3, 2), []
+    for length in (4, 5):
+        observations = random.random((length + 1, 3, 2)).astype(np.float32)
+        if rollouts:
+            observations[0] = rollouts[-1].observations[-1]
+        no = np.zeros((length, 3), bool)
+        rollouts.append(
+            Rollout(
+                observations=observations,
+                actions=torch.from_numpy(random.integers(9, size=(length, 3, 4))),
+                extras={},
+                rewards=random.random((length, 3)).astype(np.float32),
+                terminated=no,
+                ended=no,
+                real=~no,
+                told={"clicked_slot": random.integers(-1, 4, size=(length, 3))},
+            )
+        )
+        buffer.add(rollouts[-1])
+    slates = np.concatenate([rollout.actions.numpy() for rollout in rollouts])
+    clicks = np.concatenate([rollout.told["clicked_slot"] for rollout in rollouts])
+    times, envs = np.repeat(np.arange(9 - min(steps, 9), 9), 3), np.tile(np.arange(3), min(steps, 9))
+    found = buffer.transitions(times, envs, 2, 0.9)
+    assert_array_equal(found["actions"], slates[times, envs])
+    assert_array_equal(found["clicked_slot"], clicks[times, envs])
+    drawn = draw([buffer], 50, 1, 0.9, random).columns
+    assert drawn["actions"].shape == (50, 4) and drawn["clicked_slot"].shape == (50,)
