@@ -5,6 +5,7 @@ per user and no connector per step, which is where RLlib as shipped spends most 
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -50,6 +51,8 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
     module: Any
     smoothing: ClassVar[int] = 1
     """Rollouts over which RLlib's results average the lives that ended."""
+    told: ClassVar[tuple[str, ...]] = ()
+    """What rollouts keep of the environment's `info`."""
 
     def make_env(self) -> None:
         if self.worker_index:
@@ -57,7 +60,6 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         self.env = self.config.env_config["make_env"]()
         self.num_envs = self.env.num_envs
         self._sampler: RolloutSampler | None = None
-        self._earned, self._requests = 0.0, 0
         self._reward_scale: RewardScale | None = None
 
     def make_module(self) -> None:
@@ -70,14 +72,8 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
     def sampler(self) -> RolloutSampler:
         """The environment's sampler; resets the environment when first asked for."""
         if self._sampler is None:
-            self._sampler = RolloutSampler(self.env, self._seed)
+            self._sampler = RolloutSampler(self.env, self._seed, self.told)
         return self._sampler
-
-    def reward_per_request(self) -> float:
-        """Mean reward of the requests since the last call."""
-        mean = self._earned / max(self._requests, 1)
-        self._earned, self._requests = 0.0, 0
-        return mean
 
     def share(self, weights: Any = None, reward_scale: RewardScale | None = None, **wishes: Any) -> Share:
         """What `sample(**wishes)` returns, with what belongs to it.
@@ -105,7 +101,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         """RLlib's state, and where a sampler in the algorithm's process stands: its lives go on from a checkpoint."""
         state = super().get_state(components, not_components=not_components, **kwargs)
         if components is None and self.env is not None:
-            traffic = self.sampler, self._earned, self._requests, self._reward_scale
+            traffic = self.sampler, self._reward_scale
             state["traffic"] = without_world(traffic, self.env)
         return state
 
@@ -113,12 +109,12 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         """Takes over what `get_state` returned."""
         super().set_state(state)
         if "traffic" in state and self.env is not None:
-            self._sampler, self._earned, self._requests, self._reward_scale = with_world(state["traffic"], self.env)
+            self._sampler, self._reward_scale = with_world(state["traffic"], self.env)
             self.env = self._sampler.env
 
     def rollout(self, num_timesteps: int, limit: int | None, choose: Any) -> Rollout:
         """Samples, and logs lives and requests to RLlib's metrics."""
-        earned, requests = self.sampler.earned, self.sampler.requests
+        requests = self.sampler.requests
         with unvalidated_distributions():
             rollout = self.sampler.sample(choose, num_timesteps, limit)
         finished = self.sampler.finished_lives()
@@ -127,8 +123,6 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             length, life_return = finished.mean(axis=0)
             self._log_episode_metrics(float(length), float(life_return), 0.0)
         self._increase_sampled_metrics(self.sampler.requests - requests, len(finished))
-        self._earned += self.sampler.earned - earned
-        self._requests += self.sampler.requests - requests
         return rollout
 
 
@@ -174,7 +168,7 @@ class AdvantageEnvRunner(BatchedEnvRunner):
 
 
 class EpsilonGreedyEnvRunner(BatchedEnvRunner):
-    """Returns the rollout itself, for a replay buffer; explores a share `epsilon` of requests at random."""
+    """Returns the rollout itself, for a replay buffer; a share `epsilon` of actions is drawn at random."""
 
     smoothing = 100
 
@@ -182,11 +176,25 @@ class EpsilonGreedyEnvRunner(BatchedEnvRunner):
         self, *, num_timesteps: int, limit: int | None = None, epsilon: float = 0.0, **_: Any
     ) -> Rollout:
         """At least `num_timesteps` requests, at most `limit`."""
-        count = int(self.env.single_action_space.n)
 
         def choose(observations: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             greedy = self.module._forward_inference({Columns.OBS: observations})[Columns.ACTIONS]
             explores = torch.rand(len(greedy)) < epsilon
-            return torch.where(explores, torch.randint(count, (len(greedy),)), greedy), {}
+            explored = self.any_actions(observations)
+            return torch.where(explores.view(-1, *[1] * (greedy.ndim - 1)), explored, greedy), {}
 
         return self.rollout(num_timesteps, limit, choose)
+
+    def any_actions(self, observations: Tensor) -> Tensor:
+        """Actions [N] for observations [N, S], all alike."""
+        return torch.randint(int(self.env.single_action_space.n), (len(observations),))
+
+
+class CandidateEnvRunner(EpsilonGreedyEnvRunner):
+    """Explores among the candidates that may be shown: an action is one of them, or a slate of different ones."""
+
+    def any_actions(self, observations: Tensor) -> Tensor:
+        """Candidates [N] or slates [N, K] for flat rows [N, W]; masked ones only where nothing else is left."""
+        mask, shape = self.env.layout.parts(observations).mask, self.env.single_action_space.shape
+        drawn = torch.rand(mask.shape).masked_fill(mask == 0, -1.0)
+        return drawn.topk(prod(shape)).indices.view(-1, *shape)

@@ -1,12 +1,13 @@
 """Checkpoints of a training: RLlib's own, and beside it what of our side tells whether it belongs to this training, and goes on.
 
-A training that is cut short goes on from its last checkpoint with its weights, optimiser and learning curve. Simulated lives begin
-anew, with other draws than from the start, so its weights are not those of a training that was not cut short.
+A training that is cut short goes on from its last checkpoint with its weights, optimiser, replay, learning curve and the lives
+under way: as if it had not been cut, up to rounding. Only lives in workers begin anew, with other draws than from the start.
 """
 
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,14 +15,15 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from ray.rllib.algorithms.algorithm import Algorithm
 
 from agents.base import Training
 from agents.rl.served import TrainedAgent, Weights, with_prefix
 from envs.artefacts import load_arrays, save_arrays
 from envs.errors import ArtefactError, ConfigurationError
 
-_PREFIX = "checkpoint-"
+_PREFIX, _UNFINISHED = "checkpoint-", ".checkpoint-"
+_SHARE = 0.1
+"""Share of a training's time that its checkpoints may take."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         self.folder, self.about = folder, dict(about)
+        self._not_before = 0.0
 
     @classmethod
     def of(cls, agent: TrainedAgent, training: Training, shape: Any) -> Self | None:
@@ -88,40 +91,44 @@ class Checkpoints:
             )
         return Progress(int(arrays["requests"]), with_prefix(arrays, "initial."), arrays["curve"].reshape(-1, 2))
 
-    def restore(self, algorithm: Algorithm) -> None:
-        """Gives an algorithm the weights and the optimiser's state of the newest checkpoint.
+    @property
+    def due(self) -> bool:
+        """Whether another may be written now: writing takes at most a tenth of the time, however large a checkpoint is."""
+        return time.monotonic() >= self._not_before
+
+    def restore(self, algorithm: Any) -> None:
+        """Gives an algorithm the state in the newest checkpoint.
 
         Raises:
             ArtefactError: if it is damaged.
         """
         newest = self._newest()
-        assert newest is not None and algorithm.learner_group is not None and algorithm.env_runner_group is not None
+        assert newest is not None
         try:
-            algorithm.learner_group.restore_from_path(str((newest / "rllib").resolve()))
+            algorithm.restore_from_path(str((newest / "rllib").resolve()))
         except Exception as error:  # pickle raises whatever it likes
             raise ArtefactError(f"'{newest}' is damaged ({error}); delete it and train anew.") from error
-        algorithm.env_runner_group.sync_weights(
-            from_worker_or_learner_group=algorithm.learner_group, inference_only=False
-        )
 
-    def write(self, algorithm: Algorithm, progress: Progress) -> None:
+    def write(self, algorithm: Any, progress: Progress) -> None:
         """Writes a checkpoint, then deletes older ones.
 
         Raises:
             ConfigurationError: if the folder cannot be written.
         """
-        assert algorithm.learner_group is not None
+        begin = time.monotonic()
         arrays: dict[str, NDArray[Any]] = {f"initial.{name}": array for name, array in progress.initial.items()}
         arrays |= {"requests": np.array(progress.requests), "curve": progress.learning_curve}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=".checkpoint", dir=self.folder))
+            for unfinished in self.folder.glob(f"{_UNFINISHED}*"):
+                shutil.rmtree(unfinished)
+            temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self.folder))
         except OSError as error:
             raise ConfigurationError(
                 f"'{self.folder}' cannot be written ({error.strerror}); choose another folder or mend its permissions."
             ) from error
         try:
-            algorithm.learner_group.save_to_path(str((temporary / "rllib").resolve()))
+            algorithm.save_to_path(str((temporary / "rllib").resolve()))
             save_arrays(temporary / "progress.npz", "checkpoint", arrays, self.about)
             temporary.rename(self.folder / f"{_PREFIX}{progress.requests:012d}")
         except BaseException:
@@ -129,6 +136,8 @@ class Checkpoints:
             raise
         for older in self._all()[:-1]:
             shutil.rmtree(older)
+        took = time.monotonic() - begin
+        self._not_before = begin + took / _SHARE
 
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob(f"{_PREFIX}*")) if self.folder.is_dir() else []

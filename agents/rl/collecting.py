@@ -11,9 +11,7 @@ from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODUL
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 from torch import Tensor
 
-from agents.base import Training
 from agents.rl.batched_env_runner import BatchedEnvRunner, Share
-from agents.rl.served import LearningCurve, Trained
 from envs.errors import AgentError
 
 PATIENCE_SECONDS = 120
@@ -144,16 +142,6 @@ class BatchedAlgorithm:
         """Goes on from a checkpoint that `save_to_path` wrote."""
         super().restore_from_path(path, *args, **kwargs)  # type: ignore[misc]
         self.hand_back_weights()
-
-
-def trained_by(algorithm: Any, training: Training) -> Trained:
-    """Runs an algorithm until its budget is spent."""
-    initial = algorithm.get_module().served_policy()
-    curve = LearningCurve(training.report)
-    while algorithm.requests < training.requests:
-        algorithm.train()
-        curve.add(algorithm.requests, algorithm.reward_per_request())
-    return Trained(initial, algorithm.get_module().served_policy(), curve.points())
 
 
 def _share(weights: Any, runner: BatchedEnvRunner, **wishes: Any) -> Share | Exception:

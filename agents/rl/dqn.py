@@ -19,12 +19,12 @@ from ray.rllib.utils.metrics import (
 from agents.actions import PRESETS, PresetAction, SlateActionWrapper, weights_of_presets
 from agents.base import Training
 from agents.rl.batched_env_runner import EpsilonGreedyEnvRunner, Share
-from agents.rl.collecting import BatchedAlgorithm, trained_by
+from agents.rl.collecting import BatchedAlgorithm
 from agents.rl.learner import ArrayDQNLearner
 from agents.rl.modules import DuelingModule
 from agents.rl.replay import ReplayBuffer, draw
-from agents.rl.rllib import local_algorithm
 from agents.rl.served import ReinforcedAgent, Trained
+from agents.rl.training import trained_by_rllib
 from agents.summary import PublicItems
 
 
@@ -99,7 +99,7 @@ class BatchedDQN(BatchedAlgorithm, DQN):
     def _learn(self, options: DQNOptions, spent: int) -> None:
         count = options.minibatch * options.gradient_steps
         correction = options.correct + (1 - options.correct) * spent / self.config.env_config["limit"]
-        drawn = draw(list(self.replays.values()), count, options.n_step, options.gamma, self.draws, correction)
+        drawn = draw(list(self.replays.values()), count, options.n_step, self.config.gamma, self.draws, correction)
         batch = SampleBatch({name: torch.from_numpy(column) for name, column in drawn.columns.items()})
         learnt = self.learner_group.update(
             batch=MultiAgentBatch({DEFAULT_MODULE_ID: batch}, env_steps=count),
@@ -173,18 +173,14 @@ class DQNAgent(ReinforcedAgent):
         return PresetAction(env, items)
 
     def train(self, make_env: Callable[[int], SlateActionWrapper], training: Training) -> Trained:
-        """Trains by RLlib in this process."""
+        """Trains by RLlib; goes on from a checkpoint in `training.folder`."""
         options: DQNOptions = self.options
-        config = dqn_config(options)
-        with local_algorithm(
-            config,
-            make_env=lambda: make_env(min(options.num_envs, training.requests)),
+        return trained_by_rllib(
+            self,
+            make_env,
+            training,
+            config=dqn_config(options),
             env_runner=EpsilonGreedyEnvRunner,
             module=DuelingModule,
             model_config={"hidden": options.hidden, "normalise": options.normalise},
-            limit=training.requests,
-            options=options,
-            seed=training.seed,
-            runners=options.runners,
-        ) as algorithm:
-            return trained_by(algorithm, training)
+        )

@@ -14,11 +14,11 @@ from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFET
 from agents.actions import SlateActionWrapper, WeightsAction, weights_of_actions
 from agents.base import Training
 from agents.rl.batched_env_runner import AdvantageEnvRunner
-from agents.rl.collecting import BatchedAlgorithm, joined, trained_by
+from agents.rl.collecting import BatchedAlgorithm, joined
 from agents.rl.learner import ArrayPPOLearner
 from agents.rl.modules import GaussianPolicyModule
-from agents.rl.rllib import local_algorithm
-from agents.rl.served import ReinforcedAgent, Trained
+from agents.rl.served import ReinforcedAgent, Trained, TrainedAgent
+from agents.rl.training import trained_by_rllib
 from agents.summary import PublicItems
 
 
@@ -103,6 +103,39 @@ def ppo_config(options: PPOOptions, requests: int) -> BatchedPPOConfig:
     )
 
 
+def gaussian(options: PPOOptions) -> dict[str, Any]:
+    """What a `GaussianPolicyModule` is made of."""
+    return {
+        "hidden": options.hidden,
+        "initial_log_std": options.initial_log_std,
+        "normalise": options.normalise,
+    }
+
+
+def trained_by_ppo(
+    agent: TrainedAgent,
+    make_env: Callable[[int], Any],
+    training: Training,
+    *,
+    module: type[Any],
+    model_config: dict[str, Any],
+    shape: Any = None,
+) -> Trained:
+    """Trains the module of an agent whose options are `PPOOptions`; see `trained_by_rllib`."""
+    options: PPOOptions = agent.options
+    return trained_by_rllib(
+        agent,
+        make_env,
+        training,
+        config=ppo_config(options, training.requests),
+        env_runner=AdvantageEnvRunner,
+        module=module,
+        model_config=model_config,
+        shape=shape,
+        beside=options.beside,
+    )
+
+
 class PPOAgent(ReinforcedAgent):
     """Sets re-ranking weights by a policy that PPO learns."""
 
@@ -120,21 +153,6 @@ class PPOAgent(ReinforcedAgent):
         return WeightsAction(env, items)
 
     def train(self, make_env: Callable[[int], SlateActionWrapper], training: Training) -> Trained:
-        """Trains by RLlib in this process."""
+        """Trains by RLlib; goes on from a checkpoint in `training.folder`."""
         options: PPOOptions = self.options
-        with local_algorithm(
-            ppo_config(options, training.requests),
-            make_env=lambda: make_env(min(options.num_envs, training.requests)),
-            env_runner=AdvantageEnvRunner,
-            module=GaussianPolicyModule,
-            model_config={
-                "hidden": options.hidden,
-                "initial_log_std": options.initial_log_std,
-                "normalise": options.normalise,
-            },
-            limit=training.requests,
-            seed=training.seed,
-            runners=options.runners,
-            beside=options.beside,
-        ) as algorithm:
-            return trained_by(algorithm, training)
+        return trained_by_ppo(self, make_env, training, module=GaussianPolicyModule, model_config=gaussian(options))

@@ -14,9 +14,8 @@ from agents.actions.ranker_scores import RankerScores
 from agents.base import Training
 from agents.rl.modules import GaussianPolicyModule
 from agents.rl.networks import in_blocks, network_from
-from agents.rl.ppo import PPOOptions
+from agents.rl.ppo import PPOOptions, gaussian, trained_by_ppo
 from agents.rl.served import Trained, TrainedAgent, Weights, check_items
-from agents.rl.training import trained_by_ppo
 from agents.summary import PublicItems
 from envs.errors import AgentError
 from envs.logs.schema import InteractionLog
@@ -58,16 +57,9 @@ class PPOBlendAgent(TrainedAgent):
         return BlendAction(env, self.blend_.rankers, self.blend_.items)
 
     def train(self, make_env: Callable[[int], SlateActionWrapper], training: Training) -> Trained:
-        """Trains by RLlib in this process; goes on from a checkpoint in `training.folder`."""
-        options: PPOBlendOptions = self.options
-        env = make_env(min(options.num_envs, training.requests))
+        """Trains by RLlib; goes on from a checkpoint in `training.folder`."""
         return trained_by_ppo(
-            self,
-            env,
-            training,
-            module=GaussianPolicyModule,
-            model_config={"hidden": options.hidden, "initial_log_std": options.initial_log_std},
-            shape=env.single_observation_space.shape,
+            self, make_env, training, module=GaussianPolicyModule, model_config=gaussian(self.options)
         )
 
     def network_of(self, weights: Weights) -> nn.Module:

@@ -9,15 +9,14 @@ from ray.rllib.core.rl_module.apis import ValueFunctionAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, nn
 
-from agents.actions.slate import SlateAction
 from agents.base import Training
 from agents.request_layout import RequestLayout
 from agents.rl.candidate_agent import CandidateAgent
+from agents.rl.networks import arrays_of
 from agents.rl.plackett_luce import TorchPlackettLuce, masked_logits
-from agents.rl.ppo import PPOOptions
+from agents.rl.ppo import PPOOptions, trained_by_ppo
 from agents.rl.scorer import CandidateScorer, ItemTable, ScorerConfig, StateValue
-from agents.rl.served import Trained
-from agents.rl.training import trained_by_ppo
+from agents.rl.served import Trained, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +69,10 @@ class SlatePolicyModule(TorchRLModule, ValueFunctionAPI):
         rows = batch[Columns.OBS]
         return self.value(rows.reshape(-1, rows.shape[-1])).reshape(rows.shape[:-1])
 
+    def served_policy(self) -> Weights:
+        """A copy of the policy's weights."""
+        return arrays_of(self.policy)
+
     def get_train_action_dist_cls(self) -> Any:
         kind: Any = TorchPlackettLuce
         return kind.get_partial_dist_cls(slots=self.model_config["slots"])
@@ -88,20 +91,18 @@ class PPOSlateAgent(CandidateAgent):
         return PolicyNetwork(self.layout_, self.items_, self.options)
 
     def train(self, make_env: Callable[[int], Any], training: Training) -> Trained:
-        """Trains by RLlib in this process; goes on from a checkpoint in `training.folder`."""
-        options: PPOSlateOptions = self.options
-        env: SlateAction = make_env(min(options.num_envs, training.requests))
-        self.layout_ = env.layout
+        """Trains by RLlib; goes on from a checkpoint in `training.folder`."""
+        self.layout_ = make_env(1).layout
         return trained_by_ppo(
             self,
-            env,
+            make_env,
             training,
             module=SlatePolicyModule,
             model_config={
-                "layout": env.layout,
+                "layout": self.layout_,
                 "items": self.items_,
-                "options": options,
+                "options": self.options,
                 "slots": self.slate_size,
             },
-            shape=asdict(env.layout),
+            shape=asdict(self.layout_),
         )

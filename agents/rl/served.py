@@ -200,8 +200,11 @@ class TrainedAgent(Agent):
         self.data_ = fingerprint(log)
         self.prepare(log, training)
 
+        # the function may travel to workers, whither the progress bar behind `training.report` could not
+        traffic = training.make_env
+
         def make_env(num_envs: int) -> SlateActionWrapper:
-            return self.with_actions(training.make_env(num_envs, self.autoreset_mode))
+            return self.with_actions(traffic(num_envs, self.autoreset_mode))
 
         try:
             self._take_over(self.train(make_env, training))
@@ -317,15 +320,19 @@ class ReinforcedAgent(TrainedAgent):
         return network_from(weights)
 
     def choose(self, observation: Observation) -> NDArray[np.int64]:
-        summaries = summarise(observation, self.items_)
+        rows = self.rows(observation)
         width = len(self.policy_["0.weight"][0])
-        if summaries.shape[1] != width:
+        if rows.shape[1] != width:
             raise AgentError(
-                f"agent '{self.name}' was trained on summaries of {width} numbers, these have {summaries.shape[1]}; "
+                f"agent '{self.name}' was trained on summaries of {width} numbers, these have {rows.shape[1]}; "
                 "train it on this data set."
             )
-        weights = self.weights_of_outputs(in_blocks(self._network, summaries))
+        weights = self.weights_of_outputs(in_blocks(self._network, rows))
         return rerank(observation, weights, self.items_.popularity, self.slate_size)
+
+    def rows(self, observation: Observation) -> NDArray[np.float32]:
+        """[N, S] what the network sees of N requests."""
+        return summarise(observation, self.items_)
 
     def kept_arrays(self) -> Mapping[str, NDArray[Any]]:
         return {"popularity": self.items_.popularity, "categories": self.items_.categories}

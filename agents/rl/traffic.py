@@ -7,7 +7,7 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 from ray import cloudpickle
 
-LEFT_OUT = ("world", "candidate_source", "items")
+LEFT_OUT = ("world", "candidate_source", "items", "rankers", "blend")
 """Attributes of an environment, or of what it wraps, that the same configuration makes again and training does not change."""
 
 
@@ -40,7 +40,7 @@ def _shared(env: Any) -> dict[str, Any]:
     found, depth = {}, 0
     while env is not None:
         for name in LEFT_OUT:
-            if name in vars(env):
+            if vars(env).get(name) is not None:
                 found[f"{depth}.{name}"] = vars(env)[name]
         env, depth = vars(env).get("env"), depth + 1
     return found

@@ -108,12 +108,11 @@ class UpdateDQN:
                 limit=limit,
                 options=sampling,
             ) as algorithm:
-                runner = algorithm.env_runner
                 curve = LearningCurve(report)
-                while runner.sampler.requests < limit:
+                while algorithm.requests < limit:
                     algorithm.train()
-                    curve.add(runner.sampler.requests, runner.reward_per_request() / options.reward_scale)
-                self._take_over(arrays_of(runner.module.policy))
+                    curve.add(algorithm.requests, algorithm.reward_per_request() / options.reward_scale)
+                self._take_over(arrays_of(algorithm.get_module().policy))
         finally:
             envs.close()
         self.learning_curve_ = curve.points()
