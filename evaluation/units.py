@@ -3,7 +3,7 @@
 What a unit leaves in the run folder is complete or not there, so a run cut short goes on with the units that are missing:
 
     agents/<agent>-seed<n>                  the fitted agent
-    tensorboard/<agent>-seed<n>/            curves of its fit, if it writes any
+    tensorboard/<agent>-seed<n>/            curves of its fit, if it writes any, and checkpoints until it is fitted
     tables/learning/<agent>-seed<n>         its learning curve, if it has one
     tables/spent/<agent>-seed<n>            requests and seconds that its training took
     events/<agent>-seed<n>.parquet          its event log, and that of its policy before training
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from time import perf_counter
 
 import polars as pl
@@ -103,11 +104,18 @@ def do_unit(
         report(f"{unit.name}: fitting")
         with blamed_on(unit.name, agent_class, "__init__, which must take slate_size and seed"):
             agent = agent_class(slate_size=comparison.serving.slate_size, seed=unit.seed)
+        told = 0
+
+        def tell(spent: int) -> None:
+            nonlocal told
+            told = spent
+            report(f"{unit.name}: training, {min(spent, requests):,} of {requests:,} requests")
+
         lessons = Training(
             make_env=traffic.make_env,
             requests=requests,
             seed=unit.seed,
-            report=lambda spent: report(f"{unit.name}: training, {min(spent, requests):,} of {requests:,} requests"),
+            report=tell,
             folder=run.curves_path(unit.stem),
         )
         with blamed_on(unit.name, agent_class, "fit"):
@@ -127,8 +135,12 @@ def do_unit(
             )
         with blamed_on(unit.name, agent_class, "save"):
             agent.save(path)
-        spent = pl.DataFrame({"training_requests": [traffic.requests], "fit_seconds": [perf_counter() - begin]})
+        # requests in workers, or before a training was cut short, are not counted here, but told
+        requests_spent = max(traffic.requests, told)
+        spent = pl.DataFrame({"training_requests": [requests_spent], "fit_seconds": [perf_counter() - begin]})
         run.write_table(f"spent/{unit.stem}", spent)
+        for checkpoint in run.curves_path(unit.stem).glob("checkpoint-*"):
+            rmtree(checkpoint)
     spent = run.table(f"spent/{unit.stem}")
     shards = _shards(len(evaluation_users(world, comparison)), comparison.shard_users)
     parts = []

@@ -175,6 +175,26 @@ def test_resume_does_only_what_is_missing(run, small_world, candidate_source, fe
     assert_frame_equal(resumed.users, at_once.users)
 
 
+def test_a_training_that_was_cut_short_goes_on_and_its_requests_count(run, small_world, candidate_source, few):
+    unit, told = Unit("dqn", "dqn", 0), []
+
+    def cut(text):
+        told.append(text)
+        if sum("training" in text for text in told) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        do_unit(unit, small_world, candidate_source, run, few, 4_000, cut)
+    (kept,) = run.curves_path(unit.stem).glob("checkpoint-*")
+    told.clear()
+    do_unit(unit, small_world, candidate_source, Run.open(run.folder), few, 4_000, told.append)
+    assert told[1] == f"dqn: training, {int(kept.name.rpartition('-')[2]):,} of 4,000 requests"
+    assert run.table("spent/dqn-seed0")["training_requests"].to_list() == [4_000]
+    assert run.table("learning/dqn-seed0")["requests"].to_list()[-1] == 4_000
+    assert unit.is_finished(run)
+    assert not list(run.curves_path(unit.stem).glob("*checkpoint*"))
+
+
 def test_a_failing_agent_is_named_and_leaves_nothing_half_written(run, agent_file, small_world, candidate_source, few):
     with pytest.raises(AgentError, match=r"'Fails' failed in fit \(.*mine.py, line \d+\): ValueError: no such luck"):
         run_comparison(["random", f"{agent_file}:Fails"], small_world, candidate_source, run, comparison=few)
