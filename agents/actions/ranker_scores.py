@@ -17,6 +17,9 @@ from envs.errors import ConfigurationError
 from envs.logs.schema import InteractionLog
 from envs.observation import Observation
 
+FITTED_FILE = "fitted.safetensors"
+"""Name of the file of a ranker that `RankerScores.fit` need not fit, in the ranker's folder."""
+
 
 class RankerScores:
     """Scores of fitted rankers, each standardised over the candidates of a request that may be shown.
@@ -46,16 +49,23 @@ class RankerScores:
             specs: their names, or "file.py:Class".
             log: the policy's log.
             seed: of all fits.
-            folder: where each writes TensorBoard curves, in a folder of its own; None for nowhere.
+            folder: where each writes TensorBoard curves, in a folder of its own; None for nowhere. A ranker that lies there
+                already, as `FITTED_FILE` in the folder of its name, is taken as it is.
 
         Raises:
+            ArtefactError: if one that lies there is damaged, or was fitted on another catalogue.
             ConfigurationError: if there is no such ranker, or two have the same name.
         """
         # what is wrong with the names is told before minutes are spent on fits
         kinds = [resolve_ranker(spec) for spec in specs]
         _check_names([kind.name for kind in kinds])
         folders = [None if folder is None else folder / kind.name for kind in kinds]
-        return cls(kind(seed=seed).fit(log, folder=place) for kind, place in zip(kinds, folders, strict=True))
+        return cls(
+            kind.load(place / FITTED_FILE, log.catalogue)
+            if place is not None and (place / FITTED_FILE).exists()
+            else kind(seed=seed).fit(log, folder=place)
+            for kind, place in zip(kinds, folders, strict=True)
+        )
 
     def arrays(self) -> dict[str, NDArray[np.uint8]]:
         """The bytes of the file that each ranker writes, by its place: for an agent that keeps all in one file."""
