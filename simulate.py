@@ -13,6 +13,7 @@ Examples:
     python simulate.py fidelity                               how like the log's users the simulated ones are
     python simulate.py sensitivity                            what 'A beats B' rests on
     python simulate.py rankers                                supervised rankers: held-out rows, simulated users
+    python simulate.py verdict                                does reinforcement learning beat what is supervised?
     python simulate.py updates                                when to update the models: three rules and a DQN
     python simulate.py plot RUN [RUN ...]                     draw saved runs again, or several together
 
@@ -57,6 +58,7 @@ from evaluation.options import (
     RankerOptions,
     SensitivityOptions,
     UpdateOptions,
+    VerdictOptions,
     chosen_command,
     parsed_options,
 )
@@ -90,6 +92,13 @@ from evaluation.summary import changed_conclusions
 from evaluation.training import run_comparison, under_user_models
 from evaluation.units import fitted_agents, named_agents
 from evaluation.update_runs import judge_updates, train_update_dqn, update_config
+from evaluation.verdict.arena import arenas_of
+from evaluation.verdict.contenders import contenders_of
+from evaluation.verdict.finals import measure_bounds
+from evaluation.verdict.jobs import Workshop
+from evaluation.verdict.report import bounds_table, verdict_figures, verdict_tables
+from evaluation.verdict.study import bounds_of, reach_verdict, shared_minutes
+from evaluation.verdict.worlds import Fitted, entries
 from recall import MergedRecall
 from recall.embedding import EmbeddingRecall
 from recall.quality import leave_last_out
@@ -270,6 +279,39 @@ def pipelines_against_users(
     return channel_figures(channels) | serving_figures(serving, correlations, rounds)
 
 
+def verdict(options: VerdictOptions) -> None:
+    """Log → users → worlds → what oracles gain → the same search for all → finals on fresh users → tables and plots."""
+    config = options.verdict()
+    contenders_of(config)
+    console = make_console()
+    log = read_log(options, console)
+
+    def fitted(user_model: str) -> Fitted:
+        return lambda: (log, fit_user_model(user_model, log, users))
+
+    worlds = entries(
+        options.world_specs(),
+        options.user_models(),
+        log.name,
+        fitted,
+        options.world(),
+        options.scale().satiation_users,
+    )
+    run = open_run(options, "verdict", options.resume)
+    users = fit_config(log, options, console)
+    arenas = arenas_of(worlds, config, run, progress)
+    workshop = Workshop(arenas, run, progress, options.jobs)
+    with workshop.open():
+        console.rule("bounds")
+        measure_bounds(workshop)
+        console.print(bounds_table(bounds_of(run, list(arenas))))
+        console.rule("search and finals")
+        found = reach_verdict(workshop, arenas, config, run)
+    for table in verdict_tables(found, shared_minutes(run)):
+        console.print(table)
+    finish(run, verdict_figures(found), console)
+
+
 def updates(options: UpdateOptions) -> None:
     """Log → users → world → rules and a DQN that learns when to update → table and plots."""
     options = options.sized()
@@ -384,7 +426,16 @@ def likelihood_figures(likelihoods: Mapping[str, Mapping[str, Any]]) -> dict[str
 def finish(run: Run, figures: Mapping[str, Any], console: Console) -> None:
     """Draws the plots the run has tables for, writes and prints its figures."""
     run.write_figures(figures)
-    drawable = ("summary", "updates", "distances", "sensitivity", "rankers", "ranker_growth", "serving")
+    drawable = (
+        "summary",
+        "updates",
+        "distances",
+        "sensitivity",
+        "rankers",
+        "ranker_growth",
+        "serving",
+        "verdict_summary",
+    )
     drawn = save_figures(run) if any(run.has_table(name) for name in drawable) else []
     console.rule("figures")
     print_figures(figures)
@@ -398,6 +449,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "fidelity": (FidelityOptions, fidelity),
     "sensitivity": (SensitivityOptions, sensitivity),
     "rankers": (RankerOptions, rankers),
+    "verdict": (VerdictOptions, verdict),
     "updates": (UpdateOptions, updates),
     "plot": (PlotOptions, plot),
 }
@@ -416,7 +468,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(
             "\ninterrupted; what was finished is kept. The same command with --resume RUN goes on "
-            "(compare, updates, fidelity, sensitivity, rankers).",
+            "(compare, updates, fidelity, sensitivity, rankers, verdict).",
             file=sys.stderr,
         )
         return 130

@@ -20,6 +20,7 @@ from evaluation.runs import Run
 from evaluation.serving.plots import correlation_page, feedback_page, serving_page
 from evaluation.serving.report import loop_estimates
 from evaluation.summary import num_users_and_seeds
+from evaluation.verdict.plots import learning_page, long_term_page, margins_page, tradeoff_page, verdict_page
 
 TRACED_PANELS = 3
 """Number of users in the figure of interests."""
@@ -36,7 +37,8 @@ def save_figures(runs: Run | Sequence[Run], folder: Path | None = None) -> list[
 
     Returns:
         Paths of the PNGs: comparison, tradeoff, interest, learning, updates, fidelity, sensitivity, rankers, ranker_pairs,
-        growth_amount, growth_delay, growth_labels, serving, offline_vs_simulated, feedback.
+        growth_amount, growth_delay, growth_labels, serving, offline_vs_simulated, feedback, verdict, verdict_margins,
+        verdict_tradeoff, verdict_long_term, verdict_learning.
 
     Raises:
         ArtefactError: if a table is damaged, or no run has any table to draw.
@@ -251,6 +253,31 @@ def _feedback(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
     return feedback_page(loop_estimates(runs[0].table("feedback")))
 
 
+def _verdict(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """Rewards of the first run's finalists in all worlds."""
+    return verdict_page(runs[0].table("verdict_summary"))
+
+
+def _verdict_margins(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """Margins of the first run's best RL agents."""
+    return margins_page(runs[0].table("verdict_margins"), runs[0].table("verdict_bounds"))
+
+
+def _verdict_tradeoff(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """What the first run's best contenders give under other rewards."""
+    return tradeoff_page(runs[0].table("verdict_points"), runs[0].table("verdict_volumes"))
+
+
+def _verdict_long_term(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """What lasts of the first run's policies."""
+    return long_term_page(runs[0].table("verdict_entropy"), runs[0].table("verdict_summary"))
+
+
+def _verdict_learning(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """Learning curves of the first run's finalists."""
+    return learning_page(runs[0].table("verdict_learning"), runs[0].table("verdict_summary"))
+
+
 def _prefix(axes: plots.Axes, title: str) -> None:
     if title:
         axes.set_title(f"{title}: {axes.get_title(loc='left')}")
@@ -274,5 +301,10 @@ _FIGURES: tuple[tuple[str, Callable[[Sequence[Run], Sequence[str]], Figure | Non
     ("serving", _serving, "serving"),
     ("offline_vs_simulated", _offline_vs_simulated, "serving_correlations"),
     ("feedback", _feedback, "feedback"),
+    ("verdict", _verdict, "verdict_summary"),
+    ("verdict_margins", _verdict_margins, "verdict_margins"),
+    ("verdict_tradeoff", _verdict_tradeoff, "verdict_volumes"),
+    ("verdict_long_term", _verdict_long_term, "verdict_entropy"),
+    ("verdict_learning", _verdict_learning, "verdict_learning"),
 )
 """Name of the PNG, what draws it, and the table that it needs."""

@@ -11,8 +11,8 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from agents.loading import default_agents
-from agents.rankers.loading import ranker_names, resolve_ranker, shown_name
+from agents.loading import AGENT, agent_names, default_agents
+from agents.rankers.loading import RANKER, ranker_names, resolve_ranker, shown_name
 from envs.errors import ConfigurationError
 from envs.measures import RewardWeights
 from envs.modifiers import modifiers_from
@@ -23,8 +23,10 @@ from evaluation.fidelity.study import FidelityConfig
 from evaluation.ranking.growth import GROWN
 from evaluation.ranking.study import RANKER_PARTS
 from evaluation.ranking.trials import RankerStudyConfig
-from evaluation.serving.config import ServingStudyConfig
+from evaluation.serving.config import FLOOR, ServingStudyConfig
 from evaluation.training import TrainingConfig
+from evaluation.verdict.config import VerdictConfig
+from evaluation.verdict.worlds import DEFAULT_WORLDS, PLAIN_MODEL, WORLD, own_world
 from recall import EmbeddingRecall, MergedRecall, RecallConfig
 
 NOT_PART_OF_A_RUN = ("out", "resume", "config", "jobs", "ray_address")
@@ -419,6 +421,173 @@ class UpdateOptions(WorldOptions):
         )
 
 
+LEARNERS = ("ppo", "dqn", "ppo_blend", "ppo_slate", "dqn_slots", "slateq")
+"""Agents trained by reinforcement learning that a reference verdict has, as far as there are such."""
+REWARDS = tuple(
+    RewardWeights(diversity=diversity, freshness=freshness)
+    for diversity, freshness in ((0.0, 0.0), (2.0, 0.0), (0.0, 2.0), (1.0, 1.0), (2.0, 2.0))
+)
+"""Rewards of a verdict's trade-off."""
+
+
+@dataclass(frozen=True)
+class VerdictScale:
+    """How large a verdict is: what is in it, and the hours on two cores that it is made for."""
+
+    config: VerdictConfig
+    hours: float
+    """The requests of `config` are those of so many hours; they grow in proportion to the hours that are given."""
+    satiation_users: int
+    """Users of the generated world."""
+    days: int = 30
+    """Horizon of lives."""
+
+
+FAST_VERDICT = VerdictScale(
+    VerdictConfig(
+        rankers=("mf_bpr", "logistic"),
+        learners=("ppo", "ppo_slate"),
+        bandits=("linucb",),
+        configurations=2,
+        requests=2_048,
+        tuning_users=16,
+        fresh_users=24,
+        seeds=1,
+        sweep=REWARDS[1:3],
+        epochs=1,
+        draws=200,
+    ),
+    hours=1 / 6,
+    satiation_users=80,
+    days=10,
+)
+SMALL_VERDICT = VerdictScale(
+    VerdictConfig(
+        rankers=("mf_bpr", "logistic", "sasrec"),
+        learners=("ppo", "dqn", "ppo_slate"),
+        bandits=("linucb",),
+        configurations=4,
+        requests=6_000,
+        tuning_users=60,
+        fresh_users=150,
+        seeds=2,
+        sweep=REWARDS[:3],
+    ),
+    hours=0.25,
+    satiation_users=300,
+)
+REFERENCE_VERDICT = VerdictScale(
+    VerdictConfig(
+        rankers=ranker_names(),
+        learners=tuple(name for name in LEARNERS if name in agent_names()),
+        bandits=("linucb", "thompson"),
+        configurations=20,
+        requests=10_000,
+        tuning_users=100,
+        fresh_users=300,
+        seeds=5,
+        sweep=REWARDS,
+        sweep_seeds=2,
+    ),
+    hours=2.5,
+    satiation_users=800,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictOptions(DataOptions):
+    """Does reinforcement learning beat tuned supervised pipelines? The same search for all, finals on fresh users in three worlds.
+
+    Without --fast or --reference it is a small one of a quarter of an hour on two cores; its intervals are wide.
+
+    Example: python simulate.py verdict --reference
+    """
+
+    reference: bool = False
+    """All rankers and agents, twenty configurations each, five trainings, both user models: two and a half hours on two cores."""
+    hours: float | None = None
+    """Hours to be spent, about: simulated events of each training grow in proportion."""
+    worlds: str = ",".join(DEFAULT_WORLDS)
+    """Worlds, separated by commas: log (its fitted users), drift (with births and fast drift), satiation (generated), or
+    file.py:Class. The search is held in the first."""
+    rankers: str | None = None
+    """Rankers of the supervised pipelines, by name or file.py:Class; by default as many as the size of the verdict allows."""
+    learners: str | None = None
+    """Agents that learn by reinforcement, likewise."""
+    bandits: str | None = None
+    """Contextual bandits, which have rows of their own; "" for none."""
+    configurations: int | None = None
+    """Configurations tried of each contender: 4, 20 with --reference, 2 with --fast."""
+    training_seeds: int | None = None
+    """Trainings of each finalist: 2, 5 with --reference, 1 with --fast."""
+    requests: int | None = None
+    """Simulated events of each training; overrides --hours."""
+    users: int | None = None
+    """Fresh users, at most; a third as many are tuned on: 150, 300 with --reference, 24 with --fast."""
+    jobs: int = 2 if (os.cpu_count() or 1) > 1 else 1
+    """Trainings side by side, as Ray tasks."""
+    resume: Path | None = None
+    """Folder of an interrupted run to go on with; give the other options as before."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(1, jobs=self.jobs, configurations=self.configurations, training_seeds=self.training_seeds)
+        _at_least(1, requests=self.requests)
+        _at_least(6, users=self.users)
+        if self.fast and self.reference:
+            raise ConfigurationError("--fast and --reference exclude each other; give one of them.")
+        if self.hours is not None and not 0 < self.hours < float("inf"):
+            raise ConfigurationError(f"--hours is {self.hours}; it must be a positive number.")
+        for world in self.world_specs():
+            if world not in DEFAULT_WORLDS:
+                own_world(world)
+
+    def scale(self) -> VerdictScale:
+        """How large it is unless options say otherwise."""
+        return FAST_VERDICT if self.fast else REFERENCE_VERDICT if self.reference else SMALL_VERDICT
+
+    def world_specs(self) -> list[str]:
+        """The worlds, paths made absolute."""
+        return [WORLD.absolute(spec) for spec in _listed(self.worlds)]
+
+    def user_models(self) -> list[str]:
+        """The user models under which each world with a log is made."""
+        return list(dict.fromkeys([self.user_model, PLAIN_MODEL, "dien"] if self.reference else [self.user_model]))
+
+    def world(self) -> WorldConfig:
+        """How worlds that come with driftrec are made."""
+        return WorldConfig(days=self.scale().days, seed=self.seed)
+
+    def verdict(self) -> VerdictConfig:
+        """Who is in it, and what each contender gets."""
+        scale = self.scale()
+        sizes = scale.config
+        requests = self.requests or max(round(sizes.requests * (self.hours or scale.hours) / scale.hours), 1)
+        fresh = self.users or sizes.fresh_users
+        return replace(
+            sizes,
+            rankers=sizes.rankers
+            if self.rankers is None
+            else tuple(_ranker_path(each) for each in _listed(self.rankers)),
+            learners=sizes.learners if self.learners is None else tuple(map(AGENT.absolute, _listed(self.learners))),
+            bandits=sizes.bandits if self.bandits is None else tuple(map(AGENT.absolute, _listed(self.bandits))),
+            configurations=self.configurations or sizes.configurations,
+            requests=requests,
+            fresh_users=fresh,
+            tuning_users=max(fresh // 3, 2) if self.users else sizes.tuning_users,
+            seeds=self.training_seeds or sizes.seeds,
+            seed=self.seed,
+        )
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _ranker_path(spec: str) -> str:
+    return spec if spec == FLOOR else RANKER.absolute(spec)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlotOptions:
     """Draws saved runs again, one alone or several side by side.
@@ -452,7 +621,9 @@ def chosen_command(arguments: Sequence[str], commands: Sequence[str]) -> tuple[s
 
 
 FLAGS = tuple(
-    f"--{no}{flag}" for flag in ("fast", "skip-bad-rows", "ablation", "search", "debias") for no in ("", "no-")
+    f"--{no}{flag}"
+    for flag in ("fast", "skip-bad-rows", "ablation", "search", "debias", "reference")
+    for no in ("", "no-")
 )
 
 

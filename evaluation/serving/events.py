@@ -15,10 +15,18 @@ from evaluation.runs import Run
 
 LAP_SEED_OFFSET = 2_000_003
 """Added to the run's seed for the lives that are learnt from."""
+TRAINING_STRIDE = 10_007
+"""Added to it for each training seed; far more than there are laps."""
 
 
 def collected_lives(
-    world: World, recall: CandidateSource, config: ComparisonConfig, requests: int, run: Run, folder: str
+    world: World,
+    recall: CandidateSource,
+    config: ComparisonConfig,
+    requests: int,
+    run: Run,
+    folder: str,
+    training_seed: int = 0,
 ) -> list[InteractionLog]:
     """Lets training users live under the policy `Sampled`, lap after lap under other draws, until it has spent `requests`.
 
@@ -32,6 +40,7 @@ def collected_lives(
         requests: about how many in all.
         run: keeps the event logs.
         folder: their name there.
+        training_seed: other seeds give other lives of the same users.
 
     Returns:
         A log for each lap, as `lives_log` makes it.
@@ -42,7 +51,7 @@ def collected_lives(
         spent, users = 0, training
         rows: list[dict[str, int]] = []
         while len(users):
-            seed = config.seed + LAP_SEED_OFFSET + len(rows)
+            seed = config.seed + LAP_SEED_OFFSET + TRAINING_STRIDE * training_seed + len(rows)
             agent = Sampled(config.serving.slate_size, seed)
             served = serve(
                 agent,

@@ -1,0 +1,216 @@
+"""Contenders: what competes, and which configurations of it are tried.
+
+Every contender gets the same number of configurations and of simulated events. The first configuration is always that
+of the defaults; the others are drawn without repetition from the products below.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.actions.ranker_scores import FITTED_FILE
+from agents.base import Agent
+from agents.constant import Constant, SearchConfig
+from agents.loading import agent_names, resolve_agent
+from agents.pipeline import Pipeline, PipelineAgent, PipelineConfig
+from agents.rankers.loading import shown_name
+from envs.errors import ConfigurationError
+from envs.measures import RewardWeights
+from evaluation.comparison import blamed_on
+from evaluation.verdict.arena import LESSONS, Arena, ranker_class
+from evaluation.verdict.config import VerdictConfig
+
+SUPERVISED, CONSTANT, RL, BANDIT = "supervised", "constant", "rl", "bandit"
+FAMILIES = (SUPERVISED, CONSTANT, RL, BANDIT)
+
+Settings = Mapping[str, Any]
+"""A configuration, as JSON can hold it; empty for the defaults."""
+
+RERANKED: tuple[tuple[str, Settings], ...] = (
+    ("greedy", {}),
+    *(("mmr", {"trade_off": weight}) for weight in (0.9, 0.7, 0.5)),
+    *(("dpp", {"trade_off": weight}) for weight in (0.9, 0.7)),
+    *(("boosted", {"freshness": boost}) for boost in (0.25, 0.5, 1.0, 2.0)),
+    *(("boosted", {"freshness": boost, "popularity": -0.25}) for boost in (0.5, 1.0)),
+)
+"""Re-rankers of supervised pipelines and their strengths."""
+_GRADIENT = {"learning_rate": (1e-3, 3e-4, 3e-3), "gamma": (0.95, 0.0, 0.8, 0.99)}
+_PPO = {
+    **_GRADIENT,
+    "gae_lambda": (0.9, 0.7, 1.0),
+    "entropy": (0.0, 0.003, 0.01),
+    "epochs": (6, 3, 10),
+    "batch": (4096, 1024, 2048),
+    "initial_log_std": (-0.7, -1.2, -0.3),
+    "sharpness": (3.0, 1.5, 6.0),
+}
+_VALUE = {
+    "learning_rate": (5e-4, 1e-4, 2e-3),
+    "gamma": (0.9, 0.0, 0.8, 0.97),
+    "n_step": (3, 1, 5),
+    "gradient_steps": (4, 2, 8),
+    "epsilon_end": (0.1, 0.02),
+    "prioritise": (0.0, 0.6),
+    "target_every": (2_000, 500),
+}
+SPACES: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    "ppo": _PPO,
+    "ppo_blend": _PPO,
+    "ppo_slate": _PPO,
+    "dqn": _VALUE,
+    "dqn_slots": _VALUE,
+    "slateq": _VALUE,
+    "linucb": {"alpha": (0.5, 0.1, 0.25, 1.0, 2.0), "ridge": (1.0, 0.1, 10.0), "num_envs": (256, 64)},
+    "thompson": {"scale": (0.4, 0.05, 0.1, 0.2, 0.8), "ridge": (1.0, 0.1, 10.0), "num_envs": (256, 64)},
+}
+"""Agent -> field of its options -> values tried. Fields that its options lack are passed over; an agent that is not named has
+those of `_GRADIENT`."""
+_SEARCHES = {"settings": (24, 12, 48), "kept": (1 / 3, 1 / 2), "rounds": (3, 2, 4), "fewest_lives": (6, 12)}
+"""Searches of the contender 'constant', which tunes its four weights on its events by itself."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something that competes."""
+
+    name: str
+    family: str
+    """One of `FAMILIES`."""
+    spec: str
+    """Of the ranker or agent."""
+
+    @property
+    def stem(self) -> str:
+        """What its files are called."""
+        return re.sub(r"[^A-Za-z0-9_.-]", "_", self.name)
+
+    # ------------------------------------------------------------------ configurations
+    def configurations(self, count: int, seed: int) -> list[Settings]:
+        """At most `count` of them, that of the defaults first; fewer where there are no more."""
+        if self.family == SUPERVISED:
+            names = [
+                {"lessons": lessons, "reranker": name, "strength": own} for lessons in LESSONS for name, own in RERANKED
+            ]
+            return _drawn(names, count, seed)
+        space = self._space()
+        combined = [dict(zip(space, values, strict=True)) for values in product(*space.values())]
+        return _drawn(combined, count, seed) if space else [{}]
+
+    def _space(self) -> Mapping[str, Sequence[Any]]:
+        if self.family == CONSTANT:
+            return _SEARCHES
+        options = getattr(resolve_agent(self.spec), "options_class", None)
+        known = {field.name for field in fields(options)} if options is not None else set()
+        return {name: values for name, values in SPACES.get(self.name, _GRADIENT).items() if name in known}
+
+    # ------------------------------------------------------------------ what it needs beforehand
+    def rankers(self, settings: Settings) -> tuple[str, ...]:
+        """Rankers that must have been fitted to the log."""
+        if self.family == SUPERVISED:
+            return (self.spec,)
+        options = self._options(settings)
+        return tuple(getattr(options, "rankers", ()))
+
+    def needs_events(self, settings: Settings) -> bool:
+        """Whether it learns from simulated events that another policy has made."""
+        return self.family == SUPERVISED and settings["lessons"] != "log"
+
+    def _options(self, settings: Settings) -> Any:
+        kind: Any = resolve_agent(self.spec)
+        options = getattr(kind, "options_class", None)
+        return None if options is None else options(**settings)
+
+    # ------------------------------------------------------------------ learning
+    def trained(
+        self,
+        settings: Settings,
+        arena: Arena,
+        requests: int,
+        seed: int,
+        folder: Path,
+        weights: RewardWeights | None = None,
+    ) -> tuple[Agent, int]:
+        """(the agent, simulated events that it learnt from).
+
+        Args:
+            settings: the configuration.
+            arena: where it learns.
+            requests: simulated events that it may learn from.
+            seed: of the training.
+            folder: of checkpoints and curves.
+            weights: of the reward, by default the arena's own. A pipeline does not look at rewards.
+
+        Raises:
+            AgentError: if an agent of a user's own fails.
+        """
+        slate_size = arena.comparison.serving.slate_size
+        if self.family == SUPERVISED:
+            config = PipelineConfig(
+                reranker=settings["reranker"],
+                reranker_settings=settings["strength"],
+                candidates=arena.comparison.serving.num_candidates,
+            )
+            pipeline = Pipeline(config)
+            pipeline.recall = arena.recall
+            pipeline.ranker = arena.taught_ranker(self.spec, settings["lessons"], requests, seed)
+            pipeline.reranker = config.make_reranker().fit(arena.world.policy_log)
+            spent = arena.events_spent(requests, seed) if self.needs_events(settings) else 0
+            return PipelineAgent(pipeline, slate_size), spent
+        training, traffic = arena.lessons(requests, seed, folder, weights)
+        agent = self._agent(settings, slate_size, seed, weights)
+        for ranker in self.rankers(settings):
+            # a ranker's curves lie in a folder of its name, and so does the ranker itself where it is fitted already
+            arena.lend_ranker(ranker, seed, folder / "rankers" / ranker_class(ranker).name / FITTED_FILE)
+        with blamed_on(self.name, type(agent), "fit"):
+            agent.fit(arena.world.policy_log, training)
+        return agent, traffic.requests
+
+    def _agent(self, settings: Settings, slate_size: int, seed: int, weights: RewardWeights | None) -> Agent:
+        if self.family == CONSTANT:
+            constant = Constant(slate_size, seed)
+            constant.search = SearchConfig(**settings)  # type: ignore[misc]
+            return constant
+        kind: Any = resolve_agent(self.spec)
+        options = self._options(settings)
+        if options is None:
+            return kind(slate_size=slate_size, seed=seed)
+        if weights is not None and hasattr(options, "reward_weights"):
+            options = replace(options, reward_weights=weights)
+        return kind(slate_size=slate_size, seed=seed, options=options)
+
+
+def contenders_of(config: VerdictConfig) -> list[Contender]:
+    """All that compete, family by family.
+
+    Raises:
+        AgentError: if there is no such agent.
+        ConfigurationError: if there is no such ranker, one is named twice, or an oracle is.
+    """
+    found = [Contender(f"{shown_name(spec)}", SUPERVISED, spec) for spec in config.rankers]
+    for contender in found:
+        ranker_class(contender.spec)
+    found.append(Contender(Constant.name, CONSTANT, Constant.name))
+    for family, specs in ((RL, config.learners), (BANDIT, config.bandits)):
+        for spec in specs:
+            kind = resolve_agent(spec)
+            if kind.is_oracle:
+                raise ConfigurationError(
+                    f"'{spec}' looks into the simulator; an oracle bounds the contenders and is none."
+                )
+            name = spec if spec in agent_names() else vars(kind).get("name") or kind.__name__
+            found.append(Contender(name, family, spec))
+    names = [contender.name for contender in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(f"'{name}' competes twice; name it once, or give your own another `name`.")
+    return found
+
+
+def _drawn(configurations: list[Any], count: int, seed: int) -> list[Settings]:
+    order = np.random.default_rng(seed).permutation(np.arange(1, len(configurations)))
+    return [configurations[0], *(configurations[place] for place in order[: count - 1])]
