@@ -63,11 +63,19 @@ def load_json(path: Path) -> Any:
         raise ArtefactError(f"'{path}' is not valid JSON ({error}); delete it and run the command again.") from error
 
 
-def save_arrays(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]], configuration: Mapping[str, Any]) -> None:
+def save_arrays(
+    path: Path,
+    kind: str,
+    arrays: Mapping[str, NDArray[Any]],
+    configuration: Mapping[str, Any],
+    *,
+    compressed: bool = False,
+) -> None:
     """Saves arrays with their kind, format version and configuration in one npz file, whole or not at all."""
     header = json.dumps({"kind": kind, "format_version": FORMAT_VERSION, "configuration": dict(configuration)})
     with written_whole(path) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, __header__=np.frombuffer(header.encode(), np.uint8), **arrays)  # type: ignore[arg-type]
+        save = np.savez_compressed if compressed else np.savez
+        save(stream, __header__=np.frombuffer(header.encode(), np.uint8), **arrays)  # type: ignore[arg-type]
 
 
 def load_arrays(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -26,6 +26,7 @@ from envs.event_log import EventLog
 from envs.measures import RewardWeights
 from envs.randomness import Purpose, draw_uniform
 from envs.slate_env import SlateVectorEnv
+from envs.splits import split_users
 from envs.world import World
 from evaluation.lives import Lives, Shown, Traces
 from evaluation.summary import flat_figures, initial_name, summarise
@@ -79,14 +80,6 @@ class ComparisonConfig:
             )
         count = min(self.serving.num_candidates, world.num_items)
         return replace(self, serving=replace(self.serving, num_candidates=count))
-
-
-def split_users(world: World, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(training users, evaluation users): a seeded half of the simulated users each; nobody is in both."""
-    users = world.simulated_users
-    shuffled = users[np.argsort(draw_uniform(seed, Purpose.SPLIT, users), kind="stable")]
-    half = len(users) // 2
-    return np.sort(shuffled[:half]), np.sort(shuffled[half:])
 
 
 def evaluation_users(world: World, config: ComparisonConfig) -> NDArray[np.int64]:
