@@ -20,7 +20,11 @@ RANKERS = {
 """Agents that serve by a supervised ranker."""
 SB3_ALGORITHMS = ("PPO", "A2C", "DQN", "SAC", "TD3", "DDPG")
 """Algorithms of Stable-Baselines3; each is an agent 'sb3:NAME'."""
-ON_REQUEST = (*RANKERS, "linucb", "thompson", "ppo_blend", "ppo_slate", *(f"sb3:{name}" for name in SB3_ALGORITHMS))
+ON_REQUEST = (
+    *RANKERS,
+    *("linucb", "thompson", "ppo_blend", "ppo_slate", "ppo_preference"),
+    *(f"sb3:{name}" for name in SB3_ALGORITHMS),
+)
 """Agents that a comparison has only when asked for them: they take minutes to fit, or do what others do already."""
 AGENT = Kind(
     name="agent",
@@ -41,6 +45,7 @@ AGENT = Kind(
         "dqn": "agents.rl.dqn:DQNAgent",
         "ppo_blend": "agents.rl.ppo_blend:PPOBlendAgent",
         "ppo_slate": "agents.rl.ppo_slate:PPOSlateAgent",
+        "ppo_preference": "agents.rl.ppo_preference:PPOPreferenceAgent",
         "sb3_ppo": "agents.rl.sb3:SB3PPOAgent",
     }
     | {f"sb3:{name}": f"agents.rl.sb3:SB3{name}Agent" for name in SB3_ALGORITHMS}
