@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from agents.base import Agent
 from envs.errors import AgentError
-from envs.measures import RECENT_ITEMS
+from envs.measures import RECENT_ITEMS, RewardWeights
 from envs.observation import Observation
 from envs.users.protocol import position_logits
 
@@ -57,6 +57,8 @@ class OracleMyopic(Agent):
         diversity = np.where(number > 0, 1 - cosine, 0)
         fresh = candidates.age < env.world.config.fresh_days
         weights = env.hidden.reward_weights
+        if not isinstance(weights, RewardWeights):
+            return odds, env.hidden.payoff(candidates.items, diversity, fresh)
         return odds, weights.engagement + weights.diversity * diversity + weights.freshness * fresh
 
 

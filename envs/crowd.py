@@ -20,9 +20,9 @@ from envs import request_kernels
 from envs.candidate_source import CandidateSource
 from envs.compiled import over_rows
 from envs.engine import UserState
-from envs.measures import RewardWeights
 from envs.observation import Observation
 from envs.packed_histories import PackedHistories
+from envs.rewards import Reward
 from envs.slate_env import SlateVectorEnv
 from envs.users.progress import fit_progress
 from envs.users.protocol import UserModelState
@@ -81,7 +81,7 @@ class Crowd:
         slate_size: int = 10,
         num_candidates: int = 100,
         history_size: int = 50,
-        reward_weights: RewardWeights | None = None,
+        reward_weights: Reward | None = None,
         seed: int = 0,
         progress: bool = True,
     ) -> None:

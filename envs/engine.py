@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from envs import kernels
 from envs.catalogue import SECONDS_PER_DAY
 from envs.compiled import over_rows
+from envs.modifiers import ModifiedModel
 from envs.randomness import Purpose, stream
 from envs.users.protocol import UserModel, UserModelState, VisitParams, age_bends, age_effect, position_logits
 
@@ -218,6 +219,8 @@ def advance(
         over_rows(
             kernels.draw_walk, len(back), stream(seed, Purpose.INTEREST_WALK), state.user[back], ended_visit, walk
         )
+        if isinstance(model, ModifiedModel):
+            walk = model.wander(state.user[back], state.clock[back], days_away[back], walk)
         model.pause(state.interest, back, days_away[back], walk)
     return Departure(leaves, churned)
 

@@ -1,12 +1,13 @@
 """The one door from the environment to what policies may not know; tests find a policy that goes through it."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.engine import utilities
-from envs.measures import RewardWeights
+from envs.rewards import Parts, Reward, earned
 from envs.users.protocol import age_effect
 
 if TYPE_CHECKING:
@@ -25,14 +26,47 @@ class HiddenState:
         return self._env.world.outside
 
     @property
-    def reward_weights(self) -> RewardWeights:
-        """Weights of the scalar reward."""
+    def reward_weights(self) -> Reward:
+        """Of the scalar reward, weights or another."""
         return self._env.reward_weights
 
     def utilities(self, items: NDArray[np.int32]) -> NDArray[np.float32]:
         """[N, C] utility in logits of `items` [N, C] for each user's present request; -inf for items of -1."""
         env = self._env
         return utilities(env.world.user_model, env._preference, items, env._age_days(items))
+
+    def payoff(
+        self, items: NDArray[np.int32], diversity: NDArray[np.float32], freshness: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """[N, C] what consuming each of `items` [N, C] earns more than consuming nothing, in the user's present request.
+
+        The rating is the expected one. A reward that asks for the slot, for the rest of the slate or for who left is told that the
+        slot is open (-1), that the item stands alone and that nobody left: of such a reward oracles are no upper bounds.
+        """
+        env, count = self._env, items.size
+        rows, flat = np.repeat(np.arange(len(items)), items.shape[1]), np.maximum(items, 0).reshape(-1)
+        utility = self.utilities(np.maximum(items, 0)).reshape(-1)
+        consumed = Parts(
+            engagement=np.ones(count, np.float32),
+            diversity=diversity.reshape(-1),
+            freshness=freshness.reshape(-1).astype(np.float32),
+            rating=env.world.user_model.expected_rating(env._state.interest, rows, flat, utility),
+            item=flat,
+            slot=np.full(count, -1),
+            slates=flat[:, None],
+            left=np.zeros(count, bool),
+            catalogue=env.world.policy_log.catalogue,
+        )
+        nothing = np.zeros(count, np.float32)
+        passed = replace(
+            consumed,
+            engagement=nothing,
+            diversity=nothing,
+            freshness=nothing,
+            rating=np.full(count, np.nan, np.float32),
+            item=np.full(count, -1, np.int32),
+        )
+        return (earned(self.reward_weights, consumed) - earned(self.reward_weights, passed)).reshape(items.shape)
 
     def utilities_after_each(self, consumed: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.float32]:
         """[N, M, C] utility of `items` [N, C] in each user's next request, had it consumed each of `consumed` [N, M] alone."""

@@ -1,6 +1,6 @@
 """Finds a class by a known name, or in a user's file as "file.py:Class"; what is wrong is told in one sentence.
 
-Agents, user models and modifiers of a user's own are all found this way.
+Agents, user models, worlds, rewards and modifiers of a user's own are all found this way.
 """
 
 import importlib
@@ -121,6 +121,54 @@ class Kind:
                 f"'{class_name}' in '{path}' is a {type(found).__name__}, not a class; name {self.wanted}."
             )
         return found
+
+
+class FromFile:
+    """Base of classes that users may write in files and whose instances go to other processes.
+
+    Another process finds such a class by its path, since no module of that name can be imported there.
+    """
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        found = _FOUND.get(type(self))
+        return super().__reduce_ex__(protocol) if found is None else (_remade, (*found, vars(self)))
+
+
+_FOUND: dict[type, tuple[Kind, str]] = {}
+"""Where classes that came from users' files were found."""
+
+
+def _remade(kind: Kind, spec: str, values: dict[str, Any]) -> FromFile:
+    found = kind.find(spec)
+    instance: FromFile = object.__new__(found)
+    vars(instance).update(values)
+    _FOUND[found] = (kind, spec)
+    return instance
+
+
+def made_from(kind: Kind, spec: str, found: type) -> Any:
+    """An instance of a class that `kind` found by `spec`, made without arguments; see `FromFile`.
+
+    Raises:
+        DriftrecError: of the kind's own type, if it cannot be made so.
+    """
+    path, _, class_name = spec.rpartition(":")
+    try:
+        instance = found()
+    except Exception as error:
+        raise kind.error(
+            f"class '{class_name}' in '{path}' cannot be made without arguments{line_of(error, Path(path))}: {told(error)}"
+        ) from error
+    if spec not in kind.known:
+        _FOUND[found] = (kind, kind.absolute(spec))
+    return instance
+
+
+def failing_in(what: str, instance: Any, method: str, error: Exception) -> str:
+    """Sentence about an exception in a method of a user's own file: "reward 'Mine' failed in of (mine.py, line 3): ..."."""
+    code = getattr(type(instance), method).__code__
+    where = f"{code.co_filename}{line_of(error, Path(code.co_filename))}"
+    return f"{what} '{type(instance).__name__}' failed in {method} ({where}): {told(error)}"
 
 
 def line_of(error: BaseException, path: Path) -> str:

@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.catalogue import SECONDS_PER_DAY
+from envs.rewards import Parts, Reward
 
 RECENT_ITEMS = 10
 """Number of last consumed items that a new one is compared with for the diversity of consumption."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardWeights:
+class RewardWeights(Reward):
     """Weights of the scalar reward, in units of one click."""
 
     engagement: float = 1.0
@@ -21,6 +22,10 @@ class RewardWeights:
     """Per item consumed, times its distance (0 to 1) from the last items consumed."""
     freshness: float = 0.5
     """Per item consumed that is younger than the run's `fresh_days`."""
+
+    def of(self, parts: Parts) -> NDArray[np.float32]:
+        """[N] the weighted sum of engagement, diversity and freshness."""
+        return self.engagement * parts.engagement + self.diversity * parts.diversity + self.freshness * parts.freshness
 
 
 def consumed_diversity(

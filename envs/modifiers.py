@@ -7,7 +7,6 @@ with every user model, and costs as much as a few more dimensions of its item ve
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from envs.catalogue import SECONDS_PER_DAY
 from envs.errors import ConfigurationError
-from envs.loading import Kind, line_of, told
+from envs.loading import FromFile, Kind, failing_in, made_from
 from envs.randomness import Purpose, draw_bits, draw_normal, draw_uniform
 from envs.users.protocol import ChoiceParams, UserModel, VisitParams
 
@@ -53,8 +52,8 @@ class Moment:
         return self.clock / SECONDS_PER_DAY
 
 
-class Modifier:
-    """Base of all modifiers: override `weights`, `walk_scale`, or both.
+class Modifier(FromFile):
+    """Base of all modifiers: override `weights`, `walk_scale`, `wander`, or several of them.
 
     An instance is made without arguments, holds nothing that changes, and draws everything from the scene's seed: the same
     moment gives the same weights, whatever was asked before.
@@ -72,22 +71,19 @@ class Modifier:
         """Factor on the steps by which long-term interest wanders between visits."""
         return 1.0
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Another process finds a class of a user's file by its path, since no module of that name can be imported there."""
-        spec = _SPECS.get(type(self))
-        return super().__reduce_ex__(protocol) if spec is None else (_remade, (spec, vars(self)))
+    def wander(
+        self, scene: Scene, moment: Moment, days: NDArray[np.float32], steps: NDArray[np.float32]
+    ) -> NDArray[np.floating]:
+        """[N, d] steps by which long-term interest wanders over the pause that ends at each moment.
 
-
-_SPECS: dict[type[Modifier], str] = {}
-"""Where classes that came from users' files were found."""
-
-
-def _remade(spec: str, values: dict[str, Any]) -> Modifier:
-    kind = MODIFIER.find(spec)
-    modifier: Modifier = object.__new__(kind)
-    vars(modifier).update(values)
-    _SPECS[kind] = spec
-    return modifier
+        Args:
+            scene: of the world.
+            moment: N users at the begin of their next visits.
+            days: [N] days since their last ones.
+            steps: [N, d] standard normal draws; the user model multiplies what is returned by the standard deviation of a day's
+                step, the root of `days` and every modifier's `walk_scale`.
+        """
+        return steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,20 +168,13 @@ def _made(spec: str) -> Modifier:
             f"class '{class_name}' in '{path}' is not a subclass of envs.modifiers.Modifier; write "
             f"'class {class_name}(Modifier):' and import Modifier by 'from envs.modifiers import Modifier'."
         )
-    if kind.weights is Modifier.weights and kind.walk_scale is Modifier.walk_scale:
+    if all(getattr(kind, name) is getattr(Modifier, name) for name in ("weights", "walk_scale", "wander")):
         raise ConfigurationError(
             f"class '{class_name}' in '{path}' lacks the method weights(self, scene, moment), which returns logits [N, G] "
-            "for each request and category, and the method walk_scale(self, scene); add one of them."
+            "for each request and category, and the methods walk_scale(self, scene) and wander(self, scene, moment, days, "
+            "steps); add one of them."
         )
-    try:
-        modifier = kind()
-    except Exception as error:
-        raise ConfigurationError(
-            f"class '{class_name}' in '{path}' cannot be made without arguments{line_of(error, Path(path))}: {told(error)}"
-        ) from error
-    if spec not in MODIFIER.known:
-        _SPECS[kind] = MODIFIER.absolute(spec)
-    return modifier
+    return made_from(MODIFIER, spec, kind)
 
 
 @dataclass(frozen=True)
@@ -238,6 +227,24 @@ class ModifiedModel:
             _check(modifier, "weights", weights, (len(user), place.stop - place.start))
             preference[:, place] += weights
         return preference
+
+    def wander(
+        self,
+        user: NDArray[np.int64],
+        clock: NDArray[np.float64],
+        days: NDArray[np.float32],
+        walk: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """[N, d] draws `walk` of users `user` [N] who come back at `clock` [N] after `days` [N], as the modifiers want them.
+
+        Raises:
+            ConfigurationError: if a modifier fails, or its steps have another shape than the draws.
+        """
+        for modifier, scene in zip(self.modifiers, self.scenes, strict=True):
+            if type(modifier).wander is not Modifier.wander:
+                walk = np.asarray(_asked(modifier, "wander", scene, Moment(user, clock), days, walk), np.float32)
+                _check(modifier, "wander", walk, (len(user), self.walk_width))
+        return walk
 
     @cached_property
     def _walk_scale(self) -> np.float32:
@@ -325,11 +332,7 @@ def _asked(modifier: Modifier, method: str, *arguments: Any) -> Any:
     except Exception as error:
         if type(modifier).__module__ == __name__:
             raise
-        code = getattr(type(modifier), method).__code__
-        where = f"{code.co_filename}{line_of(error, Path(code.co_filename))}"
-        raise ConfigurationError(
-            f"modifier '{type(modifier).__name__}' failed in {method} ({where}): {told(error)}"
-        ) from error
+        raise ConfigurationError(failing_in("modifier", modifier, method, error)) from error
 
 
 def _check(modifier: Modifier, method: str, array: NDArray[Any], shape: tuple[int, int]) -> None:

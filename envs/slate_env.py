@@ -25,6 +25,7 @@ from envs.hidden_state import HiddenState
 from envs.logs.schema import InteractionLog
 from envs.measures import RewardWeights, consumed_diversity
 from envs.observation import FIRST_CATEGORY, Candidates, Observation, observation_space
+from envs.rewards import Parts, Reward, earned
 from envs.users.protocol import UserModel
 from envs.world import World, build_world, default_world
 
@@ -45,7 +46,7 @@ class SlateVectorEnv(VectorEnv):
         slate_size: K, slots of a slate.
         num_candidates: C, candidates of a request.
         history_size: H, last consumed items that are observed.
-        reward_weights: of the scalar reward.
+        reward_weights: of the scalar reward; or another `Reward`.
         autoreset_mode: NEXT_STEP (RLlib), SAME_STEP (Stable-Baselines3) or DISABLED (a finished user waits for `reset`).
         event_log: where every request is recorded; None for nowhere.
         seed: of everything random, until `reset(seed=...)` gives another.
@@ -68,7 +69,7 @@ class SlateVectorEnv(VectorEnv):
         slate_size: int = 10,
         num_candidates: int = 100,
         history_size: int = 50,
-        reward_weights: RewardWeights | None = None,
+        reward_weights: Reward | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         event_log: EventLog | None = None,
         seed: int = 0,
@@ -93,7 +94,7 @@ class SlateVectorEnv(VectorEnv):
             raise ConfigurationError(
                 f"users must be indices from 0 to {self.world.num_users - 1}, at least one of them."
             )
-        self.reward_weights = reward_weights or RewardWeights()
+        self.reward_weights: Reward = reward_weights or RewardWeights()
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.event_log = event_log
@@ -208,12 +209,19 @@ class SlateVectorEnv(VectorEnv):
         truncated = (state.clock >= self.world.config.days * SECONDS_PER_DAY) & ~terminated & alive
         ended = terminated | truncated
 
-        weights = self.reward_weights
-        reward = (
-            weights.engagement * info["engagement"]
-            + weights.diversity * info["diversity"]
-            + weights.freshness * info["freshness"]
-        ).astype(np.float64)
+        parts = Parts(
+            engagement=info["engagement"],
+            diversity=info["diversity"],
+            freshness=info["freshness"],
+            rating=info["rating"],
+            item=info["clicked_item"],
+            slot=info["clicked_slot"],
+            slates=slates,
+            left=info["leave"],
+            catalogue=self.world.policy_log.catalogue,
+        )
+        reward = earned(self.reward_weights, parts)
+        reward[phantom] = 0
         self._ended = phantom | ended
         return reward, terminated, truncated, info
 

@@ -25,6 +25,7 @@ from envs.errors import AgentError, ConfigurationError, DriftrecError
 from envs.event_log import EventLog
 from envs.measures import RewardWeights
 from envs.randomness import Purpose, draw_uniform
+from envs.rewards import Reward
 from envs.slate_env import SlateVectorEnv
 from envs.splits import split_users
 from envs.world import World
@@ -43,8 +44,8 @@ class ServingConfig:
     """Slots of a slate."""
     num_candidates: int = 100
     """Candidates of a request."""
-    reward_weights: RewardWeights = field(default_factory=RewardWeights)
-    """Of the scalar reward."""
+    reward_weights: Reward = field(default_factory=RewardWeights)
+    """Of the scalar reward; or another `Reward`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -195,3 +195,44 @@ def test_a_modifier_is_its_scenes_and_moments_only() -> None:
         whole = modifier.weights(SCENE, moment_at(days))
         assert_array_equal(modifier.weights(SCENE, moment_at(days[order])), whole[order])
     assert Modifier().walk_scale(SCENE) == 1.0
+
+
+class Leaning(Modifier):
+    """Interests drift the same way for everybody, from the tenth day on."""
+
+    def wander(self, scene, moment, days, steps):
+        assert steps.shape[0] == len(days) == len(moment.user) and (days > 0).all()
+        return steps + 3.0 * (moment.day >= 10)[:, None]
+
+
+class Lost(Modifier):
+    def wander(self, scene, moment, days, steps):
+        return steps[:, :1]
+
+
+def interests_of(world: World, requests: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    env = SlateVectorEnv(60, world=world, autoreset_mode=AutoresetMode.DISABLED, num_candidates=60, seed=1)
+    env.reset()
+    for _ in range(requests):
+        env.step(np.tile(np.arange(10), (60, 1)))
+    return env._state.interest.long_term.mean(axis=1), env._state.clock / DAY
+
+
+def test_a_drift_of_ones_own_moves_interests_from_its_day_on(world: World) -> None:
+    plain, day = interests_of(world)
+    leaning, same_day = interests_of(under([Leaning()], world))
+    early = (day < 10) & (same_day < 10)
+    assert early.any() and (day >= 10).any()
+    assert_allclose(leaning[early], plain[early], atol=1e-6)
+    assert leaning[same_day >= 10].mean() > plain[day >= 10].mean() + 0.01
+
+
+def test_steps_of_another_shape_are_refused(world: World) -> None:
+    with pytest.raises(ConfigurationError, match="wander returned shape"):
+        interests_of(under([Lost()], world))
+
+
+def test_a_drift_is_scaled_with_the_others(world: World) -> None:
+    leaning = interests_of(under([Leaning()], world))[0]
+    faster = interests_of(under([Leaning(), Drift(scale=4.0)], world))[0]
+    assert np.abs(faster - leaning).max() > 0.01
