@@ -23,6 +23,7 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import (
     MODULE_TRAIN_BATCH_SIZE_MEAN,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
     NUM_ENV_STEPS_TRAINED,
     NUM_ENV_STEPS_TRAINED_LIFETIME,
     NUM_MODULE_STEPS_TRAINED,
@@ -94,7 +95,7 @@ class ArrayLearner(TorchLearner):
                 if not self._descend(rows, logged=last):
                     break
         self._log_steps(size, step)
-        self._learn_scales(columns)
+        self._move_on(columns, timesteps or {})
         self.after_gradient_based_update(timesteps=timesteps or {})
         return self.metrics.reduce()
 
@@ -126,11 +127,17 @@ class ArrayLearner(TorchLearner):
             optimizer.step()
         return isfinite(norm)
 
-    def _learn_scales(self, columns: Rows) -> None:
-        """Lets a module that normalises what it observes see this batch; the next one is sampled with what it then knows."""
-        normaliser = getattr(self.module[DEFAULT_MODULE_ID], "normaliser", None)
+    def _move_on(self, columns: Rows, timesteps: dict[str, Any]) -> None:
+        """Lets a module see this batch if it normalises what it observes, and narrow its exploration if that hangs on the budget.
+
+        Both after the update: what a batch was sampled with, it is learnt from with; the next one is sampled with what comes now.
+        """
+        module = self.module[DEFAULT_MODULE_ID]
+        normaliser, narrow = getattr(module, "normaliser", None), getattr(module, "narrow", None)
         if normaliser is not None:
             normaliser.take_in(columns[Columns.OBS])
+        if narrow is not None:
+            narrow(timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0) / self.config.env_config["limit"])
 
     def _log_steps(self, size: int, steps: int) -> None:
         """What RLlib logs of each minibatch, once for all."""

@@ -85,12 +85,15 @@ class _Normalising:
 class GaussianPolicyModule(_Normalising, TorchRLModule, ValueFunctionAPI):
     """A diagonal Gaussian over the box, and a value, in two separate networks.
 
-    Untrained, its mean is 0 for every observation. `model_config`: `hidden` widths, `initial_log_std`, `normalise`.
+    Untrained, its mean is 0 for every observation. The log of its standard deviation is learnt, or where there is a
+    `final_log_std` goes there linearly while the budget is spent. `model_config`: `hidden` widths, `initial_log_std`,
+    `final_log_std`, `normalise`.
     """
 
     observation_space: Any
     action_space: Any
     model_config: Any
+    log_std: Tensor
 
     def setup(self) -> None:
         width_in, width_out = self.observation_space.shape[0], self.action_space.shape[0]
@@ -98,7 +101,18 @@ class GaussianPolicyModule(_Normalising, TorchRLModule, ValueFunctionAPI):
         self.begin(width_in, self.model_config)
         self.policy = mlp((width_in, *hidden, width_out), last_gain=0.0)
         self.value = mlp((width_in, *hidden, 1), last_gain=0.0)
-        self.log_std = nn.Parameter(torch.full((width_out,), float(self.model_config["initial_log_std"])))
+        log_std = torch.full((width_out,), float(self.model_config["initial_log_std"]))
+        if self.model_config.get("final_log_std") is None:
+            self.log_std = nn.Parameter(log_std)
+        else:
+            # in the module's state, so that env runners get it with the weights
+            self.register_buffer("log_std", log_std)
+
+    def narrow(self, share_spent: float) -> None:
+        """Sets the deviation to that of a share of the budget, unless it is learnt."""
+        first, last = self.model_config["initial_log_std"], self.model_config.get("final_log_std")
+        if last is not None:
+            self.log_std.fill_(first + (last - first) * min(share_spent, 1.0))
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         mean = squashed(self.policy(self.observed(batch[Columns.OBS])))

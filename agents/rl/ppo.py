@@ -44,8 +44,13 @@ class PPOOptions:
     """Change of an action's probability beyond which an update gains nothing more."""
     entropy: float = 0.0
     """Weight of the entropy bonus."""
+    final_entropy: float | None = None
+    """Weight of it when the budget is spent, reached linearly; None for the same throughout."""
     initial_log_std: float = -0.7
     """Log of the exploration's standard deviation before training, in units of the action (half the box's width)."""
+    final_log_std: float | None = None
+    """The same when the budget is spent, reached linearly, so that exploration is wide at first and narrow at last; None lets the
+    deviation be learnt."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of the policy and of the value."""
     runners: int = 0
@@ -86,6 +91,9 @@ def ppo_config(options: PPOOptions, requests: int) -> BatchedPPOConfig:
     """RLlib's configuration of PPO without KL penalty, whose batches divide a budget of `requests` evenly."""
     updates = max(1, round(requests / options.batch))
     batch = -(-requests // updates)
+    entropy: Any = options.entropy
+    if options.final_entropy is not None:
+        entropy = [[0, options.entropy], [requests, options.final_entropy]]
     return BatchedPPOConfig().training(
         train_batch_size_per_learner=batch,
         minibatch_size=min(options.minibatch, batch),
@@ -94,7 +102,7 @@ def ppo_config(options: PPOOptions, requests: int) -> BatchedPPOConfig:
         gamma=options.gamma,
         lambda_=options.gae_lambda,
         clip_param=options.clip,
-        entropy_coeff=options.entropy,
+        entropy_coeff=entropy,
         use_kl_loss=False,
         vf_clip_param=float("inf"),
         vf_loss_coeff=0.5,
@@ -108,6 +116,7 @@ def gaussian(options: PPOOptions) -> dict[str, Any]:
     return {
         "hidden": options.hidden,
         "initial_log_std": options.initial_log_std,
+        "final_log_std": options.final_log_std,
         "normalise": options.normalise,
     }
 

@@ -21,7 +21,7 @@ from agents.rl.served import Trained, Weights
 
 @dataclass(frozen=True, kw_only=True)
 class PPOSlateOptions(PPOOptions):
-    """Settings of PPO on slates; the defaults suit some 40,000 requests. `hidden` and `initial_log_std` have no say here."""
+    """Settings of PPO on slates; the defaults suit some 40,000 requests. `hidden` and deviations have no say here."""
 
     rankers: tuple[str, ...] = ("sasrec",)
     """Rankers fitted to the log whose scores the network sees, by name or as "file.py:Class". The first one's order is the policy

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from agents.rl.batched_env_runner import AdvantageEnvRunner, EpsilonGreedyEnvRun
 from agents.rl.dqn import DQNAgent, DQNOptions, dqn_config
 from agents.rl.modules import DuelingModule, GaussianPolicyModule
 from agents.rl.networks import arrays_of, in_blocks, network_from
-from agents.rl.ppo import PPOAgent, PPOOptions, ppo_config
+from agents.rl.ppo import PPOAgent, PPOOptions, gaussian, ppo_config
 from agents.rl.rllib import local_algorithm
 from envs.errors import AgentError, ConfigurationError
 
@@ -35,7 +36,7 @@ def ppo(requests, options=PPO_OPTIONS, env=Bandit, seed=3, **how):
         make_env=lambda: env(options.num_envs, AutoresetMode.NEXT_STEP, discrete=False),
         env_runner=AdvantageEnvRunner,
         module=GaussianPolicyModule,
-        model_config={"hidden": (16,), "initial_log_std": -0.7, "normalise": True},
+        model_config=gaussian(options) | {"hidden": (16,), "normalise": True},
         limit=requests,
         seed=seed,
         **how,
@@ -180,6 +181,25 @@ def _logged_deviations(algorithm, iterations):
     for _ in range(iterations):
         algorithm.train()
     return before, used
+
+
+def test_exploration_narrows_while_the_budget_is_spent():
+    options = replace(PPO_OPTIONS, initial_log_std=0.5, final_log_std=-1.5, entropy=0.04, final_entropy=0.02)
+    with ppo(2_048, options) as algorithm:
+        behind, used = _logged_deviations(algorithm, iterations=2)
+        halfway = algorithm.requests / 2_048
+        bonus = algorithm.learner_group.foreach_learner(
+            lambda learner: float(learner.entropy_coeff_schedulers_per_module["default_policy"].get_current_value())
+        )
+        while algorithm.requests < 2_048:
+            algorithm.train()
+        last = algorithm.env_runner.module.log_std.numpy()
+    # a batch is learnt from with the deviation that it was sampled with
+    assert_allclose(used, behind)
+    assert_allclose(used[0], 0.5)
+    assert ((used[1] < 0.5) & (used[1] > last)).all()
+    assert_allclose(last, -1.5)
+    assert_allclose(next(iter(bonus)).get(), 0.04 - 0.02 * halfway, rtol=1e-5)
 
 
 def test_normalising_is_folded_into_the_served_policy():

@@ -57,7 +57,7 @@ def group(learner, config, settings, actions, module, **model):
     spaces = (observations, actions)
     configured = (
         config()
-        .environment(observation_space=observations, action_space=actions)
+        .environment(observation_space=observations, action_space=actions, env_config={"limit": 100})
         .training(**{"lr": 1e-3, "gamma": 0.9, "grad_clip": 0.5, "grad_clip_by": "global_norm"} | settings)
         .learners(learner_class=learner)
         .rl_module(rl_module_spec=RLModuleSpec(module_class=module, model_config={"hidden": (8, 8), **model}))
