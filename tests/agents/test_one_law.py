@@ -29,7 +29,18 @@ from envs.observation import Observation
 from envs.slate_env import SlateVectorEnv
 from recall.embedding import EmbeddingConfig, EmbeddingRecall
 
-TRAINED = ("ppo", "dqn", "sb3_ppo", "ppo_blend", "ppo_slate", "ppo_preference", "linucb", "thompson")
+TRAINED = (
+    "ppo",
+    "dqn",
+    "sb3_ppo",
+    "ppo_blend",
+    "ppo_slate",
+    "ppo_preference",
+    "dqn_slots",
+    "slateq",
+    "linucb",
+    "thompson",
+)
 REINFORCED = (*TRAINED, *(f"sb3:{name}" for name in SB3_ALGORITHMS))
 """Agents that need a training to act; traffic of a hidden world is what they learn from, so the world changes after it."""
 OWN_RANKERS = Path(__file__).parent / "rl" / "own_rankers.py"
