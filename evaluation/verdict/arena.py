@@ -122,17 +122,18 @@ class Arena:
         return Training(make_env=traffic.make_env, requests=requests, seed=seed, folder=folder), traffic
 
     def events(self, requests: int, seed: int) -> list[InteractionLog]:
-        """Lives of training users under a policy that tries things out and says with which chance, about `requests` of them."""
-        return collected_lives(
-            self.world, self.recall, self.comparison, requests, self.run, self._events_name(requests, seed), seed
-        )
+        """The first `requests` of what training users live through under a policy that tries things out and says with which chance.
 
-    def events_spent(self, requests: int, seed: int) -> int:
-        """How many they were."""
-        return int(self.run.table(f"serving/events/{self._events_name(requests, seed)}")["requests"].sum())
-
-    def _events_name(self, requests: int, seed: int) -> str:
-        return f"{self.key}-{requests}-seed{seed}"
+        Users come in an order that is drawn, one life after another; smaller numbers give the beginning of what larger ones give.
+        The traffic is simulated once for all who learn from it, and may be larger than what anybody learns from.
+        """
+        name = f"{self.key}-seed{seed}"
+        laps = collected_lives(self.world, self.recall, self.comparison, self.config.requests, self.run, name, seed)
+        cut = []
+        for lap in laps:
+            cut.append(first_requests(lap, requests, self.config.seed + seed))
+            requests -= count_requests(cut[-1])
+        return [lap for lap in cut if len(lap)]
 
     # ------------------------------------------------------------------ rankers
     @cached_property
@@ -210,3 +211,18 @@ def arenas_of(worlds: Sequence[Entry], config: VerdictConfig, run: Run, progress
             arenas[entry.key] = arena
             report(done)
     return arenas
+
+
+def count_requests(lap: InteractionLog) -> int:
+    """Requests in a log with exposures."""
+    return len(np.unique(lap.request))
+
+
+def first_requests(lap: InteractionLog, requests: int, seed: int) -> InteractionLog:
+    """The rows of at most `requests` requests: whole lives of users in an order that is drawn, and the beginning of one more."""
+    number, first, row = np.unique(lap.request, return_index=True, return_inverse=True)
+    turn = draw_uniform(seed, Purpose.SPLIT, lap.user[first], 3)
+    order = np.lexsort((number, lap.timestamp[first], lap.user[first], turn))
+    kept = np.zeros(len(number), bool)
+    kept[order[: max(requests, 0)]] = True
+    return lap.where(kept[row])

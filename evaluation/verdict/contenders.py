@@ -22,7 +22,7 @@ from agents.rankers.loading import shown_name
 from envs.errors import ConfigurationError
 from envs.measures import RewardWeights
 from evaluation.comparison import blamed_on
-from evaluation.verdict.arena import LESSONS, Arena, ranker_class
+from evaluation.verdict.arena import LESSONS, Arena, count_requests, ranker_class
 from evaluation.verdict.config import VerdictConfig
 
 SUPERVISED, CONSTANT, RL, BANDIT = "supervised", "constant", "rl", "bandit"
@@ -159,7 +159,7 @@ class Contender:
             pipeline.recall = arena.recall
             pipeline.ranker = arena.taught_ranker(self.spec, settings["lessons"], requests, seed)
             pipeline.reranker = config.make_reranker().fit(arena.world.policy_log)
-            spent = arena.events_spent(requests, seed) if self.needs_events(settings) else 0
+            spent = sum(map(count_requests, arena.events(requests, seed))) if self.needs_events(settings) else 0
             return PipelineAgent(pipeline, slate_size), spent
         training, traffic = arena.lessons(requests, seed, folder, weights)
         agent = self._agent(settings, slate_size, seed, weights)

@@ -33,10 +33,10 @@ def teach_ranker(arena: Arena, table: str, spec: str, lessons: str, requests: in
     arena.run.write_table(table, pl.DataFrame({"seconds": [perf_counter() - begin]}))
 
 
-def make_events(arena: Arena, table: str, requests: int, seed: int) -> None:
+def make_events(arena: Arena, table: str, seed: int) -> None:
     """Simulates the events that rankers are taught by."""
     begin = perf_counter()
-    arena.events(requests, seed)
+    arena.events(arena.config.requests, seed)
     arena.run.write_table(table, pl.DataFrame({"seconds": [perf_counter() - begin]}))
 
 
@@ -78,8 +78,8 @@ def prepare(workshop: Workshop, plans: Iterable[Plan], title: str) -> None:
             table = f"verdict/rankers/{path.parent.name}/{path.name}"
             fits[table] = Job(key, table, fit_ranker, (spec, seed))
         if contender.needs_events(settings):
-            table = f"verdict/events/{key}-{requests}-seed{seed}"
-            events[table] = Job(key, table, make_events, (requests, seed))
+            table = f"verdict/events/{key}-seed{seed}"
+            events[table] = Job(key, table, make_events, (seed,))
             lessons = settings["lessons"]
             table = f"verdict/taught/{key}/{contender.stem}-{lessons}-{requests}-seed{seed}"
             taught[table] = Job(key, table, teach_ranker, (contender.spec, lessons, requests, seed))

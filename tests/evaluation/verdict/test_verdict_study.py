@@ -1,0 +1,357 @@
+"""A verdict at toy size: two small worlds, cheap contenders, one that is cut short and goes on."""
+
+import json
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from agents.rankers.loading import resolve_ranker
+from envs.errors import ConfigurationError
+from envs.logs.synthetic import SyntheticConfig, generate_log
+from envs.measures import RewardWeights
+from envs.world import WorldConfig, build_world
+from evaluation.comparison import ServingConfig, split_users
+from evaluation.figures import save_figures
+from evaluation.runs import Run
+from evaluation.verdict.arena import LESSONS, Arena, arenas_of, count_requests
+from evaluation.verdict.config import VerdictConfig
+from evaluation.verdict.contenders import CONSTANT, RERANKED, RL, SUPERVISED, Contender, contenders_of
+from evaluation.verdict.finals import MYOPIC, ONE, ZERO, measure_bounds
+from evaluation.verdict.jobs import Workshop
+from evaluation.verdict.report import bounds_table, verdict_figures, verdict_tables
+from evaluation.verdict.search import best_configurations
+from evaluation.verdict.study import bounds_of, reach_verdict, shared_minutes
+from evaluation.verdict.worlds import Entry, entries
+from simulate import main
+
+TILTED = '''
+from dataclasses import dataclass
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from agents import Agent
+
+
+@dataclass(frozen=True)
+class Options:
+    learning_rate: float = 0.0
+    gamma: float = 0.95
+    rankers: tuple = ("logistic",)
+
+
+class Tilted(Agent):
+    """Shows what the recall score and, by its learning rate, freshness say; spends what it may and learns nothing."""
+
+    name = "tilted"
+    options_class = Options
+
+    def __init__(self, slate_size=10, seed=0, options=None):
+        super().__init__(slate_size, seed)
+        self.options = options or Options()
+
+    def fit(self, log, training=None):
+        env = training.make_env(8, AutoresetMode.NEXT_STEP)
+        env.reset(seed=training.seed)
+        while env._traffic.requests < training.requests:
+            env.step(self.act(env.observation))
+        self.learning_curve_ = np.array([[training.requests, 0.5]])
+        return self
+
+    def act(self, observation):
+        score = observation.candidates.score - 1e4 * self.options.learning_rate * observation.candidates.age
+        score = np.where(observation.candidates.mask == 1, score, -np.inf)
+        return np.argsort(-score, axis=1, kind="stable")[:, : self.slate_size]
+'''
+SWEEP = (RewardWeights(diversity=0.0, freshness=0.0), RewardWeights(diversity=0.0, freshness=3.0))
+
+
+@contextmanager
+def quietly(title, total):
+    yield lambda done: None
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("agent") / "tilted.py"
+    path.write_text(TILTED)
+    return VerdictConfig(
+        rankers=("popular", "logistic"),
+        learners=(f"{path}:Tilted",),
+        configurations=3,
+        requests=90,
+        tuning_users=6,
+        fresh_users=10,
+        seeds=2,
+        finalists=1,
+        sweep=SWEEP,
+        draws=60,
+        traced_users=4,
+        serving=ServingConfig(slate_size=4, num_candidates=15),
+    )
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    log, model = generate_log(SyntheticConfig(num_users=40, num_items=90, events_per_user=15), seed=1)
+    return [
+        Entry("calm", lambda: build_world(log, model, WorldConfig(days=2))),
+        Entry("moving", lambda: build_world(log, model, WorldConfig(days=2, births_per_day=4))),
+    ]
+
+
+def made(config, worlds, folder):
+    run = Run.create(folder, "verdict", {})
+    arenas = arenas_of(worlds, config, run, quietly)
+    return run, arenas, Workshop(arenas, run, quietly, 1)
+
+
+def judged(run, arenas, workshop, config):
+    with workshop.open():
+        measure_bounds(workshop)
+        return reach_verdict(workshop, arenas, config, run)
+
+
+@pytest.fixture(scope="module")
+def finished(config, worlds, tmp_path_factory):
+    run, arenas, workshop = made(config, worlds, tmp_path_factory.mktemp("verdict") / "run")
+    return run, arenas, judged(run, arenas, workshop, config)
+
+
+def test_nobody_who_is_measured_on_was_tuned_or_trained_on(finished):
+    _, arenas, _ = finished
+    for arena in arenas.values():
+        training, _ = split_users(arena.world, 0)
+        groups = [set(training), set(arena.tuning_users), set(arena.fresh_users)]
+        assert len(set.union(*groups)) == sum(map(len, groups))
+        assert (len(arena.tuning_users), len(arena.fresh_users)) == (6, 10)
+
+
+def test_every_contender_has_the_same_trials_and_events_and_the_best_third_goes_on(finished):
+    _, _, found = finished
+    for _, own in found.trials.group_by("contender"):
+        assert own.group_by("rung").len().sort("rung")["len"].to_list() == [3, 1]
+        assert sorted(own["requests"].unique()) == [30, 90]
+        for _, trials in own.group_by("rung"):
+            kept = trials.filter("kept")["reward"].to_list()
+            assert len(kept) == 1
+            assert kept[0] == trials["reward"].max()
+        second = own.filter(pl.col("rung") == 1)["configuration"].sort().to_list()
+        assert second == own.filter((pl.col("rung") == 0) & pl.col("kept"))["configuration"].sort().to_list()
+    assert len(found.costs["search_budget"].unique()) == 1
+
+
+def test_no_contender_learns_from_more_events_than_it_may(finished):
+    _, _, found = finished
+    assert (found.trials["spent"] <= found.trials["requests"] + 8).all()  # an agent may end a step of all users
+    used = found.trials.filter(pl.col("settings").str.contains("events"))
+    assert (used["spent"] == used["requests"]).all()
+    assert found.costs.filter(pl.col("family") == RL)["final_events"][0] >= 2 * 2 * 90
+
+
+def test_fewer_events_are_the_beginning_of_more(finished):
+    arena = finished[1]["calm"]
+    some, many = arena.events(30, 0), arena.events(90, 0)
+    assert [sum(map(count_requests, each)) for each in (some, many)] == [30, 90]
+    told = [set(zip(each.user, each.item, each.timestamp, strict=True)) for each in (some[0], many[0])]
+    assert told[0] < told[1]
+    lives = np.unique(some[0].user)
+    training, _ = split_users(arena.world, 0)
+    assert set(lives) <= set(training)
+    assert len(lives) < len(np.unique(many[0].user))
+
+
+def test_margins_are_paired_differences_of_those_chosen_on_tuning_users(finished):
+    run, _, found = finished
+    for row in found.margins.iter_rows(named=True):
+        rewards = [
+            np.mean(
+                [
+                    run.table(f"verdict/finals/{row['world']}/{name}-seed{seed}/fresh")["reward"].mean()
+                    for seed in (0, 1)
+                ]
+            )
+            for name in (row["rl"], row["other"])
+        ]
+        assert row["value"] == pytest.approx(rewards[0] - rewards[1])
+        assert row["low"] <= row["value"] <= row["high"]
+    assert found.margins["other_family"].to_list() == [SUPERVISED, CONSTANT] * 2
+
+
+def test_scale_is_0_for_random_and_1_for_the_oracle_of_the_means(finished):
+    _, _, found = finished
+    scaled = found.summary.filter((pl.col("metric") == "normalised_reward") & pl.col("versus").is_null())
+    for world in scaled["world"].unique():
+        own = dict(scaled.filter(pl.col("world") == world).select("agent", "value").iter_rows())
+        assert (own[ZERO], own[ONE]) == (0, 1)
+        raw = dict(
+            found.summary.filter(
+                (pl.col("world") == world) & (pl.col("metric") == "reward") & pl.col("versus").is_null()
+            )
+            .select("agent", "value")
+            .iter_rows()
+        )
+        assert own["constant"] == pytest.approx((raw["constant"] - raw[ZERO]) / (raw[ONE] - raw[ZERO]))
+
+
+def test_bounds_tell_the_paired_gain_of_looking_ahead(finished):
+    run, _, found = finished
+    for world in ("calm", "moving"):
+        myopic, ahead = (run.table(f"verdict/bound/{world}/{name}")["reward"].to_numpy() for name in (MYOPIC, ONE))
+        row = found.bounds.filter((pl.col("world") == world) & (pl.col("policy") == ONE)).to_dicts()[0]
+        assert row["gain"] == pytest.approx((ahead - myopic).mean())
+        assert row["gain_low"] <= row["gain"] <= row["gain_high"]
+
+
+def test_trade_off_trains_agents_for_each_reward_and_picks_pipelines_by_it(finished):
+    _, _, found = finished
+    assert found.points.group_by("contender").len()["len"].to_list() == [2, 2, 2]
+    assert found.points["on_front"].any()
+    assert found.volumes["family"].to_list() == [SUPERVISED, CONSTANT, RL]
+    assert (found.volumes["value"] >= 0).all()
+
+
+def test_entropy_starts_alike_for_all_and_lies_between_0_and_that_of_all_categories(finished):
+    _, arenas, found = finished
+    most = np.log(arenas["calm"].world.policy_log.catalogue.num_categories)
+    assert found.entropy["value"].is_between(0, most).all()
+    first = found.entropy.filter((pl.col("day") == 0) & (pl.col("world") == "calm"))["value"]
+    assert first.max() == pytest.approx(first.min())
+    assert found.entropy["day"].unique().sort().to_list() == [0.0, 2.0]
+
+
+def test_figures_bear_their_names_and_tables_print(finished):
+    run, _, found = finished
+    figures = verdict_figures(found)
+    for world in ("calm", "moving"):
+        for name in (f"rl_minus_supervised_{world}", f"rl_minus_constant_{world}", f"lookahead_minus_myopic_{world}"):
+            assert figures[f"{name}_low"] <= figures[name] <= figures[f"{name}_high"]
+        assert f"best_rl_normalised_{world}" in figures
+    run.write_figures(figures)
+    assert json.loads((run.folder / "verdict.json").read_text())["probability_of_improvement_all"] is not None
+    tables = [bounds_table(bounds_of(run, ["calm"])), *verdict_tables(found, shared_minutes(run))]
+    assert all(table.row_count for table in tables)
+
+
+def test_plots_are_drawn(finished, tmp_path):
+    names = {path.stem for path in save_figures(finished[0], tmp_path)}
+    assert names == {"verdict", "verdict_margins", "verdict_tradeoff", "verdict_long_term", "verdict_learning"}
+
+
+def test_a_run_that_is_cut_short_goes_on_and_ends_the_same(config, worlds, finished, tmp_path, monkeypatch):
+    config = replace(config, sweep=())
+    run, arenas, workshop = made(config, worlds[:1], tmp_path / "run")
+    served, calls = Arena.served, []
+
+    def until(limit):
+        def cut(self, *arguments, **options):
+            calls.append(1)
+            if len(calls) > limit:
+                raise KeyboardInterrupt
+            return served(self, *arguments, **options)
+
+        return cut
+
+    for limit in (9, 12):
+        monkeypatch.setattr(Arena, "served", until(limit))
+        with pytest.raises(KeyboardInterrupt):
+            judged(run, arenas, workshop, config)
+        calls.clear()
+    monkeypatch.setattr(Arena, "served", until(10_000))
+    again = judged(run, arenas, workshop, config)
+    # three policies that bound, sixteen trials, six trainings that serve twice, less what was done
+    assert len(calls) == 3 + 16 + 12 - 9 - 12
+    _, _, found = finished
+    for name in ("bounds", "summary", "margins", "entropy"):
+        assert_frame_equal(getattr(again, name), getattr(found, name).filter(pl.col("world") == "calm"))
+    assert_frame_equal(again.trials.drop("seconds"), found.trials.drop("seconds"))
+
+
+def test_rankers_are_fitted_once_and_lent_to_agents(finished, monkeypatch):
+    run, arenas, _ = finished
+    files = sorted(path.name for path in (run.folder / "agents" / "rankers").rglob("*-seed*"))
+    # two logs, whose catalogues differ by what is born, two seeds
+    assert (
+        files == sorted(2 * ["popular-seed0", "popular-seed1", "logistic-seed0", "logistic-seed1"]) or len(files) >= 5
+    )
+    kind = resolve_ranker("logistic")
+    monkeypatch.setattr(kind, "fit", lambda *arguments, **options: pytest.fail("was fitted again"))
+    assert arenas["calm"].ranker("logistic", 0).seed == 0
+
+
+def test_configurations_begin_with_the_defaults_and_none_is_tried_twice(config):
+    for contender in contenders_of(config):
+        tried = contender.configurations(20, 0)
+        assert len({json.dumps(settings) for settings in tried}) == len(tried) <= 20
+        assert tried == contender.configurations(20, 0)
+    pipeline = contenders_of(config)[0].configurations(1_000, 3)
+    assert len(pipeline) == len(LESSONS) * len(RERANKED)
+    assert pipeline[0] == {"lessons": "log", "reranker": "greedy", "strength": {}}
+    ppo = Contender("ppo", RL, "ppo")
+    assert ppo._options(ppo.configurations(1, 0)[0]) == ppo._options({})
+
+
+def test_own_worlds_are_found_and_bad_ones_refused(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from envs.world import default_world\n"
+        "class Mine:\n    name = 'mine'\n    def make(self):\n        return default_world()\n"
+        "class Nameless:\n    def make(self):\n        return default_world()\n"
+        "class Choosy:\n    def __init__(self, what):\n        pass\n"
+    )
+
+    def found(*specs, models=("parametric",)):
+        return entries(list(specs), list(models), "ml-100k", lambda model: None, WorldConfig(), 50)
+
+    both = [entry.key for entry in found("log", "drift", "satiation", f"{path}:Mine", models=("parametric", "dien"))]
+    assert both == ["ml100k", "drift", "satiation", "mine", "ml100k_dien", "drift_dien"]
+    assert found(f"{path}:Mine")[0].make().num_users == 200
+    for specs, sentence in (
+        ([f"{path}:Nameless"], "needs a name"),
+        ([f"{path}:Choosy"], "cannot be made without arguments"),
+        (["log", "log"], "twice"),
+        ([], "--worlds is empty"),
+    ):
+        with pytest.raises(ConfigurationError, match=sentence):
+            found(*specs)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--fast", "--reference"], "exclude each other"),
+        (["--hours", "-1"], "must be a positive number"),
+        (["--worlds", "logg"], "did you mean 'log'"),
+        (["--rankers", "din,no_such"], "there is no ranker 'no_such'"),
+        (["--rankers", ""], "rankers is empty"),
+        (["--learners", "no_such"], "there is no agent 'no_such'"),
+        (["--learners", "ppo,oracle_myopic"], "looks into the simulator"),
+        (["--bandits", "ppo"], "competes twice"),
+        (["--configurations", "0"], "--configurations is 0"),
+        (["--users", "2"], "--users is 2"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_written(options, sentence, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["verdict", "--dataset", "synthetic", "--out", str(folder), *options]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_a_world_with_too_few_users_is_refused(config, tmp_path):
+    log, model = generate_log(SyntheticConfig(num_users=4, num_items=60), seed=1)
+    with pytest.raises(ConfigurationError, match="takes 8"):
+        made(config, [Entry("tiny", lambda: build_world(log, model, WorldConfig(days=2)))], tmp_path / "run")
+
+
+def test_best_contender_comes_first_and_rests_on_its_last_rung(finished):
+    _, _, found = finished
+    best = best_configurations(found.trials)
+    assert best["contender"].n_unique() == len(best) == 4
+    assert best["reward"].is_sorted(descending=True)
+    assert (best["rung"] == 1).all()
+    assert replace(VerdictConfig(rankers=("a",), learners=("b",)), seeds=3, seed=4).training_seeds() == (4, 5, 6)
