@@ -39,38 +39,41 @@ RERANKED: tuple[tuple[str, Settings], ...] = (
     *(("boosted", {"freshness": boost, "popularity": -0.25}) for boost in (0.5, 1.0)),
 )
 """Re-rankers of supervised pipelines and their strengths."""
-_GRADIENT = {"learning_rate": (1e-3, 3e-4, 3e-3), "gamma": (0.95, 0.0, 0.8, 0.99)}
+_GRADIENT = {"learning_rate": (3e-4, 1e-3, 3e-3), "gamma": (0.0, 0.8, 0.95, 0.99)}
 _PPO = {
     **_GRADIENT,
-    "gae_lambda": (0.9, 0.7, 1.0),
-    "entropy": (0.0, 0.003, 0.01),
-    "epochs": (6, 3, 10),
-    "batch": (4096, 1024, 2048),
-    "initial_log_std": (-0.7, -1.2, -0.3),
-    "sharpness": (3.0, 1.5, 6.0),
+    "gae_lambda": (0.7, 0.9, 1.0),
+    "entropy": (0.0, 0.003, 0.01, 0.03),
+    "epochs": (3, 6, 10),
+    "batch": (1024, 2048, 4096),
+    "initial_log_std": (-1.2, -0.7, -0.3),
+    "sharpness": (0.5, 1.5, 3.0, 6.0),
 }
 _VALUE = {
-    "learning_rate": (5e-4, 1e-4, 2e-3),
-    "gamma": (0.9, 0.0, 0.8, 0.97),
-    "n_step": (3, 1, 5),
-    "gradient_steps": (4, 2, 8),
-    "epsilon_end": (0.1, 0.02),
-    "prioritise": (0.0, 0.6),
-    "target_every": (2_000, 500),
+    "learning_rate": (1e-4, 5e-4, 2e-3),
+    "gamma": (0.0, 0.8, 0.9, 0.97),
+    "n_step": (1, 3, 10),
+    "gradient_steps": (2, 4, 8),
+    "epsilon_end": (0.02, 0.1),
+    "prioritise": (0.0, 0.5),
+    "target_every": (500, 2_000),
+    "prior": (0.03, 0.1, 0.3),
+    "sharpness": (0.5, 1.0, 3.0),
 }
 SPACES: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "ppo": _PPO,
     "ppo_blend": _PPO,
     "ppo_slate": _PPO,
+    "ppo_preference": _PPO,
     "dqn": _VALUE,
     "dqn_slots": _VALUE,
     "slateq": _VALUE,
-    "linucb": {"alpha": (0.5, 0.1, 0.25, 1.0, 2.0), "ridge": (1.0, 0.1, 10.0), "num_envs": (256, 64)},
-    "thompson": {"scale": (0.4, 0.05, 0.1, 0.2, 0.8), "ridge": (1.0, 0.1, 10.0), "num_envs": (256, 64)},
+    "linucb": {"alpha": (0.1, 0.25, 0.5, 1.0, 2.0), "ridge": (0.1, 1.0, 10.0), "num_envs": (64, 256)},
+    "thompson": {"scale": (0.05, 0.1, 0.2, 0.4, 0.8), "ridge": (0.1, 1.0, 10.0), "num_envs": (64, 256)},
 }
 """Agent -> field of its options -> values tried. Fields that its options lack are passed over; an agent that is not named has
 those of `_GRADIENT`."""
-_SEARCHES = {"settings": (24, 12, 48), "kept": (1 / 3, 1 / 2), "rounds": (3, 2, 4), "fewest_lives": (6, 12)}
+_SEARCHES = {"settings": (12, 24, 48), "kept": (1 / 3, 1 / 2), "rounds": (2, 3, 4), "fewest_lives": (6, 12)}
 """Searches of the contender 'constant', which tunes its four weights on its events by itself."""
 
 
@@ -93,13 +96,16 @@ class Contender:
     def configurations(self, count: int, seed: int) -> list[Settings]:
         """At most `count` of them, that of the defaults first; fewer where there are no more."""
         if self.family == SUPERVISED:
-            names = [
-                {"lessons": lessons, "reranker": name, "strength": own} for lessons in LESSONS for name, own in RERANKED
-            ]
-            return _drawn(names, count, seed)
-        space = self._space()
-        combined = [dict(zip(space, values, strict=True)) for values in product(*space.values())]
-        return _drawn(combined, count, seed) if space else [{}]
+            plain, *others = (
+                {"lessons": lessons, "reranker": name, "strength": strength}
+                for lessons in LESSONS
+                for name, strength in RERANKED
+            )
+        else:
+            space, plain = self._space(), {}
+            others = [dict(zip(space, values, strict=True)) for values in product(*space.values())] if space else []
+        order = np.random.default_rng(seed).permutation(len(others))
+        return [plain, *(others[place] for place in order[: count - 1])]
 
     def _space(self) -> Mapping[str, Sequence[Any]]:
         if self.family == CONSTANT:
@@ -209,8 +215,3 @@ def contenders_of(config: VerdictConfig) -> list[Contender]:
         if names.count(name) > 1:
             raise ConfigurationError(f"'{name}' competes twice; name it once, or give your own another `name`.")
     return found
-
-
-def _drawn(configurations: list[Any], count: int, seed: int) -> list[Settings]:
-    order = np.random.default_rng(seed).permutation(np.arange(1, len(configurations)))
-    return [configurations[0], *(configurations[place] for place in order[: count - 1])]

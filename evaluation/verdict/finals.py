@@ -9,7 +9,7 @@ agents/finals/<world>/<contender>-seed<n>           the trained agents
 
 from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import polars as pl
 
@@ -43,9 +43,9 @@ def train_finalist(
     arena: Arena, table: str, contender: Contender, settings: Settings, seed: int, weights: RewardWeights | None = None
 ) -> None:
     """Trains a finalist and lets it serve tuning and fresh users."""
-    begin, run, folder = perf_counter(), arena.run, table.rpartition("/")[0]
+    begin, run, folder = process_time(), arena.run, table.rpartition("/")[0]
     agent, spent = contender.trained(settings, arena, arena.config.requests, seed, run.curves_path(folder), weights)
-    seconds = perf_counter() - begin
+    seconds = process_time() - begin
     curve = getattr(agent, "learning_curve_", None)
     if curve is not None and len(curve):
         points = {"agent": contender.name, "training_seed": seed, "requests": curve[:, 0], "reward": curve[:, 1]}

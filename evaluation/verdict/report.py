@@ -94,7 +94,7 @@ def _search_table(trials: pl.DataFrame) -> Table:
 
 def _costs_table(costs: pl.DataFrame, minutes: Mapping[str, float]) -> Table:
     table = Table(title="What each contender had", title_justify="left", caption_justify="left")
-    headings = ("trials", "events allowed", "events used", "minutes", "trainings in finals", "events", "minutes")
+    headings = ("trials", "events allowed", "used", "CPU min", "trainings in finals", "events", "CPU min")
     for heading in ("contender", "family", *headings):
         table.add_column(heading, justify="left" if heading in ("contender", "family") else "right")
     for row in costs.iter_rows(named=True):
@@ -110,8 +110,8 @@ def _costs_table(costs: pl.DataFrame, minutes: Mapping[str, float]) -> Table:
             f"{row['final_minutes']:.1f}",
         )
     table.caption = (
-        f"Shared by all who build on them: fits of rankers {minutes['rankers']:.1f} minutes, events {minutes['events']:.1f}, "
-        f"rankers' lessons from events {minutes['taught']:.1f}. Pipelines that learn from the log alone use no events."
+        f"Shared by all who build on them: fits of rankers {minutes['rankers']:.1f} minutes of CPU, events "
+        f"{minutes['events']:.1f}, rankers' lessons from events {minutes['taught']:.1f}. Pipelines that learn from the log alone use no events."
     )
     return table
 

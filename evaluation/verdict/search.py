@@ -7,7 +7,7 @@ tables/verdict/spent/...                            events and seconds of its tr
 
 import json
 from collections.abc import Iterable, Sequence
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import polars as pl
@@ -21,31 +21,31 @@ from evaluation.verdict.jobs import Job, Workshop
 # ------------------------------------------------------------------------------------------------------------- the jobs
 def fit_ranker(arena: Arena, table: str, spec: str, seed: int) -> None:
     """Fits a ranker to the log."""
-    begin = perf_counter()
+    begin = process_time()
     arena.ranker(spec, seed)
-    arena.run.write_table(table, pl.DataFrame({"seconds": [perf_counter() - begin]}))
+    arena.run.write_table(table, pl.DataFrame({"seconds": [process_time() - begin]}))
 
 
 def teach_ranker(arena: Arena, table: str, spec: str, lessons: str, requests: int, seed: int) -> None:
     """Teaches a ranker by simulated events."""
-    begin = perf_counter()
+    begin = process_time()
     arena.taught_ranker(spec, lessons, requests, seed)
-    arena.run.write_table(table, pl.DataFrame({"seconds": [perf_counter() - begin]}))
+    arena.run.write_table(table, pl.DataFrame({"seconds": [process_time() - begin]}))
 
 
 def make_events(arena: Arena, table: str, seed: int) -> None:
     """Simulates the events that rankers are taught by."""
-    begin = perf_counter()
+    begin = process_time()
     arena.events(arena.config.requests, seed)
-    arena.run.write_table(table, pl.DataFrame({"seconds": [perf_counter() - begin]}))
+    arena.run.write_table(table, pl.DataFrame({"seconds": [process_time() - begin]}))
 
 
 def try_out(arena: Arena, table: str, contender: Contender, settings: Settings, requests: int, seed: int) -> None:
     """Trains a configuration and lets it serve the tuning users."""
-    begin = perf_counter()
+    begin = process_time()
     folder = arena.run.curves_path(table)
     agent, spent = contender.trained(settings, arena, requests, seed, folder)
-    cost = {"requests": [spent], "seconds": [perf_counter() - begin]}
+    cost = {"requests": [spent], "seconds": [process_time() - begin]}
     served = arena.served(agent, contender.name, fresh=False, seed=seed)
     arena.run.write_table(spent_table(table), pl.DataFrame(cost))
     arena.run.write_table(table, served.users)

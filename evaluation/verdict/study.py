@@ -56,7 +56,7 @@ class Verdict:
     improvement: pl.DataFrame
     """world ('all' for the mean over worlds), rl, baseline, value, low, high: probability of improvement."""
     costs: pl.DataFrame
-    """contender, family, and of search and finals the trials, events and minutes."""
+    """contender, family, and of search and finals the trials, events and minutes of CPU."""
     points: pl.DataFrame
     volumes: pl.DataFrame
     """As `sweep` returns them; empty where there is no trade-off."""
@@ -243,7 +243,7 @@ def _costs(
 
 
 def shared_minutes(run: Run) -> dict[str, float]:
-    """Minutes spent on what all contenders share: fits of rankers, events, lessons."""
+    """Minutes of CPU spent on what all contenders share: fits of rankers, events, lessons."""
     minutes = {}
     for kind in ("rankers", "events", "taught"):
         tables = (run.folder / "tables" / "verdict" / kind).rglob("*.parquet")
