@@ -111,7 +111,8 @@ def _costs_table(costs: pl.DataFrame, minutes: Mapping[str, float]) -> Table:
         )
     table.caption = (
         f"Shared by all who build on them: fits of rankers {minutes['rankers']:.1f} minutes of CPU, events "
-        f"{minutes['events']:.1f}, rankers' lessons from events {minutes['taught']:.1f}. Pipelines that learn from the log alone use no events."
+        f"{minutes['events']:.1f}, rankers' lessons from them {minutes['taught']:.1f}. Pipelines that learn from the log "
+        "alone use no events."
     )
     return table
 
