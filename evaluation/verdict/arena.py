@@ -199,6 +199,8 @@ def arenas_of(worlds: Sequence[Entry], config: VerdictConfig, run: Run, progress
         ConfigurationError: if a world has too few items for a slate, or too few users to train, to tune and to measure on.
     """
     arenas = {}
+    # workers may have another working folder
+    run = Run(run.folder.resolve(), run.subcommand, run.config)
     with progress("worlds", len(worlds)) as report:
         for done, entry in enumerate(worlds, start=1):
             world = entry.make()

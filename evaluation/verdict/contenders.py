@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -168,13 +169,20 @@ class Contender:
             spent = sum(map(count_requests, arena.events(requests, seed))) if self.needs_events(settings) else 0
             return PipelineAgent(pipeline, slate_size), spent
         training, traffic = arena.lessons(requests, seed, folder, weights)
+        told: list[int] = []
         agent = self._agent(settings, slate_size, seed, weights)
-        for ranker in self.rankers(settings):
-            # a ranker's curves lie in a folder of its name, and so does the ranker itself where it is fitted already
-            arena.lend_ranker(ranker, seed, folder / "rankers" / ranker_class(ranker).name / FITTED_FILE)
+        # a ranker's curves lie in a folder of its name, and so does the ranker itself where it is fitted already
+        lent = [folder / "rankers" / ranker_class(ranker).name / FITTED_FILE for ranker in self.rankers(settings)]
+        for ranker, path in zip(self.rankers(settings), lent, strict=True):
+            arena.lend_ranker(ranker, seed, path)
         with blamed_on(self.name, type(agent), "fit"):
-            agent.fit(arena.world.policy_log, training)
-        return agent, traffic.requests
+            agent.fit(arena.world.policy_log, replace(training, report=told.append))
+        for path in lent:
+            path.unlink()
+        for checkpoint in folder.glob("checkpoint-*"):
+            rmtree(checkpoint)
+        # requests before a training was cut short are not counted here, but told
+        return agent, max([traffic.requests, *told])
 
     def _agent(self, settings: Settings, slate_size: int, seed: int, weights: RewardWeights | None) -> Agent:
         if self.family == CONSTANT:

@@ -3,6 +3,7 @@
 import json
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -21,9 +22,9 @@ from evaluation.verdict.arena import LESSONS, Arena, arenas_of, count_requests
 from evaluation.verdict.config import VerdictConfig
 from evaluation.verdict.contenders import CONSTANT, RERANKED, RL, SUPERVISED, Contender, contenders_of
 from evaluation.verdict.finals import MYOPIC, ONE, ZERO, measure_bounds
-from evaluation.verdict.jobs import Workshop
+from evaluation.verdict.jobs import Job, Workshop
 from evaluation.verdict.report import bounds_table, verdict_figures, verdict_tables
-from evaluation.verdict.search import best_configurations
+from evaluation.verdict.search import best_configurations, try_out
 from evaluation.verdict.study import bounds_of, reach_verdict, shared_minutes
 from evaluation.verdict.worlds import Entry, entries
 from simulate import main
@@ -235,6 +236,23 @@ def test_figures_bear_their_names_and_tables_print(finished):
     assert json.loads((run.folder / "verdict.json").read_text())["probability_of_improvement_all"] is not None
     tables = [bounds_table(bounds_of(run, ["calm"])), *verdict_tables(found, shared_minutes(run))]
     assert all(table.row_count for table in tables)
+
+
+def test_side_by_side_gives_the_same_bits(config, worlds, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, arenas, _ = made(config, worlds[:1], Path("run"))
+    workshop = Workshop(arenas, run, quietly, 2)
+    with workshop.open():
+        measure_bounds(workshop)
+        workshop.do("search", [Job("calm", "verdict/trial", try_out, (contenders_of(config)[-1], {}, 30, 0))])
+    assert_frame_equal(bounds_of(run, ["calm"]), finished[2].bounds.filter(pl.col("world") == "calm"))
+    trial = finished[0].table("verdict/trials/calm/tilted/rung0-0")
+    assert_frame_equal(run.table("verdict/trial"), trial)
+
+
+def test_what_a_training_needed_is_tidied_away(finished):
+    left = [path.name for path in (finished[0].folder / "tensorboard").rglob("*") if path.is_file()]
+    assert "fitted.safetensors" not in left
 
 
 def test_plots_are_drawn(finished, tmp_path):
