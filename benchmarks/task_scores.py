@@ -20,7 +20,7 @@ from envs.artefacts import save_json
 from envs.errors import DriftrecError
 from envs.tasks import TASKS, Task, task_named
 from envs.tasks.fingerprint import check_frozen
-from evaluation.comparison import ComparisonConfig, ServingConfig
+from evaluation.remade import task_comparison
 from evaluation.runs import Run, versions
 from evaluation.training import TrainingConfig, run_comparison
 from evaluation.units import named_agents
@@ -31,19 +31,7 @@ METRICS = {"reward": "reward", "normalised_reward": "normalised", "engagement": 
 """Metric of a comparison -> how figures call it."""
 
 
-def comparison_of(task: Task) -> ComparisonConfig:
-    """Whom agents serve in a task: all evaluation users, under the draws of a comparison with the task's seed."""
-    return ComparisonConfig(
-        seed=task.split_seed,
-        serving=ServingConfig(
-            slate_size=task.slate_size, num_candidates=task.num_candidates, reward_weights=task.reward_weights
-        ),
-        traced_users=0,
-        record_events=False,
-    )
-
-
-def scored(task: Task, agents: Sequence[str], seeds: int, folder: Path) -> pl.DataFrame:
+def scored(task: Task, agents: Sequence[str], seeds: int, folder: Path, events: bool = False) -> pl.DataFrame:
     """agent, role, metric, value, low, high, num_users, num_seeds: one row for each agent and metric of `METRICS`.
 
     Args:
@@ -51,6 +39,7 @@ def scored(task: Task, agents: Sequence[str], seeds: int, folder: Path) -> pl.Da
         agents: by name, or "file.py:Class"; random and oracle_lookahead among them give the ends of the normalised reward.
         seeds: trainings of each learner.
         folder: where the runs are kept; one that is there goes on.
+        events: whether event logs are kept, from which `evaluation.export` makes trajectories.
 
     Raises:
         ConfigurationError: if the task is not what it was when it was frozen, or a run in `folder` is of other options.
@@ -58,7 +47,7 @@ def scored(task: Task, agents: Sequence[str], seeds: int, folder: Path) -> pl.Da
     """
     check_frozen(task)
     named = named_agents(agents)
-    config = {"task": task.name, "agents": list(named), "seeds": seeds, "requests": task.requests}
+    config = {"task": task.name, "agents": list(named), "seeds": seeds, "requests": task.requests, "events": events}
     place = folder / task.name
     begun = (place / "config.json").exists()
     run = Run.resume(place, "task_scores", config) if begun else Run.create(place, "task_scores", config)
@@ -67,7 +56,7 @@ def scored(task: Task, agents: Sequence[str], seeds: int, folder: Path) -> pl.Da
         task.make_world(),
         task.candidate_source(),
         run,
-        comparison=comparison_of(task),
+        comparison=task_comparison(task, events),
         training=TrainingConfig(requests=task.requests, seeds=tuple(range(seeds))),
     )
     summary = result.summary().filter(pl.col("versus").is_null() & pl.col("metric").is_in(list(METRICS)))
@@ -128,12 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--agents", default=",".join(AGENTS), help="names or file.py:Class, separated by commas (default: %(default)s)"
     )
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each learner (default: %(default)s)")
+    parser.add_argument("--events", action="store_true", help="keep event logs, for python -m evaluation.export")
     parser.add_argument("--out", type=Path, default=Path("results/task_scores"), help="folder (default: %(default)s)")
     options = parser.parse_args(arguments)
     try:
         tasks = [task_named(name.strip()) for name in options.tasks.split(",") if name.strip()]
         agents = [name.strip() for name in options.agents.split(",") if name.strip()]
-        scores = {task.name: scored(task, agents, options.seeds, options.out) for task in tasks}
+        scores = {task.name: scored(task, agents, options.seeds, options.out, options.events) for task in tasks}
     except DriftrecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
