@@ -9,9 +9,8 @@ from ray.rllib.core.columns import Columns
 
 from agents.actions import SlotsAction
 from agents.actions.ranker_scores import RankerScores
-from agents.rl.batched_env_runner import CandidateEnvRunner
-from agents.rl.dqn import dqn_config
-from agents.rl.dqn_slots import DQNSlotsAgent, DQNSlotsOptions, SlotQModule, SlotQNetwork
+from agents.rl import dqn, dqn_slots
+from agents.rl.dqn_slots import DQNSlotsAgent, DQNSlotsOptions, SlotQNetwork
 from agents.rl.networks import arrays_of
 from agents.rl.plackett_luce import MASKED
 from agents.rl.rllib import local_algorithm
@@ -78,18 +77,15 @@ def test_values_know_masks_and_what_slots_above_took(world, table):
 
 @pytest.fixture(scope="module")
 def algorithm(world, table):
-    """DQN on slots after one iteration, with weights moved."""
-    env = slots_env(world)
-    with local_algorithm(
-        dqn_config(OPTIONS),
-        make_env=lambda: env,
-        env_runner=CandidateEnvRunner,
-        module=SlotQModule,
-        model_config={"layout": env.layout, "items": table, "options": OPTIONS},
-        limit=240,
-        options=OPTIONS,
-        seed=0,
-    ) as algorithm:
+    """DQN on slots as the agent sets it up, after one iteration."""
+    env, asked = slots_env(world), {}
+    agent = DQNSlotsAgent(slate_size=SLOTS, options=OPTIONS)
+    agent.items_ = table
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dqn_slots, "trained_by_rllib", lambda *_, **how: asked.update(how))
+        agent.train(lambda num_envs: env, None)
+    del asked["shape"]
+    with local_algorithm(make_env=lambda: env, limit=240, options=OPTIONS, seed=0, **asked) as algorithm:
         algorithm.train()
         yield algorithm
 
@@ -107,17 +103,19 @@ def test_neither_greedy_nor_random_picks_are_masked(algorithm):
     assert len(np.unique(random)) == CANDIDATES
 
 
-def test_targets_are_those_of_a_plain_loop_over_slots(algorithm):
+def test_targets_are_those_of_a_plain_loop_over_slots(algorithm, monkeypatch):
     """Rewards and bootstraps, slot by slot, of double DQN that knows no masked candidate; a request is discounted by 0.9."""
     learner, (replay,) = algorithm.learner_group._learner, algorithm.replays.values()
     module, layout = learner.module[DEFAULT_MODULE_ID], algorithm.env_runner.env.layout
     shaken(module.policy), shaken(module.target_policy)
-    gamma = algorithm.env_runner.env.discount(0.9)
-    assert_allclose(gamma**SLOTS, 0.9)
+    gamma = 0.9 ** (1 / SLOTS)
+    used, real = [], dqn.draw
+    monkeypatch.setattr(dqn, "draw", lambda *given: used.append(given[2:4]) or real(*given))
+    algorithm._learn(OPTIONS, 100)
+    assert used == [(OPTIONS.n_step, pytest.approx(gamma))]
     ring = replay._observations
     chosen = replay._choosable[replay._choosable[:, 0] < replay._newest - OPTIONS.n_step][:150]
     rows = replay.transitions(chosen[:, 0], chosen[:, 1], OPTIONS.n_step, gamma)
-    learner.config = learner.config.copy(copy_frozen=False).training(gamma=gamma)
     found = []
     for row in range(len(chosen)):
         one = {name: torch.from_numpy(column[row : row + 1]) for name, column in rows.items()}
