@@ -467,7 +467,7 @@ SMALL_VERDICT = VerdictScale(
         learners=("ppo", "dqn", "ppo_slate"),
         bandits=("linucb",),
         configurations=4,
-        requests=6_000,
+        requests=8_000,
         tuning_users=60,
         fresh_users=150,
         seeds=2,
@@ -482,7 +482,7 @@ REFERENCE_VERDICT = VerdictScale(
         learners=tuple(name for name in LEARNERS if name in agent_names()),
         bandits=("linucb", "thompson"),
         configurations=20,
-        requests=10_000,
+        requests=20_000,
         tuning_users=100,
         fresh_users=300,
         seeds=5,
@@ -504,7 +504,8 @@ class VerdictOptions(DataOptions):
     """
 
     reference: bool = False
-    """All rankers and agents, twenty configurations each, five trainings, both user models: two and a half hours on two cores."""
+    """All rankers and agents, twenty configurations each, five trainings, both user models: made for two and a half hours on two
+    cores."""
     hours: float | None = None
     """Hours to be spent, about: simulated events of each training grow in proportion."""
     worlds: str = ",".join(DEFAULT_WORLDS)
