@@ -23,7 +23,7 @@ compare is the subcommand where none is named. `python simulate.py SUBCOMMAND --
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -286,8 +286,12 @@ def verdict(options: VerdictOptions) -> None:
     console = make_console()
     log = read_log(options, console)
 
-    def fitted(user_model: str) -> Fitted:
-        return lambda: (log, fit_user_model(user_model, log, users))
+    @cache
+    def model(name: str) -> UserModel:
+        return fit_user_model(name, log, users)
+
+    def fitted(name: str) -> Fitted:
+        return lambda: (log, model(name))
 
     worlds = entries(
         options.world_specs(),

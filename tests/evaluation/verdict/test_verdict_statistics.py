@@ -29,22 +29,22 @@ def crossed(random, seeds, users, seed_sd, user_sd, cell_sd):
 def test_intervals_of_five_trainings_cover_the_truth(seed_sd, user_sd):
     random = np.random.default_rng(3)
     covered = 0
-    for case in range(400):
+    for case in range(300):
         lives = crossed(random, 5, 40, seed_sd, user_sd, 1.0)
-        found = over_trainings_and_users(mean_of(lives), 40, draws=150, seed=case)
+        found = over_trainings_and_users(mean_of(lives), 40, draws=100, seed=case)
         covered += found.low <= 0 <= found.high
-    assert 0.93 <= covered / 400 <= 0.985
+    assert 0.93 <= covered / 300 <= 0.985
 
 
 def test_five_seed_bootstraps_would_cover_too_little():
     random = np.random.default_rng(4)
     covered = 0
-    for _ in range(400):
+    for _ in range(300):
         means = crossed(random, 5, 40, 1.0, 0.1, 0.1).mean(axis=1)
         drawn = means[random.integers(5, size=(500, 5))].mean(axis=1)
         low, high = np.quantile(drawn, [0.025, 0.975])
         covered += low <= 0 <= high
-    assert covered / 400 < 0.9
+    assert covered / 300 < 0.9
 
 
 def test_of_a_mean_the_interval_is_that_of_the_crossed_formula():

@@ -16,7 +16,6 @@ from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.measures import RewardWeights
 from envs.world import WorldConfig, build_world
 from evaluation.comparison import ServingConfig, split_users
-from evaluation.figures import save_figures
 from evaluation.runs import Run
 from evaluation.verdict.arena import LESSONS, Arena, arenas_of, count_requests
 from evaluation.verdict.config import VerdictConfig
@@ -255,11 +254,6 @@ def test_what_a_training_needed_is_tidied_away(finished):
     assert "fitted.safetensors" not in left
 
 
-def test_plots_are_drawn(finished, tmp_path):
-    names = {path.stem for path in save_figures(finished[0], tmp_path)}
-    assert names == {"verdict", "verdict_margins", "verdict_tradeoff", "verdict_long_term", "verdict_learning"}
-
-
 def test_a_run_that_is_cut_short_goes_on_and_ends_the_same(config, worlds, finished, tmp_path, monkeypatch):
     config = replace(config, sweep=())
     run, arenas, workshop = made(config, worlds[:1], tmp_path / "run")
@@ -358,6 +352,32 @@ def test_wrong_options_are_refused_before_anything_is_written(options, sentence,
     assert main(["verdict", "--dataset", "synthetic", "--out", str(folder), *options]) == 2
     assert sentence in capsys.readouterr().err
     assert not folder.exists()
+
+
+def test_the_command_goes_from_a_world_of_ones_own_to_figures_and_resumes(config, tmp_path, capsys):
+    path = tmp_path / "fickle.py"
+    path.write_text(
+        "from envs.logs.synthetic import SyntheticConfig, generate_log\n"
+        "from envs.world import WorldConfig, build_world\n"
+        "class Fickle:\n    name = 'fickle'\n    def make(self):\n"
+        "        log = generate_log(SyntheticConfig(num_users=30, num_items=120, events_per_user=8), seed=3)\n"
+        "        return build_world(*log, WorldConfig(days=2))\n"
+    )
+    own = ["--worlds", f"{path}:Fickle", "--rankers", "popular", "--learners", config.learners[0], "--bandits", ""]
+    sizes = ["--dataset", "synthetic", "--fast", "--requests", "40", "--users", "6", "--jobs", "1"]
+    options = ["verdict", *sizes, *own]
+    assert main([*options, "--out", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    figures = json.loads((tmp_path / "run" / "verdict.json").read_text())
+    assert f"rl_minus_constant_fickle: {figures['rl_minus_constant_fickle']:.6g}" in printed
+    assert printed.index("The bound") < printed.index("The search") < printed.index("The verdict")
+    plots = {path.stem for path in (tmp_path / "run" / "plots").glob("*.png")}
+    assert plots == {"verdict", "verdict_margins", "verdict_tradeoff", "verdict_long_term", "verdict_learning"}
+    (tmp_path / "run" / "verdict.json").unlink()
+    assert main([*options, "--resume", str(tmp_path / "run")]) == 0
+    assert json.loads((tmp_path / "run" / "verdict.json").read_text()) == figures
+    assert main([*options, "--configurations", "3", "--resume", str(tmp_path / "run")]) == 2
+    assert "configurations = None, not 3" in capsys.readouterr().err
 
 
 def test_a_world_with_too_few_users_is_refused(config, tmp_path):
