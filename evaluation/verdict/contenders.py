@@ -20,6 +20,7 @@ from agents.constant import Constant, SearchConfig
 from agents.loading import agent_names, resolve_agent
 from agents.pipeline import Pipeline, PipelineAgent, PipelineConfig
 from agents.rankers.loading import shown_name
+from agents.rl.served import TrainingStopped
 from envs.errors import ConfigurationError
 from envs.measures import RewardWeights
 from evaluation.comparison import blamed_on
@@ -76,6 +77,17 @@ SPACES: Mapping[str, Mapping[str, Sequence[Any]]] = {
 those of `_GRADIENT`."""
 _SEARCHES = {"settings": (12, 24, 48), "kept": (1 / 3, 1 / 2), "rounds": (2, 3, 4), "fewest_lives": (6, 12)}
 """Searches of the contender 'constant', which tunes its four weights on its events by itself."""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a training gives."""
+
+    agent: Agent
+    requests: int
+    """Simulated events that it learnt from."""
+    stopped: bool = False
+    """Whether losses or rewards were no longer finite; the agent is then what it was before that."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +153,8 @@ class Contender:
         seed: int,
         folder: Path,
         weights: RewardWeights | None = None,
-    ) -> tuple[Agent, int]:
-        """(the agent, simulated events that it learnt from).
+    ) -> Taught:
+        """The agent after a training. One that cannot go on is judged by what it had learnt, and is no reason to stop the verdict.
 
         Args:
             settings: the configuration.
@@ -167,7 +179,7 @@ class Contender:
             pipeline.ranker = arena.taught_ranker(self.spec, settings["lessons"], requests, seed)
             pipeline.reranker = config.make_reranker().fit(arena.world.policy_log)
             spent = sum(map(count_requests, arena.events(requests, seed))) if self.needs_events(settings) else 0
-            return PipelineAgent(pipeline, slate_size), spent
+            return Taught(PipelineAgent(pipeline, slate_size), spent)
         training, traffic = arena.lessons(requests, seed, folder, weights)
         told: list[int] = []
         agent = self._agent(settings, slate_size, seed, weights)
@@ -175,14 +187,18 @@ class Contender:
         lent = [folder / "rankers" / ranker_class(ranker).name / FITTED_FILE for ranker in self.rankers(settings)]
         for ranker, path in zip(self.rankers(settings), lent, strict=True):
             arena.lend_ranker(ranker, seed, path)
-        with blamed_on(self.name, type(agent), "fit"):
-            agent.fit(arena.world.policy_log, replace(training, report=told.append))
+        stopped = False
+        try:
+            with blamed_on(self.name, type(agent), "fit"):
+                agent.fit(arena.world.policy_log, replace(training, report=told.append))
+        except TrainingStopped:
+            stopped = True
         for path in lent:
             path.unlink()
         for checkpoint in folder.glob("checkpoint-*"):
             rmtree(checkpoint)
         # requests before a training was cut short are not counted here, but told
-        return agent, max([traffic.requests, *told])
+        return Taught(agent, max([traffic.requests, *told]), stopped)
 
     def _agent(self, settings: Settings, slate_size: int, seed: int, weights: RewardWeights | None) -> Agent:
         if self.family == CONSTANT:

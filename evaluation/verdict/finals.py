@@ -44,8 +44,8 @@ def train_finalist(
 ) -> None:
     """Trains a finalist and lets it serve tuning and fresh users."""
     begin, run, folder = process_time(), arena.run, table.rpartition("/")[0]
-    agent, spent = contender.trained(settings, arena, arena.config.requests, seed, run.curves_path(folder), weights)
-    seconds = process_time() - begin
+    taught = contender.trained(settings, arena, arena.config.requests, seed, run.curves_path(folder), weights)
+    agent, seconds = taught.agent, process_time() - begin
     curve = getattr(agent, "learning_curve_", None)
     if curve is not None and len(curve):
         points = {"agent": contender.name, "training_seed": seed, "requests": curve[:, 0], "reward": curve[:, 1]}
@@ -57,7 +57,10 @@ def train_finalist(
     served = arena.served(agent, contender.name, fresh=True, seed=seed, role=contender.family, weights=weights)
     run.write_table(f"{folder}/exposure", served.agents)
     run.write_table(f"{folder}/interest", served.interest)
-    run.write_table(spent_table(table), pl.DataFrame({"requests": [spent], "seconds": [seconds]}))
+    run.write_table(
+        spent_table(table),
+        pl.DataFrame({"requests": [taught.requests], "seconds": [seconds], "stopped": [taught.stopped]}),
+    )
     run.write_table(table, served.users)
 
 

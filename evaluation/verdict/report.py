@@ -94,7 +94,7 @@ def _search_table(trials: pl.DataFrame) -> Table:
 
 def _costs_table(costs: pl.DataFrame, minutes: Mapping[str, float]) -> Table:
     table = Table(title="What each contender had", title_justify="left", caption_justify="left")
-    headings = ("trials", "events allowed", "used", "CPU min", "trainings in finals", "events", "CPU min")
+    headings = ("trials", "events allowed", "used", "CPU min", "trainings in finals", "events", "CPU min", "stopped")
     for heading in ("contender", "family", *headings):
         table.add_column(heading, justify="left" if heading in ("contender", "family") else "right")
     for row in costs.iter_rows(named=True):
@@ -108,11 +108,12 @@ def _costs_table(costs: pl.DataFrame, minutes: Mapping[str, float]) -> Table:
             str(row["trainings"]),
             f"{row['final_events']:,}",
             f"{row['final_minutes']:.1f}",
+            str(row["stopped"] or ""),
         )
     table.caption = (
         f"Shared by all who build on them: fits of rankers {minutes['rankers']:.1f} minutes of CPU, events "
         f"{minutes['events']:.1f}, rankers' lessons from them {minutes['taught']:.1f}. Pipelines that learn from the log "
-        "alone use no events."
+        "alone use no events. Stopped: trainings whose losses were no longer finite, judged by what they had learnt."
     )
     return table
 

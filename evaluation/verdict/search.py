@@ -44,9 +44,9 @@ def try_out(arena: Arena, table: str, contender: Contender, settings: Settings, 
     """Trains a configuration and lets it serve the tuning users."""
     begin = process_time()
     folder = arena.run.curves_path(table)
-    agent, spent = contender.trained(settings, arena, requests, seed, folder)
-    cost = {"requests": [spent], "seconds": [process_time() - begin]}
-    served = arena.served(agent, contender.name, fresh=False, seed=seed)
+    taught = contender.trained(settings, arena, requests, seed, folder)
+    cost = {"requests": [taught.requests], "seconds": [process_time() - begin], "stopped": [taught.stopped]}
+    served = arena.served(taught.agent, contender.name, fresh=False, seed=seed)
     arena.run.write_table(spent_table(table), pl.DataFrame(cost))
     arena.run.write_table(table, served.users)
 
@@ -92,9 +92,9 @@ def search(workshop: Workshop, contenders: Sequence[Contender], world: str, conf
     """Halves the configurations of all contenders, rung by rung.
 
     Returns:
-        One row for each trial: contender, family, rung, configuration, settings (JSON), requests (that it might
-        spend), spent, seconds, reward (mean over the tuning users), kept (whether it went on; of the last rung,
-        whether it is the contender's best).
+        One row for each trial: contender, family, rung, configuration, settings (JSON), requests (that it might spend), spent,
+        seconds (of CPU), stopped (whether losses were no longer finite), reward (mean over the tuning users), kept (whether it
+        went on; of the last rung, whether it is the contender's best).
     """
     running = {}
     for contender in contenders:
@@ -142,6 +142,7 @@ def search(workshop: Workshop, contenders: Sequence[Contender], world: str, conf
                         "requests": steps[step].requests,
                         "spent": spent["requests"][0],
                         "seconds": spent["seconds"][0],
+                        "stopped": spent["stopped"][0],
                         "reward": float(workshop.run.table(table)["reward"].to_numpy().mean()),
                     }
                 )

@@ -56,7 +56,7 @@ class Verdict:
     improvement: pl.DataFrame
     """world ('all' for the mean over worlds), rl, baseline, value, low, high: probability of improvement."""
     costs: pl.DataFrame
-    """contender, family, and of search and finals the trials, events and minutes of CPU."""
+    """contender, family, and of search and finals the trials, events and minutes of CPU; and how many trainings were stopped."""
     points: pl.DataFrame
     volumes: pl.DataFrame
     """As `sweep` returns them; empty where there is no trade-off."""
@@ -224,7 +224,7 @@ def _costs(
             for world in worlds
             for seed in config.training_seeds()
         ]
-        final = pl.concat(trained) if trained else pl.DataFrame({"requests": [0], "seconds": [0.0]})
+        final = pl.concat(trained) if trained else pl.DataFrame({"requests": [0], "seconds": [0.0], "stopped": [False]})
         rows.append(
             {
                 "contender": name,
@@ -236,6 +236,7 @@ def _costs(
                 "trainings": len(trained),
                 "final_events": int(final["requests"].sum()),
                 "final_minutes": float(final["seconds"].sum()) / 60,
+                "stopped": int(own["stopped"].sum()) + int(final["stopped"].sum()),
             }
         )
     order = {family: place for place, family in enumerate(FAMILIES)}

@@ -10,7 +10,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from agents.constant import Constant
 from agents.rankers.loading import resolve_ranker
+from agents.rl.served import Trained, TrainingStopped
 from envs.errors import ConfigurationError
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.measures import RewardWeights
@@ -247,6 +249,18 @@ def test_side_by_side_gives_the_same_bits(config, worlds, finished, tmp_path, mo
     assert_frame_equal(bounds_of(run, ["calm"]), finished[2].bounds.filter(pl.col("world") == "calm"))
     trial = finished[0].table("verdict/trials/calm/tilted/rung0-0")
     assert_frame_equal(run.table("verdict/trial"), trial)
+
+
+def test_a_training_that_cannot_go_on_is_judged_by_what_it_had_learnt(config, finished, tmp_path, monkeypatch):
+    contender = Contender("constant", CONSTANT, "constant")
+
+    def stop(agent, log, training):
+        raise TrainingStopped("losses are not finite", Trained({}, {}, np.zeros((0, 2))))
+
+    monkeypatch.setattr(Constant, "fit", stop)
+    taught = contender.trained({}, finished[1]["calm"], 30, 0, tmp_path)
+    assert (taught.stopped, taught.requests) == (True, 0)
+    assert finished[2].costs["stopped"].to_list() == [0, 0, 0, 0]
 
 
 def test_what_a_training_needed_is_tidied_away(finished):
