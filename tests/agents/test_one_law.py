@@ -36,6 +36,7 @@ TRAINED = (
     "ppo_blend",
     "ppo_slate",
     "ppo_preference",
+    "marwil",
     "dqn_slots",
     "slateq",
     "linucb",
