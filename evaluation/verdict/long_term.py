@@ -1,13 +1,13 @@
 """What lasts: visits, coming back, and how wide interests stay over the days."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from evaluation.statistics import Measured
 
+LASTING = ("visits", "day_7_return")
+"""Figures of `evaluation.summary` that tell of the long run."""
 DAYS_BETWEEN = 2.0
 """Days between two points of the curves."""
 
@@ -50,13 +50,3 @@ def _carried(life: pl.DataFrame, points: NDArray[np.float64]) -> NDArray[np.floa
     """[T] entropy of one life's last request at or before each point; before the first request that of the first."""
     place = np.searchsorted(life["day"].to_numpy(), points, side="right") - 1
     return life["entropy"].to_numpy()[np.maximum(place, 0)].astype(np.float64)
-
-
-LASTING = ("visits", "day_7_return", "requests", "category_entropy")
-"""Figures of `evaluation.summary` that tell of the long run."""
-
-
-def lasting_figures(summary: pl.DataFrame, agents: Sequence[str]) -> pl.DataFrame:
-    """Rows of a summary that tell of the long run: agent, metric, value, low, high."""
-    kept = pl.col("metric").is_in(LASTING) & pl.col("agent").is_in(list(agents)) & pl.col("versus").is_null()
-    return summary.filter(kept).select("agent", "metric", "value", "low", "high")

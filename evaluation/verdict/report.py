@@ -9,6 +9,7 @@ from rich.table import Table
 
 from evaluation.verdict.contenders import CONSTANT, RL, SUPERVISED
 from evaluation.verdict.finals import MYOPIC, ONE, ZERO
+from evaluation.verdict.long_term import LASTING
 from evaluation.verdict.study import Verdict
 
 _MARKS = {SUPERVISED: "supervised", CONSTANT: "constant", RL: "RL", "bandit": "bandit", "oracle": "oracle"}
@@ -56,6 +57,7 @@ def verdict_figures(found: Verdict) -> dict[str, Any]:
                 figures |= _bounded(f"best_{family}_normalised_{world}", rows[0])
             elif family == RL:
                 figures[f"best_rl_normalised_{world}"] = None
+        figures |= _lasting(str(world), own, found.entropy.filter(pl.col("world") == world))
     for row in found.bounds.filter(pl.col("policy") == ONE).iter_rows(named=True):
         name = f"lookahead_minus_myopic_{row['world']}"
         figures |= {name: row["gain"], f"{name}_low": row["gain_low"], f"{name}_high": row["gain_high"]}
@@ -65,6 +67,23 @@ def verdict_figures(found: Verdict) -> dict[str, Any]:
     if found.volumes.width:
         for row in found.volumes.iter_rows(named=True):
             figures |= _bounded(f"hypervolume_{row['family']}", row)
+    return figures
+
+
+def _lasting(world: str, summary: pl.DataFrame, entropy: pl.DataFrame) -> dict[str, Any]:
+    """What lasts of the best of each family: visits, day-7 return, and the entropy of interests on the last day; for RL the visits
+    and returns also less those of the best supervised pipeline."""
+    figures: dict[str, Any] = {}
+    best = summary.filter(pl.col("is_best"))
+    for row in best.filter(pl.col("metric").is_in(LASTING)).iter_rows(named=True):
+        if row["versus"] is None:
+            figures |= _bounded(f"{row['metric']}_{row['role']}_{world}", row)
+        elif row["role"] == RL:
+            figures |= _bounded(f"{row['metric']}_rl_minus_supervised_{world}", row)
+    last = entropy.filter(pl.col("day") == pl.col("day").max())
+    for agent, family in best.select("agent", "role").unique(maintain_order=True).iter_rows():
+        rows = last.filter(pl.col("agent") == agent).to_dicts()
+        figures |= _bounded(f"interest_entropy_{family}_{world}", rows[0])
     return figures
 
 

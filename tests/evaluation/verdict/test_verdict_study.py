@@ -233,6 +233,9 @@ def test_figures_bear_their_names_and_tables_print(finished):
         for name in (f"rl_minus_supervised_{world}", f"rl_minus_constant_{world}", f"lookahead_minus_myopic_{world}"):
             assert figures[f"{name}_low"] <= figures[name] <= figures[f"{name}_high"]
         assert f"best_rl_normalised_{world}" in figures
+        own = figures[f"visits_rl_{world}"] - figures[f"visits_supervised_{world}"]
+        assert figures[f"visits_rl_minus_supervised_{world}"] == pytest.approx(own)
+        assert f"interest_entropy_constant_{world}" in figures
     run.write_figures(figures)
     assert json.loads((run.folder / "verdict.json").read_text())["probability_of_improvement_all"] is not None
     tables = [bounds_table(bounds_of(run, ["calm"])), *verdict_tables(found, shared_minutes(run))]
