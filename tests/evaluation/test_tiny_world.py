@@ -214,7 +214,9 @@ def test_slates_of_blends_are_those_that_the_blend_makes(plan):
         assert 0 <= reachable[state].sum() - len(made) <= 2
 
 
-@pytest.mark.parametrize(("name", "requests"), [("linucb", 4_000), ("thompson", 4_000), ("dqn", 40_000)])
+@pytest.mark.parametrize(
+    ("name", "requests"), [("linucb", 4_000), ("thompson", 4_000), ("dqn", 40_000), ("ppo_slate", 20_000)]
+)
 def test_agents_find_what_is_best_within_their_reach(plan, name, requests):
     contender = replace(CONTENDERS[name], requests=requests)
     with mock.patch.dict(CONTENDERS, {name: contender}):
