@@ -32,7 +32,7 @@ from agents.rl.served import Trained, TrainedAgent, TrainingStopped, Weights, wi
 from agents.rl.training import CURVES
 from agents.sampled import Sampled
 from envs.artefacts import load_arrays, save_arrays
-from envs.errors import AgentError, ArtefactError
+from envs.errors import AgentError, ArtefactError, ConfigurationError
 from envs.event_log import EventLog
 from envs.logs.schema import InteractionLog
 from envs.slate_env import SlateVectorEnv
@@ -51,7 +51,7 @@ class MARWILOptions(PPOSlateOptions):
     logged: int = 10_000
     """Requests of the budget that it serves."""
     beta: float = 1.0
-    """How much more is imitated what turned out better than expected, in [0, 1]; 0 is behaviour cloning: all is imitated alike."""
+    """How much more is imitated what turned out better than expected; 0 is behaviour cloning: all is imitated alike."""
     passes: int = 10
     """Passes over the log."""
     norm_rate: float = 0.01
@@ -102,8 +102,15 @@ class MARWILAgent(PPOSlateAgent):
     _log: InteractionLog
 
     def prepare(self, log: InteractionLog, training: Training) -> None:
-        if self.options.events is None:
-            self._behaviour(training.seed)  # what is wrong with it is told before minutes are spent on fits
+        # what is wrong with the options is told before minutes are spent on fits
+        options = self.options
+        if not options.beta >= 0 or min(options.logged, options.passes) < 1:
+            raise ConfigurationError(
+                f"agent '{self.name}' cannot learn from a log with beta={options.beta}, logged={options.logged}, "
+                f"passes={options.passes}; beta must be at least 0, the others at least 1."
+            )
+        if options.events is None:
+            self._behaviour(training.seed)
         super().prepare(log, training)
         self._log = log
 

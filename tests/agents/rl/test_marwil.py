@@ -21,7 +21,7 @@ from agents.rl.plackett_luce import PlackettLuce
 from agents.rl.served import TrainingStopped
 from agents.sampled import Sampled
 from envs.artefacts import load_arrays, save_arrays
-from envs.errors import AgentError, ArtefactError
+from envs.errors import AgentError, ArtefactError, ConfigurationError
 from envs.event_log import EventLog
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.observation import Observation
@@ -297,6 +297,12 @@ def test_other_data_and_spoilt_files_are_refused(trained, observation, tmp_path)
     save_arrays(path, "agent MARWILAgent", {name: arrays[name] for name in list(arrays)[1:]}, configuration)
     with pytest.raises(ArtefactError):
         MARWILAgent.load(path)
+
+
+@pytest.mark.parametrize("wrong", [{"beta": -0.1}, {"beta": np.nan}, {"logged": 0}, {"passes": 0}])
+def test_settings_out_of_range_are_refused(small_world, wrong):
+    with pytest.raises(ConfigurationError, match="beta must be at least 0, the others at least 1"):
+        MARWILAgent(options=replace(OPTIONS, **wrong)).fit(small_world.policy_log, training(small_world))
 
 
 @pytest.mark.parametrize("behaviour", ["oracle_myopic", "ppo", "nobody"])
