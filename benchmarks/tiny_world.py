@@ -89,6 +89,21 @@ CONTENDERS: dict[str, Contender] = {
             "target_every": 500,
         },
     ),
+    "marwil": Contender(
+        space="slate",
+        requests=100_000,
+        options={
+            "rankers": (),
+            "behaviour": "random",
+            "sharpness": 0.5,
+            "num_envs": 128,
+            "entropy": 0.03,
+            "final_entropy": 0.0,
+            "learning_rate": 2e-3,
+            "batch": 2048,
+            "minibatch": 256,
+        },
+    ),
     "ppo_blend": Contender(
         space="blend", requests=400_000, options={"rankers": ("sasrec", "gbdt"), "initial_log_std": 0.0}
     ),
@@ -97,7 +112,8 @@ CONTENDERS: dict[str, Contender] = {
 }
 """The agents that are asked. Those that set weights explore by a Gaussian over a box where good slates have little room, so that
 they need many requests, and begin by exploring widely. `dqn_slots` and `slateq` take more gradient steps a request than they do by
-default, being given few requests for so small a network; chosen with seeds 101 and 102."""
+default, being given few requests for so small a network; chosen with seeds 101 and 102. `marwil` learns from
+10,000 requests that were answered at random, then by PPO; chosen with seeds 10 and 11."""
 
 
 def measured(name: str, seed: int) -> dict[str, float]:
