@@ -99,8 +99,6 @@ class MARWILAgent(PPOSlateAgent):
     name = "marwil"
     options_class: ClassVar[type[Any]] = MARWILOptions
 
-    _log: InteractionLog
-
     def prepare(self, log: InteractionLog, training: Training) -> None:
         # what is wrong with the options is told before minutes are spent on fits
         options = self.options
@@ -112,7 +110,6 @@ class MARWILAgent(PPOSlateAgent):
         if options.events is None:
             self._behaviour(training.seed)
         super().prepare(log, training)
-        self._log = log
 
     def train(self, make_env: Callable[[int], Any], training: Training) -> Trained:
         """Learns from the log, then trains by RLlib's PPO; goes on from what `training.folder` holds."""
@@ -226,7 +223,7 @@ class MARWILAgent(PPOSlateAgent):
         env.event_log = events = EventLog()
         env.policy_version = self.options.behaviour
         limit = min(self.options.logged, training.requests)
-        behaviour = self._behaviour(training.seed).fit(self._log)
+        behaviour = self._behaviour(training.seed).fit(env.world.policy_log)
         env.reset(seed=training.seed)
         while len(events) < limit:
             slates, propensities = checked_slates(
