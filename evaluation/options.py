@@ -16,6 +16,7 @@ from agents.rankers.loading import RANKER, ranker_names, resolve_ranker, shown_n
 from envs.errors import ConfigurationError
 from envs.measures import RewardWeights
 from envs.modifiers import modifiers_from
+from envs.rewards import reward_from
 from envs.users.models import check_user_model
 from envs.world import WorldConfig
 from evaluation.comparison import ComparisonConfig, ServingConfig
@@ -149,6 +150,8 @@ class CompareOptions(WorldOptions):
     """Worth of the diversity of a consumed item, in clicks."""
     freshness_weight: float = RewardWeights.freshness
     """Worth of a consumed item being fresh, in clicks."""
+    reward: str | None = None
+    """What a request earns instead of these weighted sums: file.py:Class for a reward of your own."""
     update_seeds: Annotated[int | None, _sized("3, or 1")] = None
     """Seeds of the model-update rules; 0 leaves them out."""
     jobs: int = 2 if (os.cpu_count() or 1) > 1 else 1
@@ -175,6 +178,7 @@ class CompareOptions(WorldOptions):
         _at_least(2, users=self.users)
         _at_least(0, update_seeds=self.update_seeds)
         self.recall_stage()
+        self.comparison()
 
     def recall_stage(self) -> EmbeddingRecall | MergedRecall:
         """The candidate source, not yet fitted.
@@ -194,7 +198,12 @@ class CompareOptions(WorldOptions):
     def comparison(self) -> ComparisonConfig:
         """The part of the options that says whom the agents serve."""
         weights = RewardWeights(diversity=self.diversity_weight, freshness=self.freshness_weight)
-        return ComparisonConfig(users=self.users, seed=self.seed, serving=ServingConfig(reward_weights=weights))
+        if self.reward is not None and weights != RewardWeights():
+            raise ConfigurationError(
+                f"--reward '{self.reward}' pays by a rule of its own; leave out --diversity-weight and --freshness-weight."
+            )
+        reward = weights if self.reward is None else reward_from(self.reward)
+        return ComparisonConfig(users=self.users, seed=self.seed, serving=ServingConfig(reward_weights=reward))
 
     def training(self) -> TrainingConfig:
         """The part of the options that says what the agents learn from."""
