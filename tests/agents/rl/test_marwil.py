@@ -95,7 +95,7 @@ def test_the_loss_is_that_of_a_plain_loop(trained, small_world, beta):
     module = learner.module[DEFAULT_MODULE_ID]
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    logits = module._forward({Columns.OBS: rows})[Columns.ACTION_DIST_INPUTS]
+    logits = module._forward({Columns.OBS: rows})[Columns.ACTION_DIST_INPUTS].detach()
     slates, targets = PlackettLuce(logits, 10).sample(), torch.randn(30) + 2
     values = module.compute_values({Columns.OBS: rows}).tolist()
     advantages = [target - value for target, value in zip(targets.tolist(), values, strict=True)]
@@ -112,7 +112,7 @@ def test_the_loss_is_that_of_a_plain_loop(trained, small_world, beta):
             left.remove(place)
         expected -= np.exp(beta * advantages[row] / norm) * likelihood / 30
     batch = {Columns.OBS: rows, Columns.ACTIONS: slates, Postprocessing.VALUE_TARGETS: targets}
-    assert_allclose(float(learner.lean_loss(batch)), expected, rtol=1e-4)
+    assert_allclose(learner.lean_loss(batch).item(), expected, rtol=1e-4)
 
 
 def test_the_batch_holds_whole_slates_and_scaled_returns():
