@@ -197,8 +197,8 @@ class Contender:
             path.unlink()
         for checkpoint in folder.glob("checkpoint-*"):
             rmtree(checkpoint)
-        # requests before a training was cut short are not counted here, but told
-        return Taught(agent, max([traffic.requests, *told]), stopped)
+        # what an agent tells is what it learnt from: also before a training was cut short, and without the surplus of a vector step
+        return Taught(agent, told[-1] if told else traffic.requests, stopped)
 
     def _agent(self, settings: Settings, slate_size: int, seed: int, weights: RewardWeights | None) -> Agent:
         if self.family == CONSTANT:

@@ -192,23 +192,39 @@ def margins_page(table: pl.DataFrame, bound: pl.DataFrame) -> Figure:
     return figure
 
 
-def tradeoff_page(points: pl.DataFrame, volumes: pl.DataFrame) -> Figure:
-    """Both trade-offs, and the hypervolume."""
-    figure = _figure(13, 4.4)
-    panels = figure.subplots(1, 3, width_ratios=[4, 4, 2.6])
-    tradeoff(points, panels[0], "diversity", "summed per user", legend=True)
-    tradeoff(points, panels[1], "freshness", "fresh items per user", legend=False)
-    panels[0].set_title("Engagement against diversity")
-    panels[1].set_title("Engagement against freshness")
-    for place, row in enumerate(volumes.iter_rows(named=True)):
+def volumes(table: pl.DataFrame, axes: Axes, unit: str) -> Axes:
+    """Hypervolumes with their intervals, a column for each contender.
+
+    Args:
+        table: contender, family, value, low, high of one objective.
+        axes: where to draw.
+        unit: of the volume.
+    """
+    for place, row in enumerate(table.iter_rows(named=True)):
         colour, marker, _ = LOOK[row["family"]]
-        panels[2].plot([place, place], [row["low"], row["high"]], color=colour, lw=1.4)
-        panels[2].plot(place, row["value"], marker, color=colour, ms=6)
-    panels[2].set_xticks(range(len(volumes)), volumes["contender"], rotation=30, ha="right")
-    panels[2].set_xlim(-0.6, len(volumes) - 0.4)
-    panels[2].set_title("Hypervolume")
-    panels[2].set_ylabel("items × diversity × fresh items")
-    panels[2].grid(axis="y", color=PALE, lw=0.5)
+        axes.plot([place, place], [row["low"], row["high"]], color=colour, lw=1.4)
+        axes.plot(place, row["value"], marker, color=colour, ms=6)
+    axes.set_xticks(range(len(table)), table["contender"], rotation=30, ha="right")
+    axes.set_xlim(-0.6, len(table) - 0.4)
+    axes.set_title("Hypervolume")
+    axes.set_ylabel(unit)
+    axes.grid(axis="y", color=PALE, lw=0.5)
+    return axes
+
+
+def tradeoff_page(points: pl.DataFrame, table: pl.DataFrame) -> Figure:
+    """Both trade-offs, each with its hypervolumes."""
+    figure = _figure(15, 4.4)
+    panels = figure.subplots(1, 4, width_ratios=[4, 2.2, 4, 2.2])
+    units = {"diversity": "summed per user", "freshness": "fresh items per user"}
+    for number, (objective, unit) in enumerate(units.items()):
+        left, right = panels[2 * number : 2 * number + 2]
+        tradeoff(points, left, objective, unit, legend=number == 0)
+        left.set_title(f"Engagement against {objective}")
+        volumes(table.filter(pl.col("objective") == objective), right, f"items × {objective}")
+    figure.supxlabel(
+        "Filled: Pareto front of all three. Bars: 95 % intervals.", fontsize=7.5, color=GREY, x=0.01, ha="left"
+    )
     return figure
 
 

@@ -66,7 +66,7 @@ def verdict_figures(found: Verdict) -> dict[str, Any]:
         figures |= _bounded(f"probability_of_improvement_{row['world']}", row)
     if found.volumes.width:
         for row in found.volumes.iter_rows(named=True):
-            figures |= _bounded(f"hypervolume_{row['family']}", row)
+            figures |= _bounded(f"hypervolume_{row['objective']}_{row['family']}", row)
     return figures
 
 
@@ -217,13 +217,15 @@ def _points_table(points: pl.DataFrame) -> Table:
 
 
 def _volumes_table(volumes: pl.DataFrame) -> Table:
-    table = Table("contender", "family", "hypervolume", title="Hypervolume", title_justify="left")
+    table = Table("contender", "family", title="Hypervolume: what a contender's policies cover", title_justify="left")
     table.caption_justify = "left"
     table.caption = (
-        "Items consumed × their summed diversity × fresh items, per user, above nothing consumed; ± 95 % intervals."
+        "Items consumed × summed diversity, and × fresh items, per user, above nothing consumed; ± 95 % intervals."
     )
-    for row in volumes.iter_rows(named=True):
-        table.add_row(row["contender"], _MARKS[row["family"]], _interval(row, 2))
+    for objective in volumes["objective"].unique(maintain_order=True):
+        table.add_column(f"engagement and {objective}", justify="right")
+    for (name, family), own in volumes.group_by("contender", "family", maintain_order=True):
+        table.add_row(str(name), _MARKS[str(family)], *[_interval(row, 2) for row in own.iter_rows(named=True)])
     return table
 
 

@@ -47,8 +47,8 @@ def sweep(
 
     Returns:
         (points: contender, family, diversity_weight, freshness_weight, on_front, and for each objective its mean per user with _low
-        and _high; volumes: contender, family, value, low, high, of the hypervolume above a life without any
-        consumption).
+        and _high; volumes: contender, family, objective, value, low, high, of the hypervolume (an area) of engagement and each
+        other objective, above a life without any consumption).
     """
     taking_part = [
         (contender, settings) for contender, settings in finalists if best[contender.family] == contender.name
@@ -140,13 +140,15 @@ def _volumes(outcomes: Mapping[Contender, NDArray[np.float64]], config: VerdictC
     rows = []
     for contender, values in outcomes.items():
         users = values.shape[2]
+        for number, objective in list(enumerate(OBJECTIVES))[1:]:
+            plane = values[..., [0, number]]
 
-        def statistic(weights: NDArray[np.float64], values: NDArray[np.float64] = values) -> NDArray[np.float64]:
-            # [S, P, U, M] and [D, U] -> [S, D, P, M]
-            points = np.einsum("spum,du->sdpm", values, weights, optimize=True) / values.shape[2]
-            return hypervolume(points, np.zeros(values.shape[3]))
+            def statistic(weights: NDArray[np.float64], plane: NDArray[np.float64] = plane) -> NDArray[np.float64]:
+                # [S, P, U, 2] and [D, U] -> [S, D, P, 2]
+                points = np.einsum("spum,du->sdpm", plane, weights, optimize=True) / plane.shape[2]
+                return hypervolume(points, np.zeros(2))
 
-        estimate = over_trainings_and_users(statistic, users, draws=config.draws, seed=config.seed)
-        label = {"contender": contender.name, "family": contender.family}
-        rows.append({**label, "value": estimate.value, "low": estimate.low, "high": estimate.high})
+            estimate = over_trainings_and_users(statistic, users, draws=config.draws, seed=config.seed)
+            label = {"contender": contender.name, "family": contender.family, "objective": objective}
+            rows.append({**label, "value": estimate.value, "low": estimate.low, "high": estimate.high})
     return pl.DataFrame(rows)

@@ -213,7 +213,10 @@ def test_trade_off_trains_agents_for_each_reward_and_picks_pipelines_by_it(finis
     _, _, found = finished
     assert found.points.group_by("contender").len()["len"].to_list() == [2, 2, 2]
     assert found.points["on_front"].any()
-    assert found.volumes["family"].to_list() == [SUPERVISED, CONSTANT, RL]
+    assert found.volumes["family"].unique(maintain_order=True).to_list() == [SUPERVISED, CONSTANT, RL]
+    for (name, objective), volume in found.volumes.group_by("contender", "objective"):
+        own = found.points.filter(pl.col("contender") == name)
+        assert volume["value"][0] >= 0.99 * (own["engagement"] * own[objective]).to_numpy().max()
     assert (found.volumes["value"] >= 0).all()
 
 
