@@ -3,7 +3,7 @@
 `world.py` makes it, `planning.py` solves it, `exploring.py` tells what exploring costs in it, `docs/tiny-world.md` tells it.
 """
 
-from evaluation.tiny.exploring import best_while_exploring
+from evaluation.tiny.exploring import best_while_exploring, climbed
 from evaluation.tiny.planning import (
     Plan,
     reachable_by_blend,
@@ -17,6 +17,7 @@ __all__ = [
     "Plan",
     "TinyModel",
     "best_while_exploring",
+    "climbed",
     "reachable_by_blend",
     "reachable_by_presets",
     "reachable_by_weights",

@@ -43,6 +43,47 @@ def best_while_exploring(
     return _slates(plan, means)[worth.argmax(axis=1)]
 
 
+def climbed(
+    plan: Plan,
+    first: float,
+    last: float,
+    *,
+    gamma: float = 0.95,
+    updates: int = 100,
+    step: float = 1.0,
+    draws: int = 300,
+    seed: int = 0,
+) -> NDArray[np.int64]:
+    """[I] numbers of the slates where a Gaussian policy on weights gets by natural gradient ascent while its deviation shrinks.
+
+    What a slate is worth is known here, so this is what PPO would do without the noise of responses, each state by itself.
+
+    Args:
+        plan: of the tiny world.
+        first: standard deviation of the actions at first, in units of half the box; means begin at its centre.
+        last: at last; its log changes linearly.
+        gamma: discount of the agent.
+        updates: steps of the ascent.
+        step: length of a step, in deviations per unit of standardised advantage.
+        draws: of actions in each state and step.
+        seed: of the draws.
+
+    Source: Kakade (2002), A natural policy gradient, for a mean: the gradient times the variance.
+    """
+    random, states = np.random.default_rng(seed), len(plan.start)
+    means, moves = np.zeros((states, 4)), plan.next_state()
+    for deviation in np.geomspace(first, last, updates):
+        noise = random.standard_normal((states, draws, 4))
+        numbers = _slates(plan, (means[:, None] + deviation * noise).reshape(-1, 4)).reshape(states, draws)
+        shown = np.stack([np.bincount(own, minlength=len(plan.slates)) for own in numbers]) / draws
+        reward, after = (plan.reward * shown).sum(axis=1), np.einsum("sl,sla->sa", shown, moves)
+        worth = np.linalg.solve(np.eye(states) - gamma * plan.survival * after, reward)
+        advantage = np.take_along_axis(plan.look_ahead(worth, gamma=gamma), numbers, axis=1) - worth[:, None]
+        gradient = (advantage[..., None] * noise).mean(axis=1) / max(advantage.std(), 1e-9)
+        means = np.clip(means + step * deviation * gradient, -1, 1)
+    return _slates(plan, means)
+
+
 def _slates(plan: Plan, actions: NDArray[np.float64]) -> NDArray[np.int64]:
     """[M] numbers of the slates that actions [M, 4] stand for, clipped to the box."""
     size, popularity = plan.slates.shape[1], log_counts(tiny_world().policy_log)

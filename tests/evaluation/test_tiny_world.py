@@ -21,6 +21,7 @@ from benchmarks.tiny_world import CONTENDERS, measured
 from evaluation.tiny import (
     Plan,
     best_while_exploring,
+    climbed,
     reachable_by_blend,
     reachable_by_presets,
     reachable_by_weights,
@@ -234,3 +235,10 @@ def test_wide_exploration_hides_what_is_best(plan):
     best = plan.value(plan.best_policy(reachable_by_weights(plan)))
     shares = [plan.value(best_while_exploring(plan, deviation, draws=60)) / best for deviation in (0.5, 0.05)]
     assert shares[0] < 0.95 < shares[1]
+
+
+def test_exploration_that_narrows_must_not_begin_wide(plan):
+    """Whoever climbs by a wide Gaussian stays where that led, even without noise; who begins narrow gets further."""
+    best = plan.value(plan.best_policy(reachable_by_weights(plan)))
+    wide, narrow = (plan.value(climbed(plan, first, 0.05, draws=200)) / best for first in (1.0, 0.3))
+    assert wide < 0.95 < narrow
