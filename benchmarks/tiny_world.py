@@ -71,6 +71,7 @@ and a short horizon. Chosen on a copy of PPO that draws from the plan's own prob
 CONTENDERS: dict[str, Contender] = {
     "dqn": Contender(space="presets", requests=40_000),
     "ppo": Contender(space="weights", requests=400_000, options=NARROWING),
+    "ppo_preference": Contender(space="weights", requests=400_000, options=NARROWING),
     "sb3_ppo": Contender(space="weights", requests=400_000, options={"initial_log_std": 0.0}),
     "ppo_slate": Contender(
         space="slate",
