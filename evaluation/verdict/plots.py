@@ -1,12 +1,12 @@
 """Plots of a verdict: rewards in each world, margins, the bound, trade-offs, what lasts, and learning."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from evaluation import plots
 from evaluation.plot_style import BLUE, GREEN, GREY, INK, ORANGE, PALE, VERMILLION, legend_below
@@ -24,32 +24,21 @@ LOOK: Mapping[str, tuple[str, str, str]] = {
 """Colour, marker and name of each family: told apart by both, so also without colour."""
 
 
-def rewards(summary: pl.DataFrame, axes: Axes, metric: str, *, legend: bool) -> Axes:
+def rewards(summary: pl.DataFrame, axes: Axes, metric: str) -> Axes:
     """Every policy's reward with its interval, the best at the top; the best of a family is filled.
 
     Args:
         summary: agent, role, metric, versus, value, low, high, is_best of one world.
         axes: where to draw.
         metric: 'normalised_reward' or 'reward'.
-        legend: whether families are named.
     """
     own = summary.filter((pl.col("metric") == metric) & pl.col("versus").is_null()).sort("value", maintain_order=True)
-    seen = set()
     for place, row in enumerate(own.iter_rows(named=True)):
-        colour, marker, name = LOOK[row["role"]]
+        colour, marker, _ = LOOK[row["role"]]
         if row["low"] is not None:
             axes.plot([row["low"], row["high"]], [place, place], color=colour, lw=1.4)
         filled = row["is_best"] or row["role"] in ("oracle", "baseline")
-        axes.plot(
-            row["value"],
-            place,
-            marker,
-            color=colour,
-            mfc=colour if filled else "white",
-            ms=6,
-            label=None if name in seen else name,
-        )
-        seen.add(name)
+        axes.plot(row["value"], place, marker, color=colour, mfc=colour if filled else "white", ms=6)
     axes.set_yticks(range(len(own)), own["agent"])
     axes.set_ylim(-0.6, len(own) - 0.4)
     axes.grid(axis="x", color=PALE, lw=0.5)
@@ -57,8 +46,6 @@ def rewards(summary: pl.DataFrame, axes: Axes, metric: str, *, legend: bool) -> 
     axes.set_xlabel(
         "0 = random, 1 = look-ahead oracle" if metric == "normalised_reward" else "weighted clicks per user"
     )
-    if legend:
-        legend_below(axes)
     return axes
 
 
@@ -169,16 +156,14 @@ def verdict_page(summary: pl.DataFrame) -> Figure:
     figure = _figure(4.6 * columns, (0.27 * agents + 1.3) * lines + 0.6)
     panels = list(figure.subplots(lines, columns, squeeze=False).ravel())
     for axes, world in zip(panels, worlds, strict=False):
-        rewards(summary.filter(pl.col("world") == world), axes, metric, legend=False)
+        rewards(summary.filter(pl.col("world") == world), axes, metric)
         axes.set_title(f"{world}: reward" + (", normalised" if metric == "normalised_reward" else ""))
     for axes in panels[len(worlds) :]:
         axes.set_visible(False)
     users, seeds = (summary[name].to_numpy().max() for name in ("num_users", "num_seeds"))
-    _legend(
-        figure,
-        panels[: len(worlds)],
-        f"bars: 95 % over {users} fresh users, trainings: {seeds}; filled: chosen on tuning users",
-    )
+    roles = [role for role in LOOK if role in summary["role"]]
+    told = f"bars: 95 % over {users} fresh users, trainings: {seeds}; filled: chosen on tuning users"
+    _legend(figure, roles, told, 2 * columns)
     return figure
 
 
@@ -294,16 +279,6 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _legend(figure: Figure, panels: Sequence[Axes], title: str) -> None:
-    found: dict[str, Any] = {}
-    for axes in panels:
-        handles, labels = axes.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    figure.legend(
-        list(found.values()),
-        list(found),
-        loc="outside lower center",
-        ncols=min(len(found), 6),
-        title=title,
-        title_fontsize=8,
-    )
+def _legend(figure: Figure, roles: Sequence[str], title: str, columns: int) -> None:
+    handles = [Line2D([], [], color=LOOK[role][0], marker=LOOK[role][1], ls="", label=LOOK[role][2]) for role in roles]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, title=title, title_fontsize=8)

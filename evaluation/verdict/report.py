@@ -146,17 +146,18 @@ def _world_table(world: str, summary: pl.DataFrame) -> Table:
         title=f"World {world}: {users} fresh users, {trainings}", title_justify="left", caption_justify="left"
     )
     scaled = "reward, normalised" if metric == "normalised_reward" else "reward"
-    for heading in ("policy", "family", scaled, "engagement", "diversity", "freshness", "visits", "day-7", ""):
-        table.add_column(heading, justify="left" if heading in ("policy", "family", "") else "right")
+    table.add_column("policy", no_wrap=True)
+    for heading in (scaled, "engagement", "diversity", "freshness", "visits", "day-7 return"):
+        table.add_column(heading, justify="right")
+    table.add_column("", no_wrap=True)
     order = own.filter(pl.col("metric") == metric).sort("value", descending=True, maintain_order=True)
     for agent, role in order.select("agent", "role").iter_rows():
         rows = {row["metric"]: row for row in own.filter(pl.col("agent") == agent).iter_rows(named=True)}
         table.add_row(
             agent,
-            _MARKS.get(role, ""),
             *[_interval(rows[name], 3 if name == "normalised_reward" else 2) for name in (metric, "engagement")],
             *[_interval(rows[name], 2) for name in ("diversity", "freshness", "visits", "day_7_return")],
-            "best" if rows[metric]["is_best"] else "",
+            _MARKS.get(role, "") + (", best" if rows[metric]["is_best"] else ""),
         )
     if metric == "normalised_reward":
         table.caption = "Reward: 0 = random, 1 = look-ahead oracle, of the means. ± 95 % intervals."
@@ -171,6 +172,7 @@ def _margins_table(found: Verdict) -> Table:
     )
     for heading in ("world", "RL", "minus", "difference", "95 % interval", "verdict"):
         table.add_column(heading, justify="right" if heading in ("difference", "95 % interval") else "left")
+    seeds = int(found.summary["num_seeds"].to_numpy().max())
     for row in found.margins.iter_rows(named=True):
         table.add_row(
             row["world"],
@@ -178,7 +180,7 @@ def _margins_table(found: Verdict) -> Table:
             f"{row['other']} ({_MARKS[row['other_family']]})",
             f"{row['value']:+.3f}",
             f"({row['low']:+.3f}, {row['high']:+.3f})",
-            _told(row),
+            _told(row, seeds),
         )
     told = [
         f"{row['world']}: {row['value']:.2f} ({row['low']:.2f}, {row['high']:.2f}) over {row['baseline']}"
@@ -188,10 +190,10 @@ def _margins_table(found: Verdict) -> Table:
     return table
 
 
-def _told(row: Mapping[str, Any]) -> str:
-    if row["low"] > 0:
-        return "RL is better"
-    return "RL is worse" if row["high"] < 0 else "not told apart"
+def _told(row: Mapping[str, Any], seeds: int) -> str:
+    if row["low"] <= 0 <= row["high"]:
+        return "not told apart"
+    return f"RL is {'better' if row['low'] > 0 else 'worse'}" + ("" if seeds > 1 else " in this one training")
 
 
 def _points_table(points: pl.DataFrame) -> Table:
