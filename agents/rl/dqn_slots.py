@@ -47,6 +47,9 @@ class DQNSlotsOptions(DQNOptions):
     """Slots over which rewards are summed before the value of what follows is trusted; a request has K of them."""
     prioritise: float = 0.5
     """Exponent of a transition's last error in the odds of its being drawn again; 0 draws all alike."""
+    final_learning_rate: float = 5e-5
+    """Adam's step size at the end of the budget, linear between: with a step size that stays, candidates that are worth nearly the
+    same change places to the last."""
     epsilon_end: float = 0.02
     """Share of slots filled at random from `explore_share` of the budget on."""
 
@@ -125,11 +128,12 @@ class DQNSlotsAgent(CandidateAgent):
         self.layout_ = env.layout
         # steps are slots, so that RLlib discounts each of them
         of_slots = replace(self.options, gamma=env.discount(self.options.gamma))
+        falling = [[0, self.options.learning_rate], [training.requests, self.options.final_learning_rate]]
         return trained_by_rllib(
             self,
             make_env,
             training,
-            config=dqn_config(of_slots),
+            config=dqn_config(of_slots).training(lr=falling),
             env_runner=CandidateEnvRunner,
             module=SlotQModule,
             model_config={"layout": self.layout_, "items": self.items_, "options": self.options},

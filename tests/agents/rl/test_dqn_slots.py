@@ -9,6 +9,7 @@ from ray.rllib.core.columns import Columns
 
 from agents.actions import SlotsAction
 from agents.actions.ranker_scores import RankerScores
+from agents.base import Training
 from agents.rl import dqn, dqn_slots
 from agents.rl.dqn_slots import DQNSlotsAgent, DQNSlotsOptions, SlotQNetwork
 from agents.rl.networks import arrays_of
@@ -83,7 +84,7 @@ def algorithm(world, table):
     agent.items_ = table
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dqn_slots, "trained_by_rllib", lambda *_, **how: asked.update(how))
-        agent.train(lambda num_envs: env, None)
+        agent.train(lambda num_envs: env, Training(make_env=lambda num_envs, mode: env.env, requests=240, seed=0))
     del asked["shape"]
     with local_algorithm(make_env=lambda: env, limit=240, options=OPTIONS, seed=0, **asked) as algorithm:
         algorithm.train()
@@ -101,6 +102,14 @@ def test_neither_greedy_nor_random_picks_are_masked(algorithm):
     random = algorithm.env_runner.any_actions(torch.from_numpy(columns["obs"])).numpy()
     assert (mask[np.arange(len(mask)), random] == 1).all()
     assert len(np.unique(random)) == CANDIDATES
+
+
+def test_steps_shrink_with_the_budget(algorithm):
+    ((_, optimizer),) = algorithm.learner_group._learner.get_optimizers_for_module(DEFAULT_MODULE_ID)
+    share = algorithm.requests / 240
+    expected = OPTIONS.learning_rate * (1 - share) + OPTIONS.final_learning_rate * share
+    assert 0 < share < 1
+    assert_allclose([group["lr"] for group in optimizer.param_groups], expected)
 
 
 def test_targets_are_those_of_a_plain_loop_over_slots(algorithm, monkeypatch):
