@@ -25,7 +25,7 @@ from evaluation.runs import Run, versions
 from evaluation.training import TrainingConfig, run_comparison
 from evaluation.units import named_agents
 
-AGENTS = ("random", "popular", "freshest", "mf", "mmr", "constant", "oracle_myopic", "oracle_lookahead")
+AGENTS = ("random", "popular", "freshest", "mf", "mmr", "constant", "oracle_myopic", "oracle_lookahead", "ppo")
 """Agents that are asked by default; others by name, or one's own as file.py:Class."""
 METRICS = {"reward": "reward", "normalised_reward": "normalised", "engagement": "clicks"}
 """Metric of a comparison -> how figures call it."""
