@@ -1,8 +1,8 @@
 """Worlds by name, small classes with `make`: those that verdicts and frozen tasks are about, or one in a user's own file.
 
 `LogWorld` has the users of a log in the log's own catalogue, `DriftWorld` lets their interests wander fast while items are
-born every day, `SatiationWorld` has generated users who tire of a category, so that planning pays. docs/worlds.md shows how to
-write another.
+born every day, `SatiationWorld` has generated users whom popular items tire of everything, so that planning pays. docs/worlds.md
+shows how to write another.
 """
 
 from collections.abc import Callable
@@ -67,28 +67,42 @@ class DriftWorld:
 
 @dataclass(frozen=True, kw_only=True)
 class SatiationWorld:
-    """A generated log whose users, as they are known to be, tire of a category and take days to recover: planning pays."""
+    """A generated log whose users tire of what they consume: of most items by category, of *heavy* ones of everything.
+
+    Heavy items are the most popular, and what they take from all that comes after is seen only later: who shows what is clicked
+    most now shows too many of them. So planning pays; docs/worlds.md tells how much. Policies see that such an item belongs to
+    all categories, not what it does.
+    """
 
     name: str = "satiation"
     users: int = 600
     config: WorldConfig = field(default_factory=WorldConfig)
-    gain: float = 0.8
+    gain: float = 3.0
     """Logits of utility lost per unit of satiation."""
     decay: float = 0.9
     """Share of satiation kept per item consumed."""
     half_life_days: float = 3.0
     """Days in which half of it is forgotten."""
+    heavy_share: float = 0.1
+    """Share of the items that are heavy."""
+    heavy_load: float = 6.0
+    """Satiation that such an item leaves, all categories together; another leaves 1."""
+    heavy_appeal: float = 3.0
+    """Logits by which such an item is more popular than it would be otherwise."""
 
     def generated(self) -> tuple[InteractionLog, InterestModel]:
-        """The log, and its users' model with the satiation of this world; the log itself is from before it."""
-        log, model = generate_log(SyntheticConfig(num_users=self.users, num_categories=8), self.config.seed)
-        params = replace(
-            model.params,
+        """The log, and the users who made it as they are known to be."""
+        config = SyntheticConfig(
+            num_users=self.users,
+            num_categories=8,
             satiation_gain=self.gain,
             satiation_decay=self.decay,
             satiation_half_life_days=self.half_life_days,
+            heavy_share=self.heavy_share,
+            heavy_load=self.heavy_load,
+            heavy_appeal=self.heavy_appeal,
         )
-        return log, replace(model, params=params)
+        return generate_log(config, self.config.seed)
 
     def make(self) -> World:
         """Generated; no user model is fitted."""

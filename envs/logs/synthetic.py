@@ -62,6 +62,7 @@ class _Stream(IntEnum):
     RATING_USER = 14
     RATING_ITEM = 15
     ARRIVAL = 16
+    HEAVY = 17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,18 @@ class SyntheticConfig:
     """Standard deviation of each coordinate of the long-term interest per square root of a day between visits."""
     taste_strength: float = 3.0
     """Norm of a taste: logits of utility per unit of embedding along it."""
+    satiation_gain: float = 0.3
+    """Logits of utility lost per unit of satiation."""
+    satiation_decay: float = 0.8
+    """Share of satiation kept per item consumed."""
+    satiation_half_life_days: float = 1.0
+    """Days between visits in which half of it is forgotten."""
+    heavy_share: float = 0.0
+    """Share of the items that are *heavy*: they belong to all categories and tire users of everything at once."""
+    heavy_load: float = 4.0
+    """Satiation that a heavy item leaves, all categories together, where another leaves 1."""
+    heavy_appeal: float = 2.0
+    """Logits by which heavy items are more popular than they would be otherwise."""
 
     def __post_init__(self) -> None:
         lowest = {"num_categories": 2, "embedding_size": 2, "num_users": 1, "num_items": 1, "slate_size": 1, "days": 1}
@@ -112,6 +125,10 @@ class SyntheticConfig:
             raise ConfigurationError(f"born_during is {self.born_during}; it must lie in [0, 1).")
         if self.events_per_user < 1:
             raise ConfigurationError(f"events_per_user is {self.events_per_user}; it must be at least 1.")
+        if not 0 <= self.heavy_share < 1:
+            raise ConfigurationError(f"heavy_share is {self.heavy_share}; it must lie in [0, 1).")
+        if self.heavy_load <= 0:
+            raise ConfigurationError(f"heavy_load is {self.heavy_load}; it must be positive.")
         if self.past_years <= 0:
             raise ConfigurationError(f"past_years is {self.past_years}; it must be positive.")
 
@@ -206,6 +223,8 @@ def _draw_truth(config: SyntheticConfig, seed: int) -> tuple[Users, Catalogue, I
     """Draws everything that is fixed before anybody acts."""
     num_users, num_items, width = config.num_users, config.num_items, config.embedding_size
     categories = _draw_categories(config, seed)
+    heavy = _uniform(seed, _Stream.HEAVY, num_items) < config.heavy_share
+    categories[heavy] = 1 / config.num_categories
     centres = _unit(_normal(seed, _Stream.CATEGORY, config.num_categories, width))
     # an embedding lies near its categories' centre: 0.8 of its length towards it, 0.6 in a direction of its own
     embedding = 0.8 * _unit(categories @ centres) + 0.6 / np.sqrt(width) * _normal(
@@ -213,7 +232,7 @@ def _draw_truth(config: SyntheticConfig, seed: int) -> tuple[Users, Catalogue, I
     )
     embedding /= np.linalg.norm(embedding, axis=1).mean()
     rank = np.argsort(np.argsort(_uniform(seed, _Stream.POPULARITY, num_items))) + 1
-    bias = -config.popularity_exponent * np.log(rank)
+    bias = -config.popularity_exponent * np.log(rank) + config.heavy_appeal * heavy
     tastes = config.taste_strength * _unit(
         _normal(seed, _Stream.TASTE, config.num_tastes, config.num_categories) @ centres
     )
@@ -228,17 +247,17 @@ def _draw_truth(config: SyntheticConfig, seed: int) -> tuple[Users, Catalogue, I
             short_decay=0.7,
             short_weight=1.5,
             long_rate=0.02,
-            satiation_decay=0.8,
-            satiation_gain=0.3,
+            satiation_decay=config.satiation_decay,
+            satiation_gain=config.satiation_gain,
             short_half_life_days=1.0,
-            satiation_half_life_days=1.0,
+            satiation_half_life_days=config.satiation_half_life_days,
             walk_sd=config.walk_sd,
             rating_slope=0.2,
             rating_sd=0.8,
         ),
         visits=_visits(config),
         item_embedding=embedding.astype(np.float32),
-        categories=categories,
+        categories=np.where(heavy[:, None], np.float32(config.heavy_load) * categories, categories),
         item_bias=(bias - bias.mean()).astype(np.float32),
         user_embedding=(mixture @ tastes + own).astype(np.float32),
         context_weights=np.float32(0.2) * _normal(seed, _Stream.CONTEXT, NUM_CONTEXTS, config.num_categories),

@@ -1,13 +1,14 @@
 """Fitted users as files: a fit's last bits hang on the machine, so a task that others shall meet has its users in the repository.
 
 A file holds the parametric user model. Of a log that may not be passed on it holds nothing else: the log is fetched, and the items'
-categories are taken from it. A generated log is in the file too, as its consumed rows.
+categories are taken from it. A generated log is in the file too, as its consumed rows, and how much its items tire users.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from envs.artefacts import load_arrays, save_arrays
@@ -47,7 +48,8 @@ def save_users(path: Path, model: InterestModel, log: InteractionLog | None = No
     """Writes fitted users, and the consumed rows of `log` where it may be passed on, whole or not at all."""
     arrays, told = model.stored()
     configuration: dict[str, Any] = {name: told[name] for name in ("params", "visits", "choice")}
-    del arrays["categories"]
+    if log is None or np.array_equal(arrays["categories"], log.catalogue.categories):
+        del arrays["categories"]
     if log is not None:
         arrays |= {_OF_LOG + name: array for name, array in _log_arrays(log).items()}
         configuration["log"] = {
@@ -74,7 +76,7 @@ def load_users(path: Path, log: InteractionLog | None = None) -> tuple[Interacti
         if not own:
             raise ArtefactError(f"'{path}' holds no log; give the one that its users were fitted to.")
         log = _log_of(own, configuration["log"])
-    arrays["categories"] = log.catalogue.categories
+    arrays.setdefault("categories", log.catalogue.categories)
     model = InterestModel.restored(arrays, {"table": [], "fit_report": {}, **configuration})
     known, there = (len(model.user_embedding), len(model.item_bias)), (len(log.users), len(log.catalogue))
     if known != there:

@@ -33,7 +33,7 @@ TASKS = {
         ),
         Task(
             name="Satiation-v1",
-            summary="Generated users who tire of a category for days: what is shown now decides what is liked next.",
+            summary="Generated users whom popular items tire of everything for days: what is shown now decides what is liked next.",
             world=LogWorld(name="satiation", fitted=_SATIATION),
         ),
         Task(

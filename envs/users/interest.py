@@ -124,7 +124,7 @@ class InterestModel:
     item_embedding: NDArray[np.float32]
     """v [I, d], scaled to a mean norm of 1."""
     categories: NDArray[np.float32]
-    """m [I, G]; rows sum to 1."""
+    """m [I, G]; rows sum to 1, but of items that tire users of more or less than others do."""
     item_bias: NDArray[np.float32]
     """b [I] in logits."""
     user_embedding: NDArray[np.float32]

@@ -15,6 +15,7 @@ import polars as pl
 
 from agents.base import Agent
 from agents.loading import resolve_agent
+from agents.oracles import OracleLookahead
 from envs.measures import RewardWeights
 from evaluation.runs import Run
 from evaluation.verdict.arena import Arena
@@ -26,15 +27,23 @@ from evaluation.verdict.search import prepare, spent_table
 ZERO, MYOPIC, ONE = "random", "oracle_myopic", "oracle_lookahead"
 """The ends of the normalised reward, and the oracle that does not look ahead."""
 BOUNDS = (ZERO, MYOPIC, ONE)
+LASTING = (1.0, 2.0, 3.0)
+"""Requests for which the look-ahead oracle lets a change of state count: the best of these on the tuning users is the bound."""
 
 Finalists = Sequence[tuple[Contender, Settings]]
 
 
 # ------------------------------------------------------------------------------------------------------------- the jobs
 def serve_bound(arena: Arena, table: str, name: str) -> None:
-    """Lets a policy that learns nothing serve the fresh users."""
-    agent = resolve_agent(name)(arena.comparison.serving.slate_size, arena.config.seed)
-    served = arena.served(agent.fit(arena.world.policy_log), name, fresh=True)
+    """Lets a policy that learns nothing serve the fresh users; the look-ahead oracle as it is best for the tuning users."""
+    agent = resolve_agent(name)(arena.comparison.serving.slate_size, arena.config.seed).fit(arena.world.policy_log)
+    if isinstance(agent, OracleLookahead):
+        worth = {}
+        for lasting in LASTING:
+            agent.lasting = lasting
+            worth[lasting] = arena.served(agent, name, fresh=False).users["reward"].to_numpy().mean()
+        agent.lasting = max(worth, key=worth.__getitem__)
+    served = arena.served(agent, name, fresh=True)
     for kind, rows in (("exposure", served.agents), ("interest", served.interest), ("fresh", served.users)):
         arena.run.write_table(table if kind == "fresh" else f"{table}/{kind}", rows)
 

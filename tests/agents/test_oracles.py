@@ -13,6 +13,9 @@ from agents.oracles import OracleLookahead, OracleMyopic, best_slates
 from envs.errors import AgentError
 from envs.slate_env import SlateVectorEnv
 from envs.users.protocol import position_logits
+from envs.worlds import SatiationWorld
+from evaluation.comparison import ComparisonConfig, serve
+from recall.embedding import EmbeddingRecall
 
 
 def worth(odds, payoff, slates):
@@ -118,3 +121,19 @@ def test_an_oracle_needs_its_environment(world, observe):
     oracle.bind(env)
     with pytest.raises(AgentError, match="not its environment's present one"):
         oracle.act(observe(2, 10))
+
+
+def test_planning_pays_where_popular_items_tire_users_of_everything():
+    """A tenth of a life's reward and more, by an oracle that looks beyond the next request; without such items next to nothing."""
+    gains = {}
+    for share in (0.1, 0.0):
+        world = SatiationWorld(heavy_share=share).make()
+        recall = EmbeddingRecall().fit(world.policy_log)
+        config = ComparisonConfig(record_events=False, traced_users=0)
+        rewards = []
+        for lasting in (0.0, 2.0):
+            oracle = OracleLookahead()
+            oracle.lasting = lasting
+            rewards.append(serve(oracle, world, recall, config, name=oracle.name).users["reward"].to_numpy())
+        gains[share] = (rewards[1] - rewards[0]).mean() / rewards[0].mean()
+    assert gains[0.1] > 0.1 > 0.04 > gains[0.0]

@@ -1,5 +1,7 @@
+from dataclasses import replace
+
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 from envs.errors import ConfigurationError
 from envs.logs.synthetic import SyntheticConfig, generate_log
@@ -97,10 +99,17 @@ def test_drift_bears_items_and_lets_interests_wander_over_the_same_users(fitted)
     assert_array_equal(drift.policy_log.user, plain.policy_log.user)
 
 
-def test_satiation_is_that_of_the_world_and_not_of_the_log():
-    config = WorldConfig(seed=1)
-    log, model = SatiationWorld(users=20, config=config).generated()
-    plain, known = generate_log(SyntheticConfig(num_users=20, num_categories=8), seed=1)
-    assert_array_equal(log.item, plain.item)
-    assert model.params.satiation_gain == 0.8 > known.params.satiation_gain
-    assert made(SatiationWorld(users=20, config=config)).num_users == 20
+def test_heavy_items_tire_users_of_everything_and_are_of_all_categories_to_see():
+    world = SatiationWorld(users=40, config=WorldConfig(seed=1))
+    log, model = world.generated()
+    public, load = log.catalogue.categories, model.categories.sum(axis=1)
+    assert_allclose(public.sum(axis=1), 1, rtol=1e-5)
+    heavy = load > 1.5
+    assert 0.05 < heavy.mean() < 0.2
+    assert_allclose(load[heavy], world.heavy_load, rtol=1e-5)
+    assert (public[heavy] == public[heavy][0, 0]).all()
+    assert_array_equal(model.categories[~heavy], public[~heavy])
+    plain, _ = replace(world, heavy_share=0.0).generated()
+    assert_array_equal(log.catalogue.categories[~heavy], plain.catalogue.categories[~heavy])
+    assert heavy[log.item[log.clicked]].mean() > 2 * heavy[plain.item[plain.clicked]].mean(), "users like them"
+    assert made(world).num_users == 40

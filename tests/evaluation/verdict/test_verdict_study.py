@@ -22,7 +22,7 @@ from evaluation.runs import Run
 from evaluation.verdict.arena import LESSONS, Arena, arenas_of, count_requests
 from evaluation.verdict.config import VerdictConfig
 from evaluation.verdict.contenders import CONSTANT, RERANKED, RL, SUPERVISED, Contender, contenders_of
-from evaluation.verdict.finals import MYOPIC, ONE, ZERO, measure_bounds
+from evaluation.verdict.finals import LASTING, MYOPIC, ONE, ZERO, measure_bounds
 from evaluation.verdict.jobs import Job, Workshop
 from evaluation.verdict.report import bounds_table, verdict_figures, verdict_tables
 from evaluation.verdict.search import best_configurations, try_out
@@ -295,8 +295,8 @@ def test_a_run_that_is_cut_short_goes_on_and_ends_the_same(config, worlds, finis
         calls.clear()
     monkeypatch.setattr(Arena, "served", until(10_000))
     again = judged(run, arenas, workshop, config)
-    # three policies that bound, sixteen trials, six trainings that serve twice, less what was done
-    assert len(calls) == 3 + 16 + 12 - 9 - 12
+    # three policies that bound, one of them tried out first, sixteen trials, six trainings that serve twice, less what was done
+    assert len(calls) == 3 + len(LASTING) + 16 + 12 - 9 - 12
     _, _, found = finished
     for name in ("bounds", "summary", "margins", "entropy"):
         assert_frame_equal(getattr(again, name), getattr(found, name).filter(pl.col("world") == "calm"))
