@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from envs.errors import ConfigurationError, DriftrecError
+from envs.loading import own_modules
 
 Result = TypeVar("Result")
 
@@ -44,11 +45,20 @@ def ray_with(jobs: int, address: str | None = None) -> Iterator[None]:
             ) from error
     elif started:
         ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    let_own_classes_travel()
     try:
         yield
     finally:
         if started:
             ray.shutdown()
+
+
+def let_own_classes_travel() -> None:
+    """From now on, objects of classes in users' own files take these classes along to Ray's workers, which have not loaded them."""
+    from ray import cloudpickle
+
+    for module in own_modules():
+        cloudpickle.register_pickle_by_value(module)
 
 
 def _knock(address: str) -> None:
@@ -84,6 +94,7 @@ def in_shards(
     """
     import ray
 
+    let_own_classes_travel()
     edges = [count * shard // shards for shard in range(shards + 1)]
     kept = ray.put(shared)
     task = ray.remote(num_cpus=1, max_retries=REPLACEMENTS)(work)

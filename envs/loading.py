@@ -17,6 +17,13 @@ from typing import Any
 
 from envs.errors import DriftrecError
 
+_OWN: dict[str, ModuleType] = {}
+
+
+def own_modules() -> list[ModuleType]:
+    """Modules that were loaded from users' own files in this process; another process does not have them."""
+    return list(_OWN.values())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
@@ -95,10 +102,11 @@ class Kind:
             raise self.error(f"{self.name} file '{path}' is not a Python file; its name must end in '.py'.")
         module = module_from_spec(spec)
         sys.modules[name] = module
+        _OWN[name] = module
         try:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
-            del sys.modules[name]
+            del sys.modules[name], _OWN[name]
             raise self.error(
                 f"{self.name} file '{path}' fails when it is imported{line_of(error, path)}: {told(error)}"
             ) from error

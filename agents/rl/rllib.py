@@ -17,6 +17,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from agents.rl.batched_env_runner import BatchedEnvRunner
 from agents.rl.networks import one_thread
 from agents.rl.seeding import seeded_generators
+from agents.side_by_side import let_own_classes_travel
 from envs.errors import ConfigurationError
 
 
@@ -145,6 +146,7 @@ class _Maker:
         if not self._travels:
             return _Maker, (_no_environment, False)
         if self._kept is None:
+            let_own_classes_travel()
             self._kept = ray.put(cloudpickle.dumps(self._function))
         return _arrived, (self._kept,)
 

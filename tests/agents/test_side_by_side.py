@@ -10,6 +10,8 @@ import pytest
 from numpy.testing import assert_array_equal
 from ray import cloudpickle
 
+from agents.rankers.base import Ranker
+from agents.rankers.loading import resolve_ranker
 from agents.side_by_side import in_shards, ray_with
 from envs.crowd import Crowd
 from envs.errors import ConfigurationError
@@ -56,6 +58,21 @@ def test_shards_have_the_bits_of_one_process_though_a_worker_is_killed(world: Wo
     for results in (undisturbed, disturbed):
         for name, array in whole.items():
             assert_array_equal(np.concatenate([part[name] for part in results], axis=1), array, err_msg=name)
+
+
+def _names(shared: list[Ranker], begin: int, end: int) -> list[str]:
+    return [type(ranker).name for ranker in shared[begin:end]]
+
+
+@pytest.mark.slow
+def test_what_is_of_a_user_s_own_file_travels_to_workers(tmp_path: Path) -> None:
+    """A ranker whose class no worker could import."""
+    (tmp_path / "mine.py").write_text(
+        "from agents.rankers.logistic import Logistic\n\n\nclass Mine(Logistic):\n    name = 'mine'\n"
+    )
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with ray_with(2):
+        assert in_shards(_names, [resolve_ranker(f"{tmp_path / 'mine.py'}:Mine")()], 1, 1) == [["mine"]]
 
 
 def _failing(shared: None, begin: int, end: int) -> None:
