@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +26,21 @@ from envs.observation import Observation
 from envs.slate_env import SlateVectorEnv
 
 
+@dataclass(frozen=True, kw_only=True)
+class CandidateOptions:
+    """What the options of every agent that scores candidates have."""
+
+    rankers: tuple[str, ...] = ("sasrec",)
+    """Rankers fitted to the log whose scores the network sees, by name or as "file.py:Class". The first one's order is the policy
+    before training; without any it is that of the recall scores."""
+    embedding: int = 32
+    """Numbers of an item's embedding, which is factorised from the log."""
+    width: int = 32
+    """Width of the networks' vectors."""
+    heads: int = 4
+    """Ways in which the networks pool the history."""
+
+
 class CandidateAgent(TrainedAgent):
     """An agent whose network scores candidates, and sees what fitted rankers make of them.
 
@@ -33,7 +48,7 @@ class CandidateAgent(TrainedAgent):
     table; the rankers stay as they are while the network is trained. A subclass adds `make_network` and `train`; it serves the
     candidates with the largest outputs unless it overrides `choose`.
 
-    The options of a subclass have `rankers` (names, or "file.py:Class") and `embedding` (numbers of an item's embedding).
+    The options of a subclass are `CandidateOptions`, and more.
     """
 
     slot_by_slot: ClassVar[bool] = False

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from agents.base import Training
 from agents.request_layout import RequestLayout
 from agents.rl.batched_env_runner import CandidateEnvRunner
-from agents.rl.candidate_agent import CandidateAgent
+from agents.rl.candidate_agent import CandidateAgent, CandidateOptions
 from agents.rl.dqn import DQNOptions, dqn_config
 from agents.rl.modules import DuelingModule
 from agents.rl.networks import in_blocks, mlp
@@ -27,20 +27,11 @@ from envs.observation import Observation
 
 
 @dataclass(frozen=True, kw_only=True)
-class DQNSlotsOptions(DQNOptions):
+class DQNSlotsOptions(CandidateOptions, DQNOptions):
     """Settings of DQN on slots; the defaults suit some 40,000 requests. `hidden` and `normalise` have no say here."""
 
-    rankers: tuple[str, ...] = ("sasrec",)
-    """Rankers fitted to the log whose scores the network sees, by name or as "file.py:Class". The first one's order is the policy
-    before training; without any it is that of the recall scores."""
     prior: float = 0.1
     """Value, before training, of a deviation of the first ranker's score within a request, in units of the reward."""
-    embedding: int = 32
-    """Numbers of an item's embedding, which is factorised from the log."""
-    width: int = 32
-    """Width of the network's vectors."""
-    heads: int = 4
-    """Ways in which the network pools the history."""
     buffer: int = 100_000
     """Slots that the replay buffer keeps (the newest); a request has K of them."""
     n_step: int = 10

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from agents.base import Training
 from agents.request_layout import RequestLayout
-from agents.rl.candidate_agent import CandidateAgent
+from agents.rl.candidate_agent import CandidateAgent, CandidateOptions
 from agents.rl.networks import arrays_of
 from agents.rl.plackett_luce import TorchPlackettLuce, masked_logits
 from agents.rl.ppo import PPOOptions, trained_by_ppo
@@ -20,20 +20,11 @@ from agents.rl.served import Trained, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOSlateOptions(PPOOptions):
+class PPOSlateOptions(CandidateOptions, PPOOptions):
     """Settings of PPO on slates; the defaults suit some 40,000 requests. `hidden` and deviations have no say here."""
 
-    rankers: tuple[str, ...] = ("sasrec",)
-    """Rankers fitted to the log whose scores the network sees, by name or as "file.py:Class". The first one's order is the policy
-    before training; without any it is that of the recall scores."""
     sharpness: float = 3.0
     """Logits, before training, per deviation of the first ranker's score within a request: large ones explore little."""
-    embedding: int = 32
-    """Numbers of an item's embedding, which is factorised from the log."""
-    width: int = 32
-    """Width of the network's vectors."""
-    heads: int = 4
-    """Ways in which the network pools the history."""
 
 
 class PolicyNetwork(nn.Module):

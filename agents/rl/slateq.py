@@ -32,7 +32,7 @@ from torch.nn.functional import huber_loss
 from agents.base import Training
 from agents.request_layout import RequestLayout
 from agents.rl.batched_env_runner import CandidateEnvRunner
-from agents.rl.candidate_agent import CandidateAgent
+from agents.rl.candidate_agent import CandidateAgent, CandidateOptions
 from agents.rl.choice_model import ChoiceModel, choice_loss, log_chances
 from agents.rl.dqn import DQNOptions, dqn_config
 from agents.rl.learner import ArrayDQNLearner, Rows
@@ -52,20 +52,11 @@ PASSES = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlateQOptions(DQNOptions):
+class SlateQOptions(CandidateOptions, DQNOptions):
     """Settings of SlateQ; the defaults suit some 40,000 requests. `hidden` and `normalise` have no say here."""
 
-    rankers: tuple[str, ...] = ("sasrec",)
-    """Rankers fitted to the log whose scores the network sees, by name or as "file.py:Class". The first one's order is the policy
-    before training; without any it is that of the recall scores."""
     sharpness: float = 1.0
     """Logits of attraction, before training, per deviation of the first ranker's score within a request."""
-    embedding: int = 32
-    """Numbers of an item's embedding, which is factorised from the log."""
-    width: int = 32
-    """Width of the networks' vectors."""
-    heads: int = 4
-    """Ways in which the networks pool the history."""
     n_step: int = 1
     """Requests whose rewards are summed before the value of the next one is trusted; what was shown in those after the first is
     not corrected for."""
