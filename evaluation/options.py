@@ -473,7 +473,7 @@ FAST_VERDICT = VerdictScale(
 SMALL_VERDICT = VerdictScale(
     VerdictConfig(
         rankers=("mf_bpr", "logistic", "sasrec"),
-        learners=("ppo", "dqn", "ppo_slate"),
+        learners=("dqn", "ppo_slate", "slateq"),
         bandits=("linucb",),
         configurations=4,
         requests=8_000,
