@@ -362,7 +362,7 @@ def test_own_worlds_are_found_and_bad_ones_refused(tmp_path):
         (["--rankers", ""], "rankers is empty"),
         (["--learners", "no_such"], "there is no agent 'no_such'"),
         (["--learners", "ppo,oracle_myopic"], "looks into the simulator"),
-        (["--bandits", "ppo"], "competes twice"),
+        (["--learners", "ppo", "--bandits", "ppo"], "competes twice"),
         (["--configurations", "0"], "--configurations is 0"),
         (["--users", "2"], "--users is 2"),
     ],
