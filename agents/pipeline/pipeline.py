@@ -100,13 +100,15 @@ class Pipeline:
         """
         self._check_k(k)
         ids = [str(name) for name in ([user] if isinstance(user, str | int) else user)]
-        number, guests = self.served.numbers(ids), self.served.guests(histories or {})
-        latest = max(self.served.last_second, guests.last_second)
+        number, latest = self.served.numbers(ids), self.served.last_second
+        guests = self.served.guests(histories) if histories else None
+        if guests is not None:
+            latest = max(latest, guests.last_second)
         moment = self._moments(latest + 1 if now is None else now, len(number))
         states = self.served.states(number, moment, self.config.history_size)
-        guest = guests.numbers(ids)
-        rows = np.flatnonzero(guest >= 0)
-        if len(rows):
+        if guests is not None:
+            guest = guests.numbers(ids)
+            rows = np.flatnonzero(guest >= 0)
             states = states.replaced(rows, guests.states(guest[rows], moment[rows], self.config.history_size))
         observation, channels = self.observe(number, moment, states)
         scores, slots = self.choose(observation, k)

@@ -117,12 +117,11 @@ class ServedUsers:
                 raise ConfigurationError(
                     f"the history of user '{names[guest]}' has the item '{item}', which the log does not name; leave it out."
                 )
-        mean = self.users.features.mean(axis=0, keepdims=True)
         return type(self)(
             users=Users(
                 user_ids=np.array(names, np.str_),
                 feature_names=self.users.feature_names,
-                features=np.repeat(mean, len(names), axis=0),
+                features=np.tile(self._mean_features, (len(names), 1)),
             ),
             catalogue=self.catalogue,
             user=np.array([guest for guest, _, _ in rows], np.int32),
@@ -155,6 +154,10 @@ class ServedUsers:
         return {str(name): number for number, name in enumerate(self.users.user_ids)}
 
     @cached_property
+    def _mean_features(self) -> NDArray[np.float32]:
+        return self.users.features.mean(axis=0)
+
+    @cached_property
     def _item_number(self) -> dict[str, int]:
         return {str(name): number for number, name in enumerate(self.catalogue.item_ids)}
 
@@ -177,7 +180,7 @@ class ServedUsers:
         count = np.where(user >= 0, np.diff(self._ends)[known], 0)
         own = self.users.features[known].astype(np.float32)
         if (user < 0).any():
-            own[user < 0] = self.users.features.mean(axis=0)
+            own[user < 0] = self._mean_features
         return np.column_stack([np.log1p(count) / 10, own]).astype(np.float32)
 
     def _rows(self, user: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
