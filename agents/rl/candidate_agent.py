@@ -67,6 +67,10 @@ class CandidateAgent(TrainedAgent):
         self.rankers_ = RankerScores.fit(self.options.rankers, log, training.seed, folder)
         self.items_ = ItemTable.from_log(log, self.options.embedding, training.seed)
 
+    def model_config(self) -> dict[str, Any]:
+        """What the RLlib module of such an agent is made of."""
+        return {"layout": self.layout_, "items": self.items_, "options": self.options, "slots": self.slate_size}
+
     def with_actions(self, env: SlateVectorEnv) -> SlateActionWrapper:
         if env.slate_size != self.slate_size:
             raise AgentError(

@@ -127,6 +127,6 @@ class DQNSlotsAgent(CandidateAgent):
             config=dqn_config(of_slots).training(lr=falling),
             env_runner=CandidateEnvRunner,
             module=SlotQModule,
-            model_config={"layout": self.layout_, "items": self.items_, "options": self.options},
+            model_config=self.model_config(),
             shape=asdict(self.layout_),
         )

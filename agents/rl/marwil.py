@@ -136,7 +136,7 @@ class MARWILAgent(PPOSlateAgent):
                     report=lambda requests: training.report(spent + requests),
                 ),
                 module=StartedModule,
-                model_config=self._model_config() | {"start": cloned},
+                model_config=self.model_config() | {"start": cloned},
                 shape=asdict(self.layout_),
             )
         except TrainingStopped as stopped:
@@ -172,7 +172,7 @@ class MARWILAgent(PPOSlateAgent):
         logged = LoggedRequests.of(events, env.env, self.rows, limit)
         spaces = {DEFAULT_MODULE_ID: (env.single_observation_space, env.single_action_space)}
         with one_thread(), seeded_generators(training.seed), quiet_rllib():
-            learner = marwil_config(options, self._model_config()).build_learner(spaces=spaces)
+            learner = marwil_config(options, self.model_config()).build_learner(spaces=spaces)
             module: Any = learner.module[DEFAULT_MODULE_ID]
             initial = module.served_policy()
             batch, mean = marwil_batch(logged, options.gamma)
@@ -249,9 +249,6 @@ class MARWILAgent(PPOSlateAgent):
                 f"agent '{spec}' cannot leave the log that '{self.name}' learns from; name another behaviour."
             )
         return kind(self.slate_size, seed)
-
-    def _model_config(self) -> dict[str, Any]:
-        return {"layout": self.layout_, "items": self.items_, "options": self.options, "slots": self.slate_size}
 
 
 def marwil_config(options: MARWILOptions, model_config: dict[str, Any]) -> MARWILConfig:

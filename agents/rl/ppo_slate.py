@@ -15,7 +15,7 @@ from agents.rl.candidate_agent import CandidateAgent, CandidateOptions
 from agents.rl.networks import arrays_of
 from agents.rl.plackett_luce import TorchPlackettLuce, masked_logits
 from agents.rl.ppo import PPOOptions, trained_by_ppo
-from agents.rl.scorer import CandidateScorer, ItemTable, ScorerConfig, StateValue
+from agents.rl.scorer import CandidateScorer, ItemTable, ScorerConfig, StateValue, leading_column
 from agents.rl.served import Trained, Weights
 
 
@@ -32,9 +32,8 @@ class PolicyNetwork(nn.Module):
 
     def __init__(self, layout: RequestLayout, table: ItemTable, options: PPOSlateOptions) -> None:
         super().__init__()
-        leading = layout.columns[2] if len(layout.columns) > 2 else layout.columns[0]
         config = ScorerConfig(width=options.width, heads=options.heads)
-        self.scorer = CandidateScorer(layout, table, config, prior=(leading, options.sharpness))
+        self.scorer = CandidateScorer(layout, table, config, prior=(leading_column(layout), options.sharpness))
 
     def forward(self, rows: Tensor) -> Tensor:
         """[N, C] for flat rows [N, W]; those of masked candidates mean nothing."""
@@ -89,11 +88,6 @@ class PPOSlateAgent(CandidateAgent):
             make_env,
             training,
             module=SlatePolicyModule,
-            model_config={
-                "layout": self.layout_,
-                "items": self.items_,
-                "options": self.options,
-                "slots": self.slate_size,
-            },
+            model_config=self.model_config(),
             shape=asdict(self.layout_),
         )

@@ -203,12 +203,7 @@ class SlateQAgent(CandidateAgent):
             config=dqn_config(self.options).learners(learner_class=SlateQLearner),
             env_runner=ClickEnvRunner,
             module=SlateQModule,
-            model_config={
-                "layout": self.layout_,
-                "items": self.items_,
-                "options": self.options,
-                "slots": self.slate_size,
-            },
+            model_config=self.model_config(),
             shape=asdict(self.layout_),
         )
 

@@ -89,7 +89,7 @@ def test_the_loss_is_that_of_a_plain_loop(trained, small_world, beta):
     env = trained.with_actions(make_env(small_world, 30))
     rows = torch.from_numpy(env.reset(seed=0)[0])
     options = replace(OPTIONS, beta=beta, norm_rate=0.25)
-    config = marwil_config(options, trained._model_config())
+    config = marwil_config(options, trained.model_config())
     torch.manual_seed(0)
     learner = config.build_learner(spaces={DEFAULT_MODULE_ID: (env.single_observation_space, env.single_action_space)})
     module = learner.module[DEFAULT_MODULE_ID]
