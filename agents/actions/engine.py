@@ -101,9 +101,10 @@ class SlateActionWrapper(VectorWrapper):
 
     def _final_rows(self, final: dict[str, NDArray[Any]], ended: NDArray[np.bool_]) -> NDArray[np.float32]:
         """[N, W] rows of final requests (same-step autoreset), 0 where a life goes on."""
-        rows = np.zeros((len(ended), *self.single_observation_space.shape), np.float32)  # type: ignore[misc]
         last = Observation.from_dict(final).take(np.flatnonzero(ended))
-        rows[ended] = self.observe(last, self._score(last))
+        seen = self.observe(last, self._score(last))
+        rows = np.zeros((len(ended), *seen.shape[1:]), np.float32)
+        rows[ended] = seen
         return rows
 
 

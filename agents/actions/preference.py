@@ -14,7 +14,6 @@ from agents.actions.weights import WeightsAction
 from agents.summary import PublicItems
 from envs.errors import ConfigurationError
 from envs.measures import RewardWeights
-from envs.observation import Observation
 from envs.slate_env import SlateVectorEnv
 
 OBJECTIVES = ("engagement", "diversity", "freshness")
@@ -113,7 +112,4 @@ class PreferenceAction(WeightsAction):
         return np.concatenate([super()._taken_in(observation), self.preferences], axis=1)
 
     def _final_rows(self, final: dict[str, NDArray[Any]], ended: NDArray[np.bool_]) -> NDArray[np.float32]:
-        summaries = np.zeros((len(ended), self.single_observation_space.shape[0] - 3), np.float32)  # type: ignore[index]
-        last = Observation.from_dict(final).take(np.flatnonzero(ended))
-        summaries[ended] = self.observe(last, self._score(last))
-        return np.concatenate([summaries, self.preferences * ended[:, None]], axis=1)
+        return np.concatenate([super()._final_rows(final, ended), self.preferences * ended[:, None]], axis=1)
