@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -123,7 +124,7 @@ class EventLog:
         table = self.table
         if not len(table):
             return policy_log.where(np.zeros(len(policy_log), bool))
-        slate = table["slate"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
+        slate = matrix(table, "slate")
         size = slate.shape[1]
         slot = np.tile(np.arange(size, dtype=np.int16), len(table))
         shown = slate.reshape(-1) >= 0
@@ -143,5 +144,16 @@ class EventLog:
             rating=np.where(clicked, spread("rating"), np.nan).astype(np.float32),
             request=np.repeat(np.arange(len(table)), size)[shown],
             position=slot[shown],
-            propensity=table["propensity"].combine_chunks().flatten().to_numpy(zero_copy_only=False)[shown],
+            propensity=matrix(table, "propensity").reshape(-1)[shown],
         )
+
+
+def matrix(table: pa.Table, name: str) -> NDArray[Any]:
+    """[R, n] a column of lists of an event log's table: slate, candidates or propensity."""
+    return table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
+
+
+def slate_places(slates: NDArray[np.int32], candidates: NDArray[np.int32], mask: NDArray[np.int8]) -> NDArray[np.int64]:
+    """[N, K] places of the slates' items among the candidates [N, C]; of an empty slot that of the first masked candidate."""
+    found = (candidates[:, None, :] == slates[:, :, None]) & (mask == 1)[:, None, :]
+    return np.where(slates >= 0, found.argmax(axis=2), mask.argmin(axis=1)[:, None])

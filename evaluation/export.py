@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from envs.artefacts import written_whole
 from envs.errors import ArtefactError, ConfigurationError, DriftrecError
-from envs.event_log import EventLog
+from envs.event_log import EventLog, matrix, slate_places
 from envs.slate_env import SlateVectorEnv
 from evaluation.comparison import EVALUATION_SEED_OFFSET
 from evaluation.progress import Progress, progress
@@ -117,8 +117,8 @@ def replayed(events: EventLog, lived: Remade, whose: str, block: int = BLOCK_USE
     table = events.table
     user, request = table["user"].to_numpy(), table["request"].to_numpy()
     order = np.lexsort((request, user))
-    slates, candidates = _matrix(table, "slate")[order], _matrix(table, "candidates")[order]
-    propensities, items = _matrix(table, "propensity")[order], table["item"].to_numpy()[order]
+    slates, candidates = matrix(table, "slate")[order], matrix(table, "candidates")[order]
+    propensities, items = matrix(table, "propensity")[order], table["item"].to_numpy()[order]
     users, begins = np.unique(user[order], return_index=True)
     ends = np.append(begins[1:], len(order))
     for start in range(0, len(users), block):
@@ -159,7 +159,7 @@ def _relive(
         if (rows >= ends[place]).any():
             raise _other_life(whose, users[place[np.argmax(rows >= ends[place])]], request)
         before = _copied(env.observation.to_dict())
-        actions = _actions(slates[rows], before["candidate_items"], before["candidate_mask"])
+        actions = slate_places(slates[rows], before["candidate_items"], before["candidate_mask"])
         after, reward, terminated, truncated, info = env.step(actions)
         wrong = (before["candidate_items"] != candidates[rows]).any(axis=1)
         wrong |= (info["slate_items"] != slates[rows]).any(axis=1) | (info["clicked_item"] != items[rows])
@@ -197,20 +197,9 @@ def _episode(user: int, observed: list[dict[str, NDArray[Any]]], steps: list[dic
     )
 
 
-def _actions(slates: NDArray[np.int32], candidates: NDArray[np.int32], mask: NDArray[np.int8]) -> NDArray[np.int64]:
-    """[N, K] places of the slates' items among the candidates [N, C]; of an empty slot that of the first masked candidate."""
-    found = (candidates[:, None, :] == slates[:, :, None]) & (mask == 1)[:, None, :]
-    return np.where(slates >= 0, found.argmax(axis=2), mask.argmin(axis=1)[:, None])
-
-
 def _copied(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The environment's buffers are written over by the next request."""
     return {name: array.copy() for name, array in arrays.items()}
-
-
-def _matrix(table: pa.Table, name: str) -> NDArray[Any]:
-    flat = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(table), -1)
 
 
 def _other_life(whose: str, user: int, request: int) -> ArtefactError:

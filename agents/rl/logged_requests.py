@@ -13,7 +13,7 @@ from envs import request_kernels
 from envs.catalogue import SECONDS_PER_DAY
 from envs.compiled import over_rows
 from envs.errors import AgentError
-from envs.event_log import EventLog
+from envs.event_log import EventLog, matrix, slate_places
 from envs.measures import consumed_diversity
 from envs.observation import Observation
 from envs.rewards import Parts, earned
@@ -108,13 +108,12 @@ def _columns(table: pa.Table, env: SlateVectorEnv) -> dict[str, NDArray[Any]]:
     names = ("user", "log_user", "visit", "request", "clock", "slot", "item", "rating", "left")
     columns = {name: table[name].to_numpy() for name in names}
     for name, count in (("candidates", env.num_candidates), ("slate", env.slate_size)):
-        lists = table[name].combine_chunks()
-        width = len(lists.flatten()) // len(table)
+        columns[name] = matrix(table, name)
+        width = columns[name].shape[1]
         if width != count:
             raise AgentError(
                 f"the event log has {width} items in '{name}', the environment {count}; train in one like it."
             )
-        columns[name] = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, count)
     world = env.world
     beyond = (columns["log_user"].max() >= world.num_users) | (columns["candidates"].max() >= world.num_items)
     if beyond or (columns["user"] % world.num_users != columns["log_user"]).any():
@@ -155,7 +154,9 @@ def _replayed(
                 "recall finds other candidates than the event log has; train in the world and with the recall that left it."
             )
         rewards = _rewards(env, now, history[lives])
-        found.append((encode(observation), *_places(candidates.items, candidates.mask, now["slate"]), rewards))
+        slates, mask = now["slate"], candidates.mask
+        places = slate_places(slates, candidates.items, mask)
+        found.append((encode(observation), places, _whole(mask, slates), rewards))
         item[lives], clock[lives] = now["item"], now["clock"]
         clicked = lives[now["item"] >= 0]
         over_rows(
@@ -192,12 +193,7 @@ def _rewards(env: SlateVectorEnv, now: dict[str, NDArray[Any]], history: NDArray
     return earned(env.reward_weights, parts)
 
 
-def _places(
-    items: NDArray[np.int32], mask: NDArray[np.int8], slates: NDArray[np.int32]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(places [N, K] of the slates' items, whether each slate [N] is as full as can be)."""
-    shown = slates >= 0
-    places = (items[:, None, :] == slates[:, :, None]).argmax(axis=2)
-    places = np.where(shown, places, mask.argmin(axis=1)[:, None])
+def _whole(mask: NDArray[np.int8], slates: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """[N] whether each slate [N, K] is as full as the candidates' mask [N, C] lets it be."""
     wanted = np.minimum(mask.sum(axis=1), slates.shape[1])
-    return places, (shown == (np.arange(slates.shape[1]) < wanted[:, None])).all(axis=1)
+    return ((slates >= 0) == (np.arange(slates.shape[1]) < wanted[:, None])).all(axis=1)
