@@ -43,7 +43,6 @@ from envs.users.measure import likelihood_reports
 from envs.users.models import fit_user_model
 from envs.users.protocol import UserModel
 from envs.users.resampling import drawn_users, log_of_users
-from envs.users.selection import choose_config
 from envs.world import World, WorldConfig, build_world
 from evaluation.fidelity.report import fidelity_likelihoods, survival_sentence
 from evaluation.fidelity.study import Study, fidelity_report
@@ -363,10 +362,8 @@ def read_log(options: DataOptions, console: Console) -> InteractionLog:
 
 
 def fit_config(log: InteractionLog, options: DataOptions, console: Console, search: bool | None = None) -> FitConfig:
-    """How users are fitted: d and regularisation as chosen for the log; with --fast one pass over each user's first events."""
-    if options.fast:
-        return FitConfig(seed=options.seed, epochs=1, max_events=60)
-    choice = choose_config(log, FitConfig(seed=options.seed), search)
+    """How users are fitted, which is told where it was searched for."""
+    choice = options.choose_fit(log, search)
     if choice.tried:
         console.print(choice.sentence())
     return choice.config

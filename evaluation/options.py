@@ -14,10 +14,13 @@ import tyro
 from agents.loading import AGENT, agent_names, default_agents
 from agents.rankers.loading import RANKER, ranker_names, resolve_ranker, shown_name
 from envs.errors import ConfigurationError
+from envs.logs.schema import InteractionLog
 from envs.measures import RewardWeights
 from envs.modifiers import modifiers_from
 from envs.rewards import reward_from
+from envs.users.fit import FitConfig
 from envs.users.models import check_user_model
+from envs.users.selection import Choice, choose_config
 from envs.world import WorldConfig
 from evaluation.comparison import ComparisonConfig, ServingConfig
 from evaluation.fidelity.study import FidelityConfig
@@ -74,6 +77,12 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         check_user_model(self.user_model)
+
+    def choose_fit(self, log: InteractionLog, search: bool | None = None) -> Choice:
+        """How users are fitted: d and regularisation as chosen for the log; with --fast one pass over each user's first events."""
+        if self.fast:
+            return Choice(config=FitConfig(seed=self.seed, epochs=1, max_events=60), tried=(), users=0)
+        return choose_config(log, FitConfig(seed=self.seed), search)
 
 
 @dataclass(frozen=True, kw_only=True)

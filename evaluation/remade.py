@@ -7,9 +7,7 @@ from envs.errors import ArtefactError
 from envs.logs import load_log
 from envs.tasks import Task, task_named
 from envs.tasks.fingerprint import check_frozen
-from envs.users.fit import FitConfig
 from envs.users.models import fit_user_model
-from envs.users.selection import choose_config
 from envs.world import World, build_world
 from evaluation.comparison import ComparisonConfig, ServingConfig
 from evaluation.options import CompareOptions
@@ -51,9 +49,8 @@ def remade(run: Run) -> Remade:
         )
     options = CompareOptions(**run.config)
     log = load_log(options.dataset, skip_bad_rows=options.skip_bad_rows, seed=options.seed, columns=options.columns)
-    plain = FitConfig(seed=options.seed)
-    config = FitConfig(seed=options.seed, epochs=1, max_events=60) if options.fast else choose_config(log, plain).config
-    world = build_world(log, fit_user_model(options.user_model, log, config), options.world())
+    user_model = fit_user_model(options.user_model, log, options.choose_fit(log).config)
+    world = build_world(log, user_model, options.world())
     recall = options.recall_stage().fit(world.policy_log)
     return Remade(world, recall, options.comparison().within(world), None)
 
