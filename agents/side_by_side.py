@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -53,11 +54,16 @@ def ray_with(jobs: int, address: str | None = None) -> Iterator[None]:
             ray.shutdown()
 
 
-def let_own_classes_travel() -> None:
-    """From now on, objects of classes in users' own files take these classes along to Ray's workers, which have not loaded them."""
+def let_own_classes_travel(*kinds: type) -> None:
+    """From now on, objects of classes in users' own files take these classes along to Ray's workers, which have not loaded them.
+
+    Args:
+        kinds: further agents' classes, which a user may have imported in another way; those of this package need not travel.
+    """
     from ray import cloudpickle
 
-    for module in own_modules():
+    others = [sys.modules[kind.__module__] for kind in kinds if kind.__module__.partition(".")[0] != "agents"]
+    for module in (*own_modules(), *others):
         cloudpickle.register_pickle_by_value(module)
 
 

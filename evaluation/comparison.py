@@ -5,7 +5,6 @@ measures are those of `envs.measures`; `lives.py` sums them over lives, `summary
 """
 
 import inspect
-import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from agents.base import Agent, checked_slates
-from agents.side_by_side import in_shards
+from agents.side_by_side import in_shards, let_own_classes_travel
 from envs.candidate_source import CandidateSource
 from envs.errors import AgentError, ConfigurationError, DriftrecError
 from envs.event_log import EventLog
@@ -173,7 +172,7 @@ def serve(
     if shards == 1:
         parts = [_serve_part(served, 0, len(users))]
     else:
-        _let_workers_know(type(agent))
+        let_own_classes_travel(type(agent))
         parts = in_shards(_serve_part, served, len(users), shards)
     shown = Shown(world)
     for part in parts:
@@ -241,14 +240,6 @@ def _serve_part(
         shown=lives.shown,
         events=events or EventLog(),
     )
-
-
-def _let_workers_know(kind: type[Agent]) -> None:
-    """Sends an agent's class along with it where it stands in a user's own file, which a Ray worker has not loaded."""
-    if kind.__module__.partition(".")[0] != "agents":
-        from ray import cloudpickle
-
-        cloudpickle.register_pickle_by_value(sys.modules[kind.__module__])
 
 
 def _labelled(table: pl.DataFrame, label: Mapping[str, Any]) -> pl.DataFrame:
