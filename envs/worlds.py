@@ -7,11 +7,10 @@ shows how to write another.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from envs.errors import ConfigurationError, DriftrecError
-from envs.loading import Kind, line_of, told
+from envs.loading import Kind, failing_in, made_from
 from envs.logs.schema import InteractionLog
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.modifiers import Drift
@@ -130,12 +129,7 @@ def own_world(spec: str) -> NamedWorld:
     """
     kind: Any = WORLD.find(spec)
     path, _, class_name = spec.rpartition(":")
-    try:
-        world: Any = kind()
-    except Exception as error:
-        raise ConfigurationError(
-            f"world '{class_name}' in '{path}' cannot be made without arguments{line_of(error, Path(path))}: {told(error)}"
-        ) from error
+    world: Any = made_from(WORLD, spec, kind)
     if not str(getattr(world, "name", "")).isidentifier():
         raise ConfigurationError(
             f"world '{class_name}' in '{path}' needs a name of letters, digits and underscores; write name = \"my_world\"."
@@ -160,9 +154,7 @@ def made(world: NamedWorld) -> World:
     except Exception as error:
         if type(world).__module__ == __name__:
             raise
-        code = type(world).make.__code__
-        where = f"{code.co_filename}{line_of(error, Path(code.co_filename))}"
-        raise ConfigurationError(f"world '{world.name}' failed in make ({where}): {told(error)}") from error
+        raise ConfigurationError(failing_in("world", world, "make", error)) from error
     if not isinstance(built, World):
         raise ConfigurationError(
             f"world '{world.name}': make returned a {type(built).__name__}; it must return an envs.world.World, "

@@ -50,16 +50,6 @@ def over_trainings_and_users(
     return Estimate(value, value - margin, value + margin, users, seeds)
 
 
-def mean_of(values: ArrayLike) -> Statistic:
-    """The statistic 'mean over users' of values [S, U]."""
-    table = np.atleast_2d(np.asarray(values, np.float64))
-
-    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        return table @ weights.T / table.shape[1]
-
-    return statistic
-
-
 def probability_of_improvement(first: ArrayLike, second: ArrayLike) -> float:
     """Chance that a training of the first does better than one of the second, averaged over tasks; ties count half.
 

@@ -9,7 +9,6 @@ from evaluation.verdict.config import Rung, rungs
 from evaluation.verdict.statistics import (
     hypervolume,
     improvement_estimate,
-    mean_of,
     over_trainings_and_users,
     pareto_front,
     probability_of_improvement,
@@ -23,6 +22,11 @@ def crossed(random, seeds, users, seed_sd, user_sd, cell_sd):
         + user_sd * random.standard_normal((1, users))
         + cell_sd * random.standard_normal((seeds, users))
     )
+
+
+def mean_of(values):
+    """The statistic 'mean over users' of values [S, U]."""
+    return lambda weights: values @ weights.T / values.shape[1]
 
 
 @pytest.mark.parametrize(("seed_sd", "user_sd"), [(0.3, 1.0), (0.1, 1.0), (1.0, 1.0)])
