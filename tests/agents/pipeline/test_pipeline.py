@@ -11,7 +11,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from agents.pipeline import Pipeline, PipelineConfig
 from agents.pipeline.served_users import ServedUsers
 from agents.rankers.loading import ranker_names
+from agents.rankers.ranking_input import RankingInput
 from agents.rankers.samples import SampleConfig
+from agents.rerankers import MaximalMarginalRelevance, MMRRerankerConfig
 from envs.catalogue import SECONDS_PER_DAY
 from envs.errors import ArtefactError, ConfigurationError
 from envs.logs.synthetic import SyntheticConfig, generate_log
@@ -169,6 +171,12 @@ def test_the_slate_is_the_reranker_s_on_the_ranker_s_scores(log, pipeline):
     assert (np.diff(found.scores, axis=1) <= 0).all()
     diverse = pipeline.recommend([str(name) for name in log.users.user_ids], k=10)
     assert (diverse.items != found.items).any()
+    user = np.arange(len(log.users))
+    observation, _ = pipeline.observe(user, np.full(len(user), pipeline.served.last_second + 1))
+    scores = pipeline.ranker.score(RankingInput.of(observation))
+    slots = MaximalMarginalRelevance(MMRRerankerConfig(trade_off=0.8)).fit(log).rerank(observation, scores, 10)
+    assert_array_equal(diverse.items, np.take_along_axis(observation.candidates.items, slots, axis=1))
+    assert_array_equal(diverse.scores, np.take_along_axis(scores, slots, axis=1))
 
 
 def test_new_events_are_history_at_once(log):
