@@ -24,7 +24,7 @@ from envs.logs.schema import InteractionLog
 from envs.world import World
 from evaluation.comparison import serve
 from evaluation.progress import Progress
-from evaluation.recall_report import RECALL_TABLE, tell_channels
+from evaluation.recall_report import tell_channels
 from evaluation.runs import Run
 from evaluation.serving.config import FLOOR, LOG, TRAININGS, ServingStudyConfig, pipeline_name
 from evaluation.serving.correlation import rank_correlations
@@ -122,8 +122,7 @@ class _Study:
         ]
 
     def _tell_channels(self) -> None:
-        if not self.run.has_table(RECALL_TABLE):
-            tell_channels(self.pipelines.recall, self.pipelines.policy_log, self.pipelines.num_candidates, self.run)
+        tell_channels(self.pipelines.recall, self.pipelines.policy_log, self.pipelines.num_candidates, self.run)
 
     def _serve_ends(self, model: str) -> None:
         for name in ENDS:
