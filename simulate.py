@@ -16,6 +16,7 @@ Examples:
     python simulate.py verdict                                does reinforcement learning beat what is supervised?
     python simulate.py updates                                when to update the models: three rules and a DQN
     python simulate.py plot RUN [RUN ...]                     draw saved runs again, or several together
+    python simulate.py export RUN                             trajectories of a run as Parquet, or for Minari
 
 compare is the subcommand where none is named. `python simulate.py SUBCOMMAND --help` lists the options of each.
 """
@@ -44,6 +45,7 @@ from envs.users.models import fit_user_model
 from envs.users.protocol import UserModel
 from envs.users.resampling import drawn_users, log_of_users
 from envs.world import World, WorldConfig, build_world
+from evaluation.export import export_minari, export_parquet
 from evaluation.fidelity.report import fidelity_likelihoods, survival_sentence
 from evaluation.fidelity.study import Study, fidelity_report
 from evaluation.figures import save_figures
@@ -51,6 +53,7 @@ from evaluation.options import (
     NOT_PART_OF_A_RUN,
     CompareOptions,
     DataOptions,
+    ExportOptions,
     FidelityOptions,
     FitOptions,
     PlotOptions,
@@ -341,6 +344,17 @@ def plot(options: PlotOptions) -> None:
         print(path)
 
 
+def export(options: ExportOptions) -> None:
+    """A run's event logs → the same lives, once more → Parquet files or Minari data sets."""
+    run = Run.open(options.run)
+    if options.format == "minari":
+        made: Sequence[Any] = export_minari(run, options.out, options.named())
+    else:
+        made = export_parquet(run, options.out or run.folder / "exported", options.named())
+    for name in made:
+        print(name)
+
+
 # ------------------------------------------------------------------------------------------------------ parts they share
 def open_run(options: DataOptions, subcommand: str, resume: Path | None = None) -> Run:
     """The run folder: a new one, or the one to go on with."""
@@ -453,6 +467,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "verdict": (VerdictOptions, verdict),
     "updates": (UpdateOptions, updates),
     "plot": (PlotOptions, plot),
+    "export": (ExportOptions, export),
 }
 
 

@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--agents", default=",".join(AGENTS), help="names or file.py:Class, separated by commas (default: %(default)s)"
     )
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each learner (default: %(default)s)")
-    parser.add_argument("--events", action="store_true", help="keep event logs, for python -m evaluation.export")
+    parser.add_argument("--events", action="store_true", help="keep event logs, for simulate.py export")
     parser.add_argument("--out", type=Path, default=Path("results/task_scores"), help="folder (default: %(default)s)")
     options = parser.parse_args(arguments)
     try:

@@ -1,16 +1,14 @@
 """Trajectories of a run for other tools: one Parquet file, or one Minari data set, for each agent and training seed.
 
-    python -m evaluation.export results/compare-... --format parquet --out exported
-    python -m evaluation.export results/compare-... --format minari --agents mf,ppo
+    python simulate.py export results/compare-... --format parquet --out exported
+    python simulate.py export results/compare-... --format minari --agents mf,ppo
 
 A run keeps what was shown and what users did. Lives depend on the slates alone, so the slates are shown again to the same users
 in the same world, which gives observations and rewards to the bit; a life that goes another way than it was logged ends the
 export. An episode is a user's life over the run's days, a step is a request. docs/export.md has the columns.
 """
 
-import argparse
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +26,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from envs.artefacts import written_whole
-from envs.errors import ArtefactError, ConfigurationError, DriftrecError
+from envs.errors import ArtefactError, ConfigurationError
 from envs.event_log import EventLog, matrix, slate_places
 from envs.slate_env import SlateVectorEnv
 from evaluation.comparison import EVALUATION_SEED_OFFSET
@@ -36,7 +34,6 @@ from evaluation.progress import Progress, progress
 from evaluation.remade import Remade, remade
 from evaluation.runs import Run
 
-FORMATS = ("parquet", "minari")
 BLOCK_USERS = 256
 """Users whose lives are gone through together; bounds memory and changes nothing else."""
 
@@ -442,59 +439,3 @@ def _kept_in(folder: Path | None) -> Iterator[Path]:
 def _plain(name: str) -> str:
     """A name of letters, digits, '-' and '_', as Minari wants it."""
     return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)
-
-
-# ----------------------------------------------------------------------------------------------------- the command line
-def export(run_folder: Path, kind: str, out: Path | None = None, agents: Sequence[str] = ()) -> list[str]:
-    """Exports a run; returns what was made: paths of files, or names of Minari data sets.
-
-    Args:
-        run_folder: of the run.
-        kind: one of `FORMATS`.
-        out: folder; by default <run>/exported for Parquet, Minari's own for Minari.
-        agents: whose; all by default.
-
-    Raises:
-        ConfigurationError: if there is no such format, or as `export_parquet` and `export_minari`.
-        ArtefactError: if the folder is no run, or as these.
-    """
-    if kind not in FORMATS:
-        raise ConfigurationError(f"--format is '{kind}'; it must be one of {', '.join(FORMATS)}.")
-    run = Run.open(run_folder)
-    if kind == "minari":
-        return export_minari(run, out, agents)
-    return [str(path) for path in export_parquet(run, out or run.folder / "exported", agents)]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0, or 2 after a sentence about what is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
-    parser.add_argument(
-        "--format",
-        default="parquet",
-        choices=FORMATS,
-        help="parquet: one row a request; minari: a data set of episodes",
-    )
-    parser.add_argument("--agents", default="", help="names, separated by commas (default: all that the run has)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="folder (default: RUN/exported for parquet; $MINARI_DATASETS_PATH or ~/.minari/datasets for minari)",
-    )
-    options = parser.parse_args(arguments)
-    agents = [name.strip() for name in options.agents.split(",") if name.strip()]
-    try:
-        made = export(options.run, options.format, options.out, agents)
-    except DriftrecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for name in made:
-        print(name)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,5 +1,6 @@
 """Options of the script, one class for each subcommand, and how they are read from the command line and from files."""
 
+import inspect
 import json
 import os
 import tomllib
@@ -7,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -620,6 +621,31 @@ class PlotOptions:
     """Folder for the plots; by default the plots folder of a single run, or results/plots for several."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Writes the trajectories of a run for other tools: a Parquet file, or a Minari data set, for each agent and training seed.
+
+    A run keeps what was shown and what users did. The slates are shown again to the same users in the same world, which gives
+    observations and rewards to the bit; docs/export.md has the columns.
+
+    Example: python simulate.py export results/compare-... --format minari --agents mf,ppo
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a run of compare, or of one that python -m benchmarks.task_scores made with --events."""
+    format: Literal["parquet", "minari"] = "parquet"
+    """parquet: one row a request; minari: episodes, a user's life each, which needs pip install -e '.[minari]'."""
+    agents: str = ""
+    """Whose, by the names that they have in the run, separated by commas; by default everybody's."""
+    out: Path | None = None
+    """Folder for what is made; by default the run's folder exported for parquet, and for minari its own, $MINARI_DATASETS_PATH or
+    ~/.minari/datasets."""
+
+    def named(self) -> list[str]:
+        """The agents that are named; none for all."""
+        return _listed(self.agents)
+
+
 Options = TypeVar("Options")
 
 
@@ -657,7 +683,7 @@ def parsed_options(kind: type[Options], arguments: Sequence[str], name: str, des
         kind,
         args=[*_file_arguments(arguments, kind), *arguments],
         prog=f"simulate.py {name}",
-        description=description or kind.__doc__,
+        description=description or inspect.getdoc(kind),
     )
 
 

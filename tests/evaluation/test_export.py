@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+import simulate
 from envs.errors import ArtefactError, ConfigurationError
 from envs.event_log import EventLog
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.world import build_world
 from evaluation import export as exporting
-from evaluation.export import event_logs, export, export_minari, export_parquet, replayed
+from evaluation.export import event_logs, export_minari, export_parquet, replayed
 from evaluation.options import CompareOptions
 from evaluation.remade import Remade, remade
 from evaluation.runs import Run
@@ -121,7 +122,7 @@ def test_a_log_that_ends_too_early_is_refused(run, lived):
 def test_minari_loads_what_was_exported(run, known, tmp_path, monkeypatch):
     minari = pytest.importorskip("minari")
     monkeypatch.setattr(exporting, "BLOCK_USERS", 8)
-    names = export(run.folder, "minari", tmp_path, ["mf"])
+    names = export_minari(run, tmp_path, ["mf"])
     assert names == ["driftrec/two_agents/mf-seed0-v0"] and "MINARI_DATASETS_PATH" not in os.environ
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     data, lives = minari.load_dataset(names[0]), lives_of(run, "mf")
@@ -146,7 +147,18 @@ def test_without_minari_it_is_told_how_to_get_it(run, known, tmp_path, monkeypat
     with pytest.raises(
         ConfigurationError, match=r"pip install -c constraints.txt -e '.\[minari\]', or take --format parquet"
     ):
-        export(run.folder, "minari", tmp_path)
+        export_minari(run, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_exports_those_that_are_named(run, known, tmp_path, capsys):
+    pytest.importorskip("minari")
+    assert simulate.main(["export", str(run.folder), "--agents", "mf, random", "--out", str(tmp_path)]) == 0
+    made = [tmp_path / "mf-seed0.parquet", tmp_path / "random-seed0.parquet"]
+    assert capsys.readouterr().out.split() == list(map(str, made)) and all(path.exists() for path in made)
+    given = ["export", str(run.folder), "--format", "minari", "--agents", "mf", "--out", str(tmp_path / "minari")]
+    assert simulate.main(given) == 0
+    assert capsys.readouterr().out.split() == ["driftrec/two_agents/mf-seed0-v0"]
 
 
 @pytest.mark.parametrize(
@@ -154,14 +166,22 @@ def test_without_minari_it_is_told_how_to_get_it(run, known, tmp_path, monkeypat
     [
         (["{run}", "--agents", "mff"], "--agents names 'mff', .* it has mf, oracle_lookahead, random"),
         (["{run}/nowhere"], "does not exist"),
-        (["{other}"], "kept no events"),
+        (["{run}/tables"], "is not a run"),
+        (["{other}"], "kept no events; make one that does"),
     ],
 )
 def test_what_cannot_be_exported_is_told(run, tmp_path, capsys, arguments, told):
     other = Run.create(tmp_path / "other", "fit", {})
     given = [each.format(run=run.folder, other=other.folder) for each in arguments]
-    assert exporting.main(given) == 2
+    assert simulate.main(["export", *given]) == 2
     assert re.search(told, capsys.readouterr().err)
+    assert not (run.folder / "exported").exists()
+
+
+def test_an_unknown_format_is_refused(run, capsys):
+    with pytest.raises(SystemExit) as ended:
+        simulate.main(["export", str(run.folder), "--format", "csv"])
+    assert ended.value.code == 2 and "parquet" in capsys.readouterr().err
 
 
 def test_runs_of_other_commands_and_versions_are_refused(tmp_path):
