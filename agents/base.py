@@ -30,7 +30,8 @@ class Training:
     seed: int
     """Seed of everything random in the training."""
     folder: Path | None = None
-    """Where checkpoints and learning curves may be written; None for nowhere."""
+    """Where checkpoints and learning curves may be written; None for nowhere. Folders in it that are called checkpoint-... are
+    deleted once the agent is saved."""
     report: Callable[[int], None] = lambda requests: None
     """To be called with the number of requests spent so far; moves the progress bar."""
 

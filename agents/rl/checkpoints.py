@@ -21,7 +21,8 @@ from agents.rl.served import TrainedAgent, Weights, with_prefix
 from envs.artefacts import load_arrays, save_arrays
 from envs.errors import ArtefactError, ConfigurationError
 
-_PREFIX, _UNFINISHED = "checkpoint-", ".checkpoint-"
+PREFIX, _UNFINISHED = "checkpoint-", ".checkpoint-"
+"""Folders by which a training goes on begin with the prefix; whoever had the agent trained deletes them once it is saved."""
 _SHARE = 0.1
 """Share of a training's time that its checkpoints may take."""
 
@@ -130,7 +131,7 @@ class Checkpoints:
         try:
             algorithm.save_to_path(str((temporary / "rllib").resolve()))
             save_arrays(temporary / "progress.npz", "checkpoint", arrays, self.about)
-            temporary.rename(self.folder / f"{_PREFIX}{progress.requests:012d}")
+            temporary.rename(self.folder / f"{PREFIX}{progress.requests:012d}")
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -140,7 +141,7 @@ class Checkpoints:
         self._not_before = begin + took / _SHARE
 
     def _all(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{_PREFIX}*")) if self.folder.is_dir() else []
+        return sorted(self.folder.glob(f"{PREFIX}[0-9]*")) if self.folder.is_dir() else []
 
     def _newest(self) -> Path | None:
         return next(reversed(self._all()), None)

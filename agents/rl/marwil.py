@@ -20,7 +20,7 @@ from torch import Tensor
 
 from agents.base import Agent, Training, checked_slates
 from agents.loading import resolve_agent
-from agents.rl.checkpoints import Checkpoints
+from agents.rl.checkpoints import PREFIX, Checkpoints
 from agents.rl.learner import ArrayLearner, Rows
 from agents.rl.logged_requests import LoggedRequests
 from agents.rl.networks import arrays_of, one_thread
@@ -148,9 +148,9 @@ class MARWILAgent(PPOSlateAgent):
     def _started(self, make_env: Callable[[int], Any], training: Training) -> dict[str, NDArray[Any]]:
         """What was learnt from the log, read back where the folder has it."""
         checkpoints = Checkpoints.of(self, training, asdict(self.layout_))
-        path = None if training.folder is None else training.folder / "from_log.npz"
-        if checkpoints is None or path is None:
+        if checkpoints is None:
             return self._learnt_from_log(make_env, training)
+        path = checkpoints.folder / f"{PREFIX}of-log" / "start.npz"
         if path.exists():
             arrays, about = load_arrays(path, "start from a log")
             if about != checkpoints.about:
