@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from agents.request_layout import RequestLayout
 from agents.rl.plackett_luce import MASKED, masked_logits
-from agents.rl.scorer import CandidateScorer, ItemTable, ScorerConfig
+from agents.rl.scorer import CandidateScorer, ItemTable, Request, ScorerConfig
 
 
 class ChoiceModel(nn.Module):
@@ -48,23 +48,25 @@ class ChoiceModel(nn.Module):
         """[K] weights of the slots, in logits; 0 for the first."""
         return torch.cat([self.below.new_zeros(1), self.below])
 
-    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(attractions [N, C], `MASKED` for masked candidates; logits [N] of the outside option) of flat rows [N, W]."""
-        encoded = self.attraction.encoder(rows)
-        attractions = masked_logits(self.attraction.of_encoded(encoded).squeeze(2), encoded.mask)
+    def read(self, rows: Tensor) -> Request:
+        """Reads flat rows [N, W]."""
+        return self.attraction.encoder.read(rows)
+
+    def forward(self, request: Request) -> tuple[Tensor, Tensor]:
+        """(attractions [N, C], `MASKED` for masked candidates; logits [N] of the outside option) of requests that were read."""
+        encoded = self.attraction.encoder(request)
+        attractions = masked_logits(self.attraction.of_encoded(encoded).squeeze(2), request.mask)
         return attractions, self.outside(encoded.state).squeeze(1)
 
 
-def log_chances(attractions: Tensor, outside: Tensor, positions: Tensor, slates: Tensor) -> Tensor:
+def log_chances(shown: Tensor, outside: Tensor, positions: Tensor) -> Tensor:
     """[N, K + 1] logs of the chances that each slot is clicked, and in the last column that none is.
 
     Args:
-        attractions: [N, C]; `MASKED` for candidates whose slot stays empty, which is never clicked.
+        shown: [N, K] attractions of what the slots hold; `MASKED` where a slot stays empty, which is never clicked.
         outside: [N].
         positions: [K].
-        slates: [N, K] of different candidates.
     """
-    shown = attractions.gather(1, slates)
     logits = torch.where(shown > MASKED / 2, shown + positions, MASKED)
     return torch.cat([logits, outside[:, None]], dim=1).log_softmax(dim=1)
 

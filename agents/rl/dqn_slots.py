@@ -20,7 +20,7 @@ from agents.rl.dqn import DQNOptions, dqn_config
 from agents.rl.modules import DuelingModule
 from agents.rl.networks import in_blocks, mlp
 from agents.rl.plackett_luce import MASKED, masked_logits
-from agents.rl.scorer import CandidateScorer, ItemTable, ScorerConfig, column_names, leading_column, offered
+from agents.rl.scorer import CandidateScorer, ItemTable, ScorerConfig, column_names, leading_column
 from agents.rl.served import Trained
 from agents.rl.training import trained_by_rllib
 from envs.observation import Observation
@@ -62,12 +62,13 @@ class SlotQNetwork(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[N, C] values of flat rows [N, W]."""
-        encoded = self.advantage.encoder(rows)
-        advantages = self.advantage.of_encoded(encoded).squeeze(2) * encoded.mask
-        count = encoded.mask.sum(dim=1, keepdim=True)
+        request = self.advantage.encoder.read(rows)
+        encoded = self.advantage.encoder(request)
+        advantages = self.advantage.of_encoded(encoded).squeeze(2) * request.mask
+        count = request.mask.sum(dim=1, keepdim=True)
         centred = advantages - advantages.sum(dim=1, keepdim=True) / count.clamp(min=1)
-        state = self.value(torch.cat([encoded.state, offered(encoded.columns, encoded.mask)], dim=1))
-        return torch.where(count > 0, masked_logits(state + centred, encoded.mask), state)
+        state = self.value(torch.cat([encoded.state, request.offer()], dim=1))
+        return torch.where(count > 0, masked_logits(state + centred, request.mask), state)
 
 
 class SlotQModule(DuelingModule):

@@ -10,7 +10,7 @@ candidate. All treat candidates alike, so permuting them permutes the scores; a 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -120,8 +120,12 @@ class Items(nn.Module):
             return functional.embedding(indices, project(self.features))
         return project(self.features[indices])
 
+    def read(self, parts: RequestParts[Any]) -> "Request":
+        """What the rows say, before any layer."""
+        return Request(parts, self.indices(parts.items), self.columns(parts), parts.mask)
+
     def columns(self, parts: RequestParts[Any]) -> Tensor:
-        """See `Encoded.columns`."""
+        """See `Request.columns`."""
         given = torch.cat([parts.columns[..., :1], parts.columns[..., 2:]], dim=2)
         age = parts.columns[..., 1].clamp(min=0)
         items, recent = self.indices(parts.items), self.indices(parts.history[:, :RECENT_ITEMS])
@@ -165,6 +169,30 @@ class StateEncoder(nn.Module):
 
 
 @dataclass(frozen=True)
+class Request:
+    """N requests as their flat rows tell them; the same for every network with the same table of items."""
+
+    parts: RequestParts[Any]
+    items: Tensor
+    """[N, C] indices of the candidates."""
+    columns: Tensor
+    """[N, C, F - 1 + 4] numbers of each candidate, see `column_names`: the layout's columns but age, standardised over the
+    request's unmasked candidates, then `COLUMNS`."""
+    mask: Tensor
+    """[N, C] 1 where the candidate may be shown."""
+
+    def at(self, places: Tensor) -> Self:
+        """The candidates at `places` [N, P] alone, with the numbers that they have among all of them."""
+        wide = places[..., None].expand(-1, -1, self.columns.shape[2])
+        items, columns, mask = self.items.gather(1, places), self.columns.gather(1, wide), self.mask.gather(1, places)
+        return replace(self, items=items, columns=columns, mask=mask)
+
+    def offer(self) -> Tensor:
+        """[N, 2 F] see `offered`."""
+        return offered(self.columns, self.mask)
+
+
+@dataclass(frozen=True)
 class Encoded:
     """N requests as vectors."""
 
@@ -172,11 +200,8 @@ class Encoded:
     """[N, d] of user, moment and what earlier slots took."""
     candidates: Tensor
     """[N, C, d] of each candidate in this state."""
-    columns: Tensor
-    """[N, C, F - 1 + 4] numbers of each candidate, see `column_names`: the layout's columns but age, standardised over the
-    request's unmasked candidates, then `COLUMNS`."""
-    mask: Tensor
-    """[N, C] 1 where the candidate may be shown."""
+    request: Request
+    """What both were made of."""
 
 
 class RequestEncoder(nn.Module):
@@ -197,30 +222,32 @@ class RequestEncoder(nn.Module):
         numbers = len(layout.columns) - 1 + len(COLUMNS) + config.heads + bool(layout.slots)
         self.of_numbers = nn.Linear(numbers, width, bias=False)
 
-    def forward(self, rows: Tensor) -> Encoded:
-        """Encodes flat rows [N, W]."""
-        parts = self.layout.parts(rows)
-        items, columns = self.items.indices(parts.items), self.items.columns(parts)
+    def read(self, rows: Tensor) -> Request:
+        """Reads flat rows [N, W]."""
+        return self.items.read(self.layout.parts(rows))
+
+    def forward(self, request: Request) -> Encoded:
+        """Encodes requests that were read, or some of their candidates (`Request.at`), whose vectors are the same."""
+        parts, items = request.parts, request.items
         state, pooled = self.states(parts)
         vectors = self.items.vectors(self.states.project, items)
         scale = vectors.shape[-1] ** -0.5
-        numbers = [columns, vectors @ (pooled.transpose(1, 2) * scale)]
+        numbers = [request.columns, vectors @ (pooled.transpose(1, 2) * scale)]
         if self.slate is not None:
-            taken = _taken(vectors, parts.slate)
+            taken = self._taken(parts)
             state = state + self.slate(taken)
             numbers.append(vectors @ (taken[:, :-1, None] * scale))
         of_numbers = torch.cat(numbers, dim=2).flatten(0, 1) @ self.of_numbers.weight.T
         of_items = self.items.vectors(self.of_item, items)
         candidates = of_numbers.view_as(of_items) + of_items + self.of_state(state)[:, None]
-        return Encoded(state, torch.relu(candidates), columns, parts.mask)
+        return Encoded(state, torch.relu(candidates), request)
 
-
-def _taken(vectors: Tensor, slate: Tensor) -> Tensor:
-    """[N, d + 1] sum of the vectors of what earlier slots took over the number of slots, and the share of slots filled."""
-    filled = (slate >= 0).float()
-    places = slate.long().clamp(min=0)[..., None].expand(-1, -1, vectors.shape[-1])
-    taken = vectors.gather(1, places) * filled[..., None]
-    return torch.cat([taken.mean(dim=1), filled.mean(dim=1, keepdim=True)], dim=1)
+    def _taken(self, parts: RequestParts[Any]) -> Tensor:
+        """[N, d + 1] sum of the vectors of what earlier slots took over the number of slots, and the share of slots filled."""
+        filled = (parts.slate >= 0).float()
+        items = self.items.indices(parts.items.gather(1, parts.slate.long().clamp(min=0)))
+        taken = self.items.vectors(self.states.project, items) * filled[..., None]
+        return torch.cat([taken.mean(dim=1), filled.mean(dim=1, keepdim=True)], dim=1)
 
 
 class CandidateScorer(nn.Module):
@@ -263,11 +290,11 @@ class CandidateScorer(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[N, C, outputs] scores of flat rows [N, W]; those of masked candidates mean nothing."""
-        return self.of_encoded(self.encoder(rows))
+        return self.of_encoded(self.encoder(self.encoder.read(rows)))
 
     def of_encoded(self, encoded: Encoded) -> Tensor:
         """[N, C, outputs], where the rows are encoded already."""
-        return self.correction(encoded.candidates) + functional.linear(encoded.columns, self.column_weights)
+        return self.correction(encoded.candidates) + functional.linear(encoded.request.columns, self.column_weights)
 
 
 class StateValue(nn.Module):
@@ -284,9 +311,9 @@ class StateValue(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[N] values of flat rows [N, W]."""
-        parts = self.layout.parts(rows)
-        state, _ = self.states(parts)
-        return self.head(torch.cat([state, offered(self.states.items.columns(parts), parts.mask)], dim=1)).squeeze(1)
+        request = self.states.items.read(self.layout.parts(rows))
+        state, _ = self.states(request.parts)
+        return self.head(torch.cat([state, request.offer()], dim=1)).squeeze(1)
 
 
 def leading_column(layout: RequestLayout) -> str:
@@ -302,7 +329,7 @@ def offered(columns: Tensor, mask: Tensor) -> Tensor:
 
 
 def column_names(layout: RequestLayout) -> list[str]:
-    """Names of `Encoded.columns`."""
+    """Names of `Request.columns`."""
     return [*(name for name in layout.columns if name != "age"), *COLUMNS]
 
 

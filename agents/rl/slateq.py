@@ -38,7 +38,7 @@ from agents.rl.dqn import DQNOptions, dqn_config
 from agents.rl.learner import ArrayDQNLearner, Rows
 from agents.rl.networks import arrays_of, in_blocks, mlp
 from agents.rl.plackett_luce import MASKED
-from agents.rl.scorer import CandidateScorer, ItemTable, ScorerConfig, column_names, leading_column, offered
+from agents.rl.scorer import CandidateScorer, ItemTable, Request, ScorerConfig, column_names, leading_column
 from agents.rl.served import Trained, Weights
 from agents.rl.training import trained_by_rllib
 from envs.observation import Observation
@@ -75,10 +75,10 @@ class ItemValues(nn.Module):
         self.gain = CandidateScorer(layout, table, config)
         self.none = mlp((config.width + 2 * len(column_names(layout)), config.width, 1), last_gain=0.0)
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """[N, C + 1] values of consuming each candidate, and in the last column of consuming none."""
-        encoded = self.gain.encoder(rows)
-        none = self.none(torch.cat([encoded.state, offered(encoded.columns, encoded.mask)], dim=1))
+    def forward(self, request: Request, places: Tensor | None = None) -> Tensor:
+        """[N, C + 1] values of consuming each candidate, or each at `places` [N, P], and in the last column of consuming none."""
+        encoded = self.gain.encoder(request if places is None else request.at(places))
+        none = self.none(torch.cat([encoded.state, request.offer()], dim=1))
         return torch.cat([none + 1 + self.gain.of_encoded(encoded).squeeze(2), none], dim=1)
 
 
@@ -93,8 +93,9 @@ class SlateQNetwork(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Best slates [N, K] of flat rows [N, W]."""
-        attractions, outside = self.choice(rows)
-        return best_slates(attractions, outside, self.choice.positions, self.values(rows))
+        request = self.choice.read(rows)
+        attractions, outside = self.choice(request)
+        return best_slates(attractions, outside, self.choice.positions, self.values(request))
 
 
 class SlateQModule(TorchRLModule, QNetAPI, TargetNetworkAPI):
@@ -112,25 +113,27 @@ class SlateQModule(TorchRLModule, QNetAPI, TargetNetworkAPI):
         return [(self.policy.values, self.target_values)]
 
     def compute_q_values(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {QF_PREDS: self.policy.values(batch[Columns.OBS])}
+        return {QF_PREDS: self.policy.values(self.policy.choice.read(batch[Columns.OBS]))}
 
     def forward_target(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {QF_PREDS: self.target_values(batch[Columns.OBS])}
+        return {QF_PREDS: self.target_values(self.policy.choice.read(batch[Columns.OBS]))}
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return {Columns.ACTIONS: self.policy(batch[Columns.OBS])}
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        choice, following = self.policy.choice, batch[Columns.NEXT_OBS]
+        choice, slates_shown = self.policy.choice, batch[Columns.ACTIONS]
         with torch.no_grad():
+            request, following = (choice.read(batch[name]) for name in (Columns.OBS, Columns.NEXT_OBS))
             attractions, outside = choice(following)
             slates = best_slates(attractions, outside, choice.positions, self.policy.values(following))
             next_values = slate_values(attractions, outside, choice.positions, self.target_values(following), slates)
-        attractions, outside = choice(batch[Columns.OBS])
+        # what was not shown cannot have been consumed, so that nothing of it is learnt
+        shown, outside = choice(request.at(slates_shown))
         return {
-            QF_PREDS: self.policy.values(batch[Columns.OBS]),
+            QF_PREDS: self.policy.values(request, slates_shown),
             QF_TARGET_NEXT_PREDS: next_values,
-            LOG_CHANCES: log_chances(attractions, outside, choice.positions, batch[Columns.ACTIONS]),
+            LOG_CHANCES: log_chances(shown, outside, choice.positions),
         }
 
     def served_policy(self) -> Weights:
@@ -157,8 +160,7 @@ class SlateQLearner(ArrayDQNLearner):
         """(the loss, figures to be logged)."""
         config = self.config
         clicked, values = rows[CLICKED_SLOT], outputs[QF_PREDS]
-        item = rows[Columns.ACTIONS].gather(1, clicked.clamp(min=0)[:, None]).squeeze(1)
-        consumed = torch.where(clicked < 0, values.shape[1] - 1, item)
+        consumed = torch.where(clicked < 0, values.shape[1] - 1, clicked)
         chosen = values.gather(1, consumed[:, None]).squeeze(1)
         going = 1.0 - rows[Columns.TERMINATEDS].float()
         following = config.gamma ** rows["n_step"] * going * outputs[QF_TARGET_NEXT_PREDS]
@@ -220,7 +222,7 @@ def slate_values(attractions: Tensor, outside: Tensor, positions: Tensor, values
 
     Source: Ie et al. (2019), eq. 5, with an outside option that has a value of its own.
     """
-    chances = log_chances(attractions, outside, positions, slates).exp()
+    chances = log_chances(attractions.gather(1, slates), outside, positions).exp()
     worth = torch.cat([values.gather(1, slates), values[:, -1:]], dim=1)
     return (chances * worth).sum(dim=1)
 

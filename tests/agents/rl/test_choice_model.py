@@ -29,7 +29,7 @@ def test_chances_are_those_of_the_plain_logit():
     attractions[:, 9:] = MASKED
     outside = torch.randn(20, generator=random)
     slates = torch.rand((20, CANDIDATES), generator=random).topk(SLOTS).indices
-    chances = log_chances(attractions, outside, POSITIONS, slates).exp()
+    chances = log_chances(attractions.gather(1, slates), outside, POSITIONS).exp()
     clicked = torch.randint(-1, SLOTS, (20,), generator=random)
     losses = choice_loss(chances.log(), clicked)
     for row in range(20):
@@ -52,7 +52,7 @@ def test_the_parameters_of_a_logit_are_recovered_from_its_clicks(table, observe)
     truth = 1.2 * standardised(parts.columns[..., :1], parts.mask).squeeze(2) + of_item
     truth = truth.masked_fill(parts.mask == 0, MASKED)
     slates = torch.rand(truth.shape).masked_fill(parts.mask == 0, -1.0).topk(SLOTS).indices
-    chances = log_chances(truth, torch.full((len(rows),), OUTSIDE), POSITIONS, slates).exp()
+    chances = log_chances(truth.gather(1, slates), torch.full((len(rows),), OUTSIDE), POSITIONS).exp()
     clicked = chances.multinomial(1).squeeze(1)
     clicked = torch.where(clicked == SLOTS, -1, clicked)
 
@@ -61,13 +61,14 @@ def test_the_parameters_of_a_logit_are_recovered_from_its_clicks(table, observe)
     for step in range(160):
         optimiser.param_groups[0]["lr"] = 4e-2 * (1 - step / 160)
         chosen = torch.randint(len(rows), (500,))
-        attractions, outside = model(rows[chosen])
-        loss = choice_loss(log_chances(attractions, outside, model.positions, slates[chosen]), clicked[chosen]).mean()
+        attractions, outside = model(model.read(rows[chosen]))
+        shown = attractions.gather(1, slates[chosen])
+        loss = choice_loss(log_chances(shown, outside, model.positions), clicked[chosen]).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     with torch.no_grad():
-        attractions, outside = model(rows[:1_000])
+        attractions, outside = model(model.read(rows[:1_000]))
         found, shown = attractions - outside[:, None], parts.mask[:1_000] == 1
     expected = truth[:1_000] - OUTSIDE
     assert_allclose(model.positions.detach(), POSITIONS, atol=0.12)

@@ -129,7 +129,7 @@ def test_gradients_are_finite_where_nothing_is_there(table):
 
 def test_columns_are_what_their_names_say(table, rows, observe):
     layout = layout_of()
-    columns = CandidateScorer(layout, table, CONFIG).encoder(rows).columns.detach().numpy()
+    columns = CandidateScorer(layout, table, CONFIG).encoder.read(rows).columns.numpy()
     parts = layout.parts(rows.numpy())
     assert column_names(layout) == ["recall", "mine", "freshness", "age", "popularity", "unlikeness"]
     np.testing.assert_allclose(columns[..., 2], np.exp(-parts.columns[..., 1] / 30), rtol=1e-5)

@@ -105,12 +105,9 @@ def test_errors_are_those_of_a_plain_loop_over_what_was_clicked(world):
         torch.testing.assert_close(learner.lean_loss(rows), loss)
         with torch.no_grad():
             policy, target = module.policy, module.target_values
-            (now, next_values, worth) = (
-                policy.values(rows[Columns.OBS]),
-                target(rows[Columns.NEXT_OBS]),
-                policy.values(rows[Columns.NEXT_OBS]),
-            )
-            attractions, outside = policy.choice(rows[Columns.NEXT_OBS])
+            present, following = (policy.choice.read(rows[name]) for name in (Columns.OBS, Columns.NEXT_OBS))
+            now, next_values, worth = policy.values(present), target(following), policy.values(following)
+            attractions, outside = policy.choice(following)
             positions = policy.choice.positions.tolist()
     plain = []
     for row in range(100):
