@@ -11,7 +11,8 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
 
-from agents.loading import resolve_agent
+from agents.base import Agent
+from agents.loading import RANKERS, resolve_agent
 from agents.side_by_side import as_finished, ray_with
 from envs.candidate_source import CandidateSource
 from envs.errors import ConfigurationError
@@ -177,14 +178,20 @@ def _side_by_side(
     with ray_with(jobs, ray_address):
         shared = ray.put((world, candidate_source))
         # the longest first, so that none is left to run alone at the end
-        order = sorted(units, key=lambda unit: _EXPECTED_LONG.get(unit.name, 1), reverse=True)
+        order = sorted(units, key=_expected_long, reverse=True)
         absolute = Run(run.folder.resolve(), run.subcommand, run.config)
         task = ray.remote(num_cpus=1)(_do_shared)
         for place, _ in as_finished(task, [(shared, unit, absolute, comparison, requests) for unit in order]):
             yield order[place]
 
 
-_EXPECTED_LONG: Mapping[str, int] = {"sb3_ppo": 5, "ppo": 5, "dqn": 4, "oracle_lookahead": 3, "constant": 2}
+def _expected_long(unit: Unit) -> tuple[int, bool, bool, bool]:
+    """Larger for units that take longer, as far as their classes tell: rankers are fitted, a training has settings, something is
+    learnt, an oracle looks ahead while it serves."""
+    kind = resolve_agent(unit.spec)
+    options = getattr(kind, "options_class", None)
+    rankers = len(getattr(options, "rankers", ())) + (unit.spec in RANKERS)
+    return rankers, options is not None, kind.fit is not Agent.fit, kind.is_oracle
 
 
 def _do_shared(

@@ -1,14 +1,18 @@
 import textwrap
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
 import pytest
+import ray
 from gymnasium.vector import AutoresetMode
 from polars.testing import assert_frame_equal
 from rich.console import Console
 
 from agents.base import Agent
+from agents.loading import RANKERS, SB3_ALGORITHMS, agent_names
 from envs.errors import AgentError, ConfigurationError
 from envs.event_log import EventLog
 from evaluation import training, units
@@ -234,6 +238,27 @@ def test_side_by_side_gives_the_same_as_one_after_the_other(
     run = Run.create(tmp_path / "failing", "compare", {})
     with pytest.raises(AgentError, match="'Fails' failed in fit"):
         run_comparison(["random", "mine.py:Fails"], small_world, candidate_source, run, comparison=few, jobs=2)
+
+
+def test_side_by_side_the_longest_are_begun_first(monkeypatch, run, agent_file, small_world, candidate_source, small):
+    named = [*agent_names(), f"{agent_file}:Learner"]
+    begun = []
+    monkeypatch.setattr(training, "ray_with", lambda jobs, address: nullcontext())
+    monkeypatch.setattr(ray, "put", lambda shared: shared)
+    monkeypatch.setattr(training, "as_finished", lambda task, lists: begun.extend(each[1].name for each in lists) or [])
+    list(training._side_by_side(units_of(named, (0,)), small_world, candidate_source, run, small, 1, 2, None))
+    kinds = [
+        ["ppo_blend"],
+        ["ppo_slate", "marwil", "dqn_slots", "slateq", "linucb", "thompson"],
+        list(RANKERS),
+        ["ppo", "dqn", "ppo_preference", "sb3_ppo", *(f"sb3:{name}" for name in SB3_ALGORITHMS)],
+        ["constant", "popular", "mmr", "Learner"],
+        ["oracle_myopic", "oracle_lookahead"],
+        ["random", "freshest", "mf"],
+    ]
+    places = [[begun.index(name) for name in kind] for kind in kinds]
+    assert all(max(before) < min(after) for before, after in pairwise(places))
+    assert set(begun) == {name for kind in kinds for name in kind}
 
 
 def test_agents_of_the_package_keep_their_tracebacks():
