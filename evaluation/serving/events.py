@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from agents.base import Agent
 from agents.sampled import Sampled
 from envs.candidate_source import CandidateSource
 from envs.event_log import EventLog
 from envs.logs.schema import InteractionLog
 from envs.world import World
-from evaluation.comparison import ComparisonConfig, serve, split_users
+from evaluation.comparison import ComparisonConfig, Served, serve, split_users
 from evaluation.runs import Run
 
 LAP_SEED_OFFSET = 2_000_003
@@ -53,15 +55,7 @@ def collected_lives(
         while len(users):
             seed = config.seed + LAP_SEED_OFFSET + TRAINING_STRIDE * training_seed + len(rows)
             agent = Sampled(config.serving.slate_size, seed)
-            served = serve(
-                agent,
-                world,
-                recall,
-                replace(config, record_events=True, traced_users=0),
-                name=agent.name,
-                users=users,
-                lives_seed=seed,
-            )
+            served = recorded(agent, world, recall, config, users, seed)
             served.events.write(run.events_path(f"{folder}-lap{len(rows)}"))
             lap = int(served.users["requests"].sum())
             rows.append({"users": len(users), "requests": lap, "clicks": int(served.users["clicks"].sum())})
@@ -71,6 +65,19 @@ def collected_lives(
         run.write_table(table, pl.DataFrame(rows))
     laps = len(run.table(table))
     return [lives_log(EventLog.read(run.events_path(f"{folder}-lap{lap}")), world) for lap in range(laps)]
+
+
+def recorded(
+    agent: Agent,
+    world: World,
+    recall: CandidateSource,
+    config: ComparisonConfig,
+    users: NDArray[np.int64],
+    lives_seed: int,
+) -> Served:
+    """Lives of users [N], ascending, with the event log that is learnt from."""
+    config = replace(config, record_events=True, traced_users=0)
+    return serve(agent, world, recall, config, name=agent.name, users=users, lives_seed=lives_seed)
 
 
 def lives_log(events: EventLog, world: World) -> InteractionLog:

@@ -5,7 +5,7 @@ agents/<world>/taught/<ranker>-<lessons>-...           rankers that have learnt 
 events/, tables/serving/events/                        these events
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from agents.rankers.base import Ranker
 from agents.rankers.loading import resolve_ranker, shown_name
 from agents.rankers.network_ranker import NetworkRankerConfig
 from agents.rankers.popularity import Popularity
+from agents.sampled import Sampled
 from envs.artefacts import content_hash, written_whole
 from envs.errors import ConfigurationError
 from envs.logs.schema import InteractionLog
@@ -31,7 +32,7 @@ from evaluation.comparison import ComparisonConfig, Served, serve, split_users
 from evaluation.progress import Progress
 from evaluation.runs import Run
 from evaluation.serving.config import FLOOR
-from evaluation.serving.events import collected_lives
+from evaluation.serving.events import TRAINING_STRIDE, collected_lives, lives_log, recorded
 from evaluation.traffic import CountedTraffic
 from evaluation.verdict.config import VerdictConfig
 from evaluation.verdict.worlds import Entry
@@ -46,8 +47,15 @@ LESSONS = {
     "events": "the log, then simulated events by the steps of the fit",
     "events_gently": "the log, then simulated events by the small steps of an online update",
     "events_debiased": "as events, each weighed by one over the chance with which it was shown",
+    "events_own": "as events, but from slates that are drawn by its own scores, learnt from round by round",
 }
 """What a ranker of a supervised pipeline may learn from."""
+OWN_ROUNDS = 4
+"""Equal parts of the events of `events_own`; each is served by the ranker that has learnt from those before it."""
+OWN_SEED_OFFSET = 5_000_011
+"""Added to the seed for these lives."""
+_SHORT_LIFE = 8
+"""Requests of a life, if lives are short: of so many users lives are simulated that this would be enough."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,25 @@ class Arena:
             requests -= count_requests(cut[-1])
         return [lap for lap in cut if len(lap)]
 
+    def own_events(self, ranker: Ranker, requests: int, seed: int) -> Iterator[InteractionLog]:
+        """What training users live through under slates drawn by a ranker that learns from each log before it asks for the next.
+
+        The logs have `requests` requests in all, the same number in each of `OWN_ROUNDS` rounds. A round has a second log where the
+        first lives were too few.
+        """
+        training, _ = split_users(self.world, self.config.seed)
+        lap_seed = self.config.seed + OWN_SEED_OFFSET + TRAINING_STRIDE * seed
+        ends = [requests * number // OWN_ROUNDS for number in range(OWN_ROUNDS + 1)]
+        for missing in np.diff(ends).tolist():
+            while missing:
+                users = training[np.argsort(_turn(training, lap_seed), kind="stable")][: -(-missing // _SHORT_LIFE)]
+                agent = Sampled(self.comparison.serving.slate_size, lap_seed, ranker=ranker)
+                served = recorded(agent, self.world, self.recall, self.comparison, np.sort(users), lap_seed)
+                lap = first_requests(lives_log(served.events, self.world), missing, lap_seed)
+                yield lap
+                missing -= count_requests(lap)
+                lap_seed += 1
+
     # ------------------------------------------------------------------ rankers
     @cached_property
     def _log_key(self) -> str:
@@ -174,10 +201,17 @@ class Arena:
             if isinstance(own, NetworkRankerConfig) and lessons != "events_gently":
                 own = replace(own, training=replace(own.training, update_learning_rate=own.training.learning_rate))
             ranker.config = own
-            for lives in self.events(requests, seed):
+            learnt = self.own_events(ranker, requests, seed) if lessons == "events_own" else self.events(requests, seed)
+            for lives in learnt:
                 ranker.update(lives, remember=False)
             ranker.save(path)
         return kind.load(path, self.world.policy_log.catalogue)
+
+    def spent(self, lessons: str, requests: int, seed: int) -> int:
+        """Simulated events that a ranker has learnt from in one of `LESSONS`."""
+        if lessons in ("log", "events_own"):
+            return 0 if lessons == "log" else requests
+        return sum(map(count_requests, self.events(requests, seed)))
 
     def lend_ranker(self, spec: str, seed: int, path: Path) -> None:
         """Copies a fitted ranker to where an agent that builds on it finds it."""
@@ -223,8 +257,12 @@ def count_requests(lap: InteractionLog) -> int:
 def first_requests(lap: InteractionLog, requests: int, seed: int) -> InteractionLog:
     """The rows of at most `requests` requests: whole lives of users in an order that is drawn, and the beginning of one more."""
     number, first, row = np.unique(lap.request, return_index=True, return_inverse=True)
-    turn = draw_uniform(seed, Purpose.SPLIT, lap.user[first], 3)
-    order = np.lexsort((number, lap.timestamp[first], lap.user[first], turn))
+    order = np.lexsort((number, lap.timestamp[first], lap.user[first], _turn(lap.user[first], seed)))
     kept = np.zeros(len(number), bool)
     kept[order[: max(requests, 0)]] = True
     return lap.where(kept[row])
+
+
+def _turn(users: NDArray[np.integer], seed: int) -> NDArray[np.float32]:
+    """Numbers by whose order users' lives are learnt from."""
+    return draw_uniform(seed, Purpose.SPLIT, users, 3)

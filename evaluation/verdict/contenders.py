@@ -24,7 +24,7 @@ from agents.rl.served import TrainingStopped
 from envs.errors import ConfigurationError
 from envs.measures import RewardWeights
 from evaluation.comparison import blamed_on
-from evaluation.verdict.arena import LESSONS, Arena, count_requests, ranker_class
+from evaluation.verdict.arena import LESSONS, Arena, ranker_class
 from evaluation.verdict.config import VerdictConfig
 
 SUPERVISED, CONSTANT, RL, BANDIT = "supervised", "constant", "rl", "bandit"
@@ -137,7 +137,7 @@ class Contender:
 
     def needs_events(self, settings: Settings) -> bool:
         """Whether it learns from simulated events that another policy has made."""
-        return self.family == SUPERVISED and settings["lessons"] != "log"
+        return self.family == SUPERVISED and settings["lessons"] not in ("log", "events_own")
 
     def _options(self, settings: Settings) -> Any:
         kind: Any = resolve_agent(self.spec)
@@ -178,8 +178,7 @@ class Contender:
             pipeline.recall = arena.recall
             pipeline.ranker = arena.taught_ranker(self.spec, settings["lessons"], requests, seed)
             pipeline.reranker = config.make_reranker().fit(arena.world.policy_log)
-            spent = sum(map(count_requests, arena.events(requests, seed))) if self.needs_events(settings) else 0
-            return Taught(PipelineAgent(pipeline, slate_size), spent)
+            return Taught(PipelineAgent(pipeline, slate_size), arena.spent(settings["lessons"], requests, seed))
         training, traffic = arena.lessons(requests, seed, folder, weights)
         told: list[int] = []
         agent = self._agent(settings, slate_size, seed, weights)

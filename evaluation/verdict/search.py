@@ -80,7 +80,8 @@ def prepare(workshop: Workshop, plans: Iterable[Plan], title: str) -> None:
         if contender.needs_events(settings):
             table = f"verdict/events/{key}-seed{seed}"
             events[table] = Job(key, table, make_events, (seed,))
-            lessons = settings["lessons"]
+        lessons = settings.get("lessons", "log")
+        if lessons != "log":
             table = f"verdict/taught/{key}/{contender.stem}-{lessons}-{requests}-seed{seed}"
             taught[table] = Job(key, table, teach_ranker, (contender.spec, lessons, requests, seed))
     workshop.do(f"{title}: rankers", list(fits.values()))

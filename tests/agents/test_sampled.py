@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from agents.rankers.base import Ranker
 from agents.sampled import Sampled
 from envs.observation import Candidates, Observation
 
@@ -58,6 +59,22 @@ def test_a_slate_of_all_candidates_ends_with_certainty():
     assert_array_equal(np.sort(slates, axis=1), np.tile(np.arange(5), (50, 1)))
     assert_allclose(propensities[:, 3:], 1, rtol=1e-5)  # the last that may be shown, and the empty slot
     assert (propensities[:, :3] < 1).all()
+
+
+def test_slates_can_be_drawn_by_a_rankers_score_instead_of_recalls():
+    class Reversed(Ranker):
+        name = "reversed"
+        categories_ = np.ones((5, 1), np.float32)
+
+        def score(self, batch):
+            return -10 * SCORES[batch.items]
+
+        _fit = _update = _score = None
+
+    slates, propensities = Sampled(3, 1, 0.7, Reversed()).act(requests(40_000))
+    told = np.bincount(slates[:, 0], minlength=5) / len(slates)
+    assert_allclose(told[:4], chances()[::-1], atol=0.01)  # the scores of the four lie evenly
+    assert_allclose(propensities[:, 0], np.append(chances()[::-1], 0)[slates[:, 0]], rtol=1e-5)
 
 
 def test_a_request_does_not_hang_on_its_neighbours(shown):

@@ -19,13 +19,14 @@ from envs.measures import RewardWeights
 from envs.world import WorldConfig, build_world
 from evaluation.comparison import ServingConfig, split_users
 from evaluation.runs import Run
-from evaluation.verdict.arena import LESSONS, Arena, arenas_of, count_requests
+from evaluation.verdict import arena as arena_module
+from evaluation.verdict.arena import LESSONS, OWN_ROUNDS, Arena, arenas_of, count_requests
 from evaluation.verdict.config import VerdictConfig
 from evaluation.verdict.contenders import CONSTANT, RERANKED, RL, SUPERVISED, Contender, contenders_of
 from evaluation.verdict.finals import LASTING, MYOPIC, ONE, ZERO, measure_bounds
 from evaluation.verdict.jobs import Job, Workshop
 from evaluation.verdict.report import bounds_table, verdict_figures, verdict_tables
-from evaluation.verdict.search import best_configurations, try_out
+from evaluation.verdict.search import best_configurations, prepare, try_out
 from evaluation.verdict.study import bounds_of, reach_verdict, shared_minutes
 from evaluation.verdict.worlds import Entry, entries
 from simulate import main
@@ -165,6 +166,65 @@ def test_fewer_events_are_the_beginning_of_more(finished):
     training, _ = split_users(arena.world, 0)
     assert set(lives) <= set(training)
     assert len(lives) < len(np.unique(many[0].user))
+
+
+def lessons_of_its_own(arena, requests, seed, monkeypatch):
+    """(logs that the ranker learnt from, coefficients that served each lap, path of what came of it)."""
+    kind, learnt, served = resolve_ranker("logistic"), [], []
+    update, record = kind.update, arena_module.recorded
+
+    def noted(self, events, *, remember=True):
+        assert not remember
+        learnt.append(events)
+        update(self, events, remember=remember)
+
+    def watched(agent, *arguments):
+        served.append(agent._scores.rankers[0].coefficients_.copy())
+        return record(agent, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kind, "update", noted)
+        patched.setattr(arena_module, "recorded", watched)
+        ranker = arena.taught_ranker("logistic", "events_own", requests, seed)
+    return learnt, served, ranker
+
+
+def test_a_ranker_may_learn_from_its_own_slates_round_by_round(finished, monkeypatch):
+    arena = finished[1]["calm"]
+    learnt, served, ranker = lessons_of_its_own(arena, 50, 0, monkeypatch)
+    assert [count_requests(lap) for lap in learnt] == [12, 13, 12, 13]
+    assert set(np.concatenate([lap.user for lap in learnt])) <= set(split_users(arena.world, 0)[0])
+    # each round is served by what came of those before it
+    again = arena.ranker("logistic", 0)
+    for lap, coefficients in zip(learnt, served, strict=True):
+        np.testing.assert_array_equal(coefficients, again.coefficients_)
+        again.update(lap, remember=False)
+        assert not np.array_equal(coefficients, again.coefficients_)
+    np.testing.assert_array_equal(ranker.coefficients_, again.coefficients_)
+
+
+def test_where_lives_are_few_a_round_has_more_laps_of_other_lives(finished, monkeypatch):
+    learnt, _, _ = lessons_of_its_own(finished[1]["moving"], 1_000, 0, monkeypatch)
+    assert len(learnt) > OWN_ROUNDS
+    assert sum(map(count_requests, learnt)) == 1_000
+    assert not np.array_equal(learnt[0].item[:100], learnt[1].item[:100])
+
+
+def test_lessons_of_its_own_are_told_kept_and_other_for_each_seed(config, worlds, finished, tmp_path, monkeypatch):
+    settings = {"lessons": "events_own", "reranker": "greedy", "strength": {}}
+    contender = contenders_of(config)[1]
+    run, arenas, workshop = made(config, worlds[:1], tmp_path / "run")
+    prepare(workshop, [("calm", contender, settings, 48, 0)], "before")
+    assert run.has_table("verdict/taught/calm/logistic-events_own-48-seed0")
+    assert not (run.folder / "tables" / "verdict" / "events").exists()
+    monkeypatch.setattr(arena_module, "recorded", lambda *arguments: pytest.fail("was simulated again"))
+    taught = contender.trained(settings, arenas["calm"], 48, 0, tmp_path)
+    assert taught.requests == 48
+    monkeypatch.undo()
+    learnt, _, ranker = lessons_of_its_own(finished[1]["calm"], 48, 0, monkeypatch)
+    np.testing.assert_array_equal(taught.agent.pipeline.ranker.coefficients_, ranker.coefficients_)
+    others, _, _ = lessons_of_its_own(finished[1]["calm"], 48, 1, monkeypatch)
+    assert not np.array_equal(learnt[0].item, others[0].item)
 
 
 def test_margins_are_paired_differences_of_those_chosen_on_tuning_users(finished):
