@@ -15,7 +15,9 @@ from agents.bandits.belief import LinearBelief
 from agents.bandits.features import BanditFeatures
 from agents.base import Agent, Training
 from agents.rerankers import best_first
+from agents.rl.checkpoints import Checkpoints, Progress
 from agents.rl.served import LearningCurve, check_data_set, checked_training, fingerprint
+from agents.rl.traffic import with_world, without_world
 from agents.summary import PublicItems
 from envs.artefacts import load_arrays, save_arrays
 from envs.errors import AgentError, ArtefactError
@@ -23,6 +25,7 @@ from envs.logs.schema import InteractionLog
 from envs.measures import RewardWeights
 from envs.observation import Observation
 from envs.randomness import Purpose, draw_normal
+from envs.slate_env import SlateVectorEnv
 
 BLOCK_ROWS = 128
 """Requests scored at a time: bounds memory, and a matrix product's last bits depend on its shape."""
@@ -92,19 +95,18 @@ class BanditAgent(Agent):
     """Whether slates shown while exploring are certain given the belief, so that their propensities are known (as 1)."""
 
     def fit(self, log: InteractionLog, training: Training | None = None) -> Self:
-        """Fits the rankers to the policy's log, and learns from simulated traffic.
+        """Fits the rankers to the policy's log, and learns from simulated traffic; goes on from a checkpoint in `training.folder`.
 
         Raises:
             AgentError: if there is no traffic to learn from, or its rewards are not finite.
+            ArtefactError: if the folder's checkpoint is damaged, or one of another training.
             ConfigurationError: if a ranker cannot be found, or no request may be spent.
         """
         training = checked_training(self.name, training)
         folder = training.folder
         rankers = RankerScores.fit(self.options.rankers, log, training.seed, folder and folder / "rankers")
         self._begin(BanditFeatures(PublicItems.from_log(log), rankers), fingerprint(log))
-        curve = LearningCurve(training.report)
-        self._learn(training, curve)
-        self.learning_curve_ = curve.points()
+        self.learning_curve_ = self._learn(training)
         if folder is not None:
             with SummaryWriter(str(folder)) as writer:
                 for requests, reward in self.learning_curve_:
@@ -211,19 +213,35 @@ class BanditAgent(Agent):
     def _begin(self, features: BanditFeatures, data: str) -> None:
         self.features_, self.data_ = features, data
         self.belief_ = LinearBelief.blank(len(features.names()), self.options.ridge)
+        self.__dict__.pop("_solved", None)
 
-    def _learn(self, training: Training, curve: LearningCurve) -> None:
-        """Serves training users until the budget is spent; where it ends inside a vector step, the surplus is not learnt from."""
-        draws = np.random.default_rng(training.seed)
-        env = training.make_env(min(self.options.num_envs, training.requests), AutoresetMode.NEXT_STEP)
-        env.reset(seed=training.seed)
-        spent, earned, since = 0, 0.0, 0
+    def _learn(self, training: Training) -> NDArray[np.float64]:
+        """Serves training users until the budget is spent; where it ends inside a vector step, the surplus is not learnt from.
+
+        Returns:
+            [M, 2] requests spent, mean reward of a request since the point before.
+        """
+        curve, spent, earned, since = LearningCurve(training.report), 0, 0.0, 0
+        lesson = _Lesson(
+            self.belief_,
+            np.random.default_rng(training.seed),
+            training.make_env(min(self.options.num_envs, training.requests), AutoresetMode.NEXT_STEP),
+        )
+        checkpoints = Checkpoints.of(self, training, len(self.features_.names()))
+        resumed = checkpoints.progress() if checkpoints is not None else None
+        if checkpoints is not None and resumed is not None:
+            checkpoints.restore(lesson)
+            self.belief_, spent = lesson.belief, resumed.requests
+            for requests, reward in resumed.learning_curve:
+                curve.add(int(requests), float(reward))
+        else:
+            lesson.env.reset(seed=training.seed)
         while spent < training.requests:
+            env = lesson.env
             observation = env.observation
             features = self.features_.of(observation)
-            slates = self._slates(
-                observation, features, draws.standard_normal((len(features), features.shape[2])), True
-            )
+            noise = lesson.draws.standard_normal((len(features), features.shape[2]))
+            slates = self._slates(observation, features, noise, True)
             _, reward, _, _, info = env.step(slates)
             # a slot whose life is over only begins the next one
             rows = np.flatnonzero(info["active"])[: training.requests - spent]
@@ -238,6 +256,9 @@ class BanditAgent(Agent):
             if since >= self.options.iteration or spent == training.requests:
                 curve.add(spent, earned / max(since, 1))
                 earned, since = 0.0, 0
+                if checkpoints is not None and (checkpoints.due or spent == training.requests):
+                    checkpoints.write(lesson, Progress(spent, {}, curve.points()))
+        return curve.points()
 
     def _take_in(
         self, features: NDArray[np.float32], earned: NDArray[np.floating], is_shown: NDArray[np.bool_]
@@ -283,6 +304,26 @@ class BanditAgent(Agent):
     def _need_training(self, cure: str) -> None:
         if not hasattr(self, "belief_"):
             raise AgentError(f"agent '{self.name}' is not trained; {cure}.")
+
+
+@dataclass
+class _Lesson:
+    """What a training goes on from, as `Checkpoints` write and restore it."""
+
+    belief: LinearBelief
+    draws: np.random.Generator
+    """Of the exploration."""
+    env: SlateVectorEnv
+    """The traffic."""
+
+    def save_to_path(self, path: str) -> None:
+        """Writes it into a folder."""
+        Path(path).mkdir()
+        (Path(path) / "lesson.pkl").write_bytes(without_world((self.belief, self.draws, self.env), self.env))
+
+    def restore_from_path(self, path: str) -> None:
+        """Takes it back, in the world of the present traffic."""
+        self.belief, self.draws, self.env = with_world((Path(path) / "lesson.pkl").read_bytes(), self.env)
 
 
 @dataclass(frozen=True)

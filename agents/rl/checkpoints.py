@@ -1,7 +1,9 @@
-"""Checkpoints of a training: RLlib's own, and beside it what of our side tells whether it belongs to this training, and goes on.
+"""Checkpoints of a training: what the learner writes of itself, and beside it whether that belongs to this training, and how far it
+has come.
 
 A training that is cut short goes on from its last checkpoint with its weights, optimiser, replay, learning curve and the lives
-under way: as if it had not been cut, up to rounding. Only lives in workers begin anew, with other draws than from the start.
+under way: as if it had not been cut, to the bit for bandits and Stable-Baselines3, up to rounding for RLlib. Only lives in workers
+begin anew, with other draws than from the start.
 """
 
 import json
@@ -11,13 +13,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.base import Training
-from agents.rl.served import TrainedAgent, Weights, with_prefix
+from agents.rl.served import Weights, with_prefix
 from envs.artefacts import load_arrays, save_arrays
 from envs.errors import ArtefactError, ConfigurationError
 
@@ -27,6 +29,24 @@ _SHARE = 0.1
 """Share of a training's time that its checkpoints may take."""
 
 
+class InTraining(Protocol):
+    """An agent, as far as a checkpoint must be one of its own."""
+
+    slate_size: int
+    options: Any
+    data_: str
+
+
+class Learner(Protocol):
+    """What trains: an algorithm of RLlib, or whatever else writes and reads its own state."""
+
+    def save_to_path(self, path: str) -> Any:
+        """Writes all that the training goes on from into a folder that it makes."""
+
+    def restore_from_path(self, path: str) -> Any:
+        """Takes back what `save_to_path` wrote."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a training has come."""
@@ -34,7 +54,7 @@ class Progress:
     requests: int
     """Requests spent."""
     initial: Weights
-    """The policy before training."""
+    """The policy before training; empty for bandits, which have no network."""
     learning_curve: NDArray[np.float64]
     """[M, 2] as in `Trained`."""
 
@@ -53,13 +73,13 @@ class Checkpoints:
         self._not_before = 0.0
 
     @classmethod
-    def of(cls, agent: TrainedAgent, training: Training, shape: Any) -> Self | None:
+    def of(cls, agent: InTraining, training: Training, shape: Any) -> Self | None:
         """Those of an agent's training, in its folder; None where it has none.
 
         Args:
             agent: in training.
             training: the budget.
-            shape: of what the network reads, as JSON can hold it.
+            shape: of what the agent reads, as JSON can hold it.
         """
         if training.folder is None:
             return None
@@ -97,8 +117,8 @@ class Checkpoints:
         """Whether another may be written now: writing takes at most a tenth of the time, however large a checkpoint is."""
         return time.monotonic() >= self._not_before
 
-    def restore(self, algorithm: Any) -> None:
-        """Gives an algorithm the state in the newest checkpoint.
+    def restore(self, learner: Learner) -> None:
+        """Gives a learner the state in the newest checkpoint.
 
         Raises:
             ArtefactError: if it is damaged.
@@ -106,11 +126,11 @@ class Checkpoints:
         newest = self._newest()
         assert newest is not None
         try:
-            algorithm.restore_from_path(str((newest / "rllib").resolve()))
+            learner.restore_from_path(str((newest / "learner").resolve()))
         except Exception as error:  # pickle raises whatever it likes
             raise ArtefactError(f"'{newest}' is damaged ({error}); delete it and train anew.") from error
 
-    def write(self, algorithm: Any, progress: Progress) -> None:
+    def write(self, learner: Learner, progress: Progress) -> None:
         """Writes a checkpoint, then deletes older ones.
 
         Raises:
@@ -129,7 +149,7 @@ class Checkpoints:
                 f"'{self.folder}' cannot be written ({error.strerror}); choose another folder or mend its permissions."
             ) from error
         try:
-            algorithm.save_to_path(str((temporary / "rllib").resolve()))
+            learner.save_to_path(str((temporary / "learner").resolve()))
             save_arrays(temporary / "progress.npz", "checkpoint", arrays, self.about)
             temporary.rename(self.folder / f"{PREFIX}{progress.requests:012d}")
         except BaseException:

@@ -1,7 +1,8 @@
 """Agents by Stable-Baselines3 on the same environment and actions, and the face of a vector environment that it takes.
 
 `sb3:PPO`, `sb3:A2C`, `sb3:DQN`, `sb3:SAC`, `sb3:TD3` and `sb3:DDPG` differ in little more than their options. Each has a plain
-network over the summary of a request; what of SB3's model is kept is that network's weights.
+network over the summary of a request; what of SB3's model is kept is that network's weights. A checkpoint holds the whole model,
+its replay buffer and traffic: a training that was cut short goes on from it to the bit.
 """
 
 import json
@@ -9,6 +10,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,9 +35,11 @@ from agents.actions import (
 )
 from agents.base import Training
 from agents.rl.advantages import RewardScale
+from agents.rl.checkpoints import Checkpoints, Progress
 from agents.rl.networks import arrays_of, one_thread
-from agents.rl.seeding import seeded_generators
+from agents.rl.seeding import generator_states, seeded_generators, set_generators
 from agents.rl.served import LearningCurve, ReinforcedAgent, Trained, TrainingStopped, Weights
+from agents.rl.traffic import with_world, without_world
 from agents.summary import PublicItems
 from envs.errors import ConfigurationError
 
@@ -291,13 +295,17 @@ class SB3Agent(ReinforcedAgent):
 
     @abstractmethod
     def learn(self, model: Any, watch: "_Watch", requests: int) -> None:
-        """Trains the model for `requests`, which the number of users divides, under the eyes of `watch`."""
+        """Trains the model until it has spent `requests`, which the number of users divides, under the eyes of `watch`."""
 
     def train(self, make_env: Callable[[int], SlateActionWrapper], training: Training) -> Trained:
-        """Trains by Stable-Baselines3, which steps all users equally often.
+        """Trains by Stable-Baselines3, which steps all users equally often; goes on from a checkpoint in `training.folder`.
 
         The number of users is chosen so that the budget is spent to the request, or to the few requests that are left over by
         a number with no fitting divisor.
+
+        Raises:
+            TrainingStopped: if a weight or the reward is not finite; the newest checkpoint is of before.
+            ArtefactError: if the folder's checkpoint is damaged, or one of another training.
         """
         num_envs = most_even(training.requests, self.options.num_envs)
         requests = training.requests // num_envs * num_envs
@@ -306,10 +314,10 @@ class SB3Agent(ReinforcedAgent):
             scale = RewardScale(num_envs, self.options.gamma) if issubclass(self.algorithm, OnPolicyAlgorithm) else None
             env = SB3VecEnv(make_env(num_envs), scale)
             model = self._model(env, requests, training.seed)
-            watch = _Watch(self, env, training, lambda: arrays_of(self.policy_network(model)), requests)
+            watch = _Watch(self, model, training, requests)
             try:
                 self.learn(model, watch, requests)
-                watch.check_policy()
+                watch.keep()
             finally:
                 watch.close()
             return watch.trained()
@@ -375,7 +383,11 @@ class OnPolicyAgent(SB3Agent):
         return nn.Sequential(*model.policy.mlp_extractor.policy_net, model.policy.action_net)
 
     def learn(self, model: Any, watch: "_Watch", requests: int) -> None:
+        spent = 0
         for length in self._lengths(model.env, requests):
+            spent += length * model.n_envs
+            if spent <= model.num_timesteps:
+                continue  # before a checkpoint
             if length != model.n_steps:
                 model.n_steps = model.rollout_buffer.buffer_size = length
                 model.rollout_buffer.reset()
@@ -442,7 +454,8 @@ class OffPolicyAgent(SB3Agent):
         """(network, target) of those whose last layer `make_model` changes."""
 
     def learn(self, model: Any, watch: "_Watch", requests: int) -> None:
-        model.learn(requests, watch)
+        if model.num_timesteps < requests:
+            model.learn(requests - model.num_timesteps, watch, reset_num_timesteps=False)
 
 
 class SB3DQNAgent(OffPolicyAgent):
@@ -509,47 +522,82 @@ def most_even(number: int, most: int) -> int:
     return min(range(most, most // 2, -1), key=lambda count: number % count)
 
 
-class _Watch(BaseCallback):
-    """Draws the learning curve, and ends a training before numbers that are not finite spoil what was learnt."""
+class _SavedModel:
+    """A model with its traffic and the generators that it draws from, as `Checkpoints` write and restore it."""
 
-    def __init__(
-        self, agent: SB3Agent, env: SB3VecEnv, training: Training, policy: Callable[[], Weights], limit: int
-    ) -> None:
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def save_to_path(self, path: str) -> None:
+        """Writes it into a folder."""
+        Path(path).mkdir()
+        content = vars(self._model), generator_states()
+        (Path(path) / "model.pkl").write_bytes(without_world(content, self._model.env))
+
+    def restore_from_path(self, path: str) -> None:
+        """Takes it back, in the world of the model's present traffic."""
+        attributes, generators = with_world((Path(path) / "model.pkl").read_bytes(), self._model.env)
+        vars(self._model).update(attributes)
+        set_generators(generators)
+
+
+class _Watch(BaseCallback):
+    """Draws the learning curve, writes checkpoints, and ends a training before numbers that are not finite spoil what was learnt.
+
+    Where `training.folder` has a checkpoint, the model is brought to where that stands.
+    """
+
+    def __init__(self, agent: SB3Agent, model: Any, training: Training, limit: int) -> None:
         super().__init__()
-        self._agent, self._env, self._policy, self._limit = agent, env, policy, limit
-        self._curve, self._last = LearningCurve(training.report), 0
-        self._initial = self._good = policy()
+        self._agent, self._trained, self._limit = agent, model, limit
+        self._curve, self._last, self._written = LearningCurve(training.report), 0, 0
+        self._initial = self._good = self._policy()
+        self._checkpoints = Checkpoints.of(agent, training, list(model.observation_space.shape))
+        resumed = self._checkpoints.progress() if self._checkpoints is not None else None
+        if self._checkpoints is not None and resumed is not None:
+            self._checkpoints.restore(_SavedModel(model))
+            self._initial, self._good, self._written = resumed.initial, self._policy(), resumed.requests
+            for requests, reward in resumed.learning_curve:
+                self._last = int(requests)
+                self._curve.add(self._last, float(reward))
+            training.report(resumed.requests)
         self._writer = SummaryWriter(str(training.folder)) if training.folder is not None else None
 
     def trained(self) -> Trained:
         """What was learnt so far."""
         return Trained(self._initial, self._good, self._curve.points())
 
-    def check_policy(self) -> None:
-        """Keeps the policy's weights.
+    def keep(self) -> None:
+        """Keeps the policy's weights, and writes a checkpoint if one is due.
 
         Raises:
-            TrainingStopped: if one is not finite.
+            TrainingStopped: if a weight is not finite.
         """
-        weights = self._policy()
+        weights, spent = self._policy(), self._trained.num_timesteps
         self._check(all(np.isfinite(array).all() for array in weights.values()), "a weight")
         self._good = weights
+        if self._checkpoints is not None and spent > self._written and (self._checkpoints.due or spent >= self._limit):
+            self._checkpoints.write(_SavedModel(self._trained), Progress(spent, self._initial, self._curve.points()))
+            self._written = spent
 
     def close(self) -> None:
         """Closes the curves for TensorBoard."""
         if self._writer is not None:
             self._writer.close()
 
+    def _policy(self) -> Weights:
+        return arrays_of(self._agent.policy_network(self._trained))
+
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_start(self) -> None:
-        self.check_policy()
+        self.keep()
 
     def _on_rollout_end(self) -> None:
         if self.num_timesteps < min(self._last + self._agent.options.curve_every, self._limit):
             return
-        reward = self._env.reward_per_request()
+        reward = self._trained.env.reward_per_request()
         self._check(np.isfinite(reward), "the reward")
         self._curve.add(self.num_timesteps, reward)
         self._last = self.num_timesteps
@@ -561,7 +609,7 @@ class _Watch(BaseCallback):
     def _check(self, well: bool | np.bool_, what: str) -> None:
         if not well:
             raise TrainingStopped(
-                f"agent '{self._agent.name}' cannot go on: {what} is not finite after {self.num_timesteps:,} requests. "
+                f"agent '{self._agent.name}' cannot go on: {what} is not finite after {self._trained.num_timesteps:,} requests. "
                 "Lower learning_rate, or look for rewards that are no numbers.",
                 self.trained(),
             )

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch
 @contextmanager
 def seeded_generators(seed: int) -> Iterator[None]:
     """Seeds the global generators of random, numpy and torch; puts their former states back at the end of the block."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    states = generator_states()
     with torch.random.fork_rng(devices=[]):
         try:
             random.seed(seed)
@@ -19,5 +20,16 @@ def seeded_generators(seed: int) -> Iterator[None]:
             torch.manual_seed(seed)
             yield
         finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
+            set_generators(states)
+
+
+def generator_states() -> tuple[Any, Any, torch.Tensor]:
+    """Where the global generators of random, numpy and torch stand."""
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+
+
+def set_generators(states: tuple[Any, Any, torch.Tensor]) -> None:
+    """Puts the global generators where `generator_states` found them."""
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    torch.set_rng_state(states[2])

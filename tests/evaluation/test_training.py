@@ -179,8 +179,9 @@ def test_resume_does_only_what_is_missing(run, small_world, candidate_source, fe
     assert_frame_equal(resumed.users, at_once.users)
 
 
-def test_a_training_that_was_cut_short_goes_on_and_its_requests_count(run, small_world, candidate_source, few):
-    unit, told = Unit("dqn", "dqn", 0), []
+@pytest.mark.parametrize("name", ["dqn", "sb3:DQN"])
+def test_a_training_that_was_cut_short_goes_on_and_its_requests_count(run, small_world, candidate_source, few, name):
+    unit, told = Unit(name, name, 0), []
 
     def cut(text):
         told.append(text)
@@ -192,9 +193,9 @@ def test_a_training_that_was_cut_short_goes_on_and_its_requests_count(run, small
     (kept,) = run.curves_path(unit.stem).glob("checkpoint-*")
     told.clear()
     do_unit(unit, small_world, candidate_source, Run.open(run.folder), few, 4_000, told.append)
-    assert told[1] == f"dqn: training, {int(kept.name.rpartition('-')[2]):,} of 4,000 requests"
-    assert run.table("spent/dqn-seed0")["training_requests"].to_list() == [4_000]
-    assert run.table("learning/dqn-seed0")["requests"].to_list()[-1] == 4_000
+    assert f"{name}: training, {int(kept.name.rpartition('-')[2]):,} of 4,000 requests" in told[1:3]
+    assert run.table(f"spent/{unit.stem}")["training_requests"].to_list() == [4_000]
+    assert run.table(f"learning/{unit.stem}")["requests"].to_list()[-1] == 4_000
     assert unit.is_finished(run)
     assert not list(run.curves_path(unit.stem).glob("*checkpoint*"))
 

@@ -18,6 +18,7 @@ from agents.bandits.linucb import LinUCBOptions
 from agents.bandits.thompson import ThompsonOptions
 from agents.base import Training, checked_slates
 from agents.rankers import popularity
+from agents.rl import checkpoints
 from agents.summary import BOUND, PublicItems
 from envs.candidate_source import SampledCandidates
 from envs.errors import AgentError, ArtefactError, ConfigurationError
@@ -242,6 +243,43 @@ def served(world):
     env = SlateVectorEnv(50, world=world, slate_size=4, num_candidates=30, autoreset_mode="Disabled", seed=9)
     env.reset()
     return env
+
+
+class Cut(Exception):
+    """What cuts a training short."""
+
+
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+def test_a_training_cut_short_goes_on_to_the_bit(world, training, tmp_path, monkeypatch, kind, options):
+    monkeypatch.setattr(checkpoints, "_SHARE", 1e9)  # write all that can be written
+
+    def cut(requests):
+        if requests >= 350:
+            raise Cut
+
+    def fitted(**changed):
+        agent = kind(slate_size=4, options=options(rankers=(), num_envs=64, iteration=100))
+        return agent.fit(world.policy_log, replace(training, **changed))
+
+    whole, spent = fitted(), []
+    with pytest.raises(Cut):
+        fitted(folder=tmp_path, report=cut)
+    (kept,) = tmp_path.glob("checkpoint-*")
+    before = int(kept.name.rpartition("-")[2])
+    assert 100 <= before < 400
+    resumed = fitted(folder=tmp_path, report=spent.append)
+    assert before in spent and spent[-1] == 600
+    done = fitted(folder=tmp_path)  # is only read
+    for other in (resumed, done):
+        assert_array_equal(other.belief_.precision, whole.belief_.precision)
+        assert_array_equal(other.belief_.earned, whole.belief_.earned)
+        assert_array_equal(other.learning_curve_, whole.learning_curve_)
+    assert [path.name for path in tmp_path.glob("*checkpoint-*")] == ["checkpoint-000000000600"]
+    with pytest.raises(ArtefactError, match=r"another training \(seed differ\)"):
+        fitted(folder=tmp_path, seed=3)
+    next(tmp_path.glob("checkpoint-*/learner/lesson.pkl")).write_bytes(b"nonsense")
+    with pytest.raises(ArtefactError, match="is damaged"):
+        fitted(folder=tmp_path)
 
 
 @pytest.mark.parametrize(("kind", "options"), KINDS)

@@ -9,6 +9,7 @@ from stub import BEST_PRESET, BEST_WEIGHTS, WIDTH, Bandit
 from agents import agent_names, resolve_agent
 from agents.base import Training
 from agents.loading import SB3_ALGORITHMS, default_agents
+from agents.rl import checkpoints
 from agents.rl.networks import in_blocks, network_from
 from agents.rl.sb3 import (
     ActorCriticOptions,
@@ -23,7 +24,7 @@ from agents.rl.sb3 import (
     SB3VecEnv,
 )
 from agents.rl.served import TrainingStopped
-from envs.errors import AgentError, ConfigurationError
+from envs.errors import AgentError, ArtefactError, ConfigurationError
 from envs.slate_env import SlateVectorEnv
 
 OBSERVATIONS = np.random.default_rng(5).uniform(-1, 1, (50, WIDTH)).astype(np.float32)
@@ -37,15 +38,15 @@ def options_of(kind, **further):
     return kind.options_class(minibatch=64, iteration=200, gradient_steps=2, **quick)
 
 
-def training(requests, seed=0, folder=None, make_env=None):
-    return Training(make_env=make_env, requests=requests, seed=seed, folder=folder)
+def training(requests, seed=0, folder=None, make_env=None, report=lambda requests: None):
+    return Training(make_env=make_env, requests=requests, seed=seed, folder=folder, report=report)
 
 
-def train(agent, requests, seed=0, folder=None, env=Bandit):
-    discrete = agent.action == "presets"
+def train(agent, requests, seed=0, folder=None, env=Bandit, report=lambda requests: None):
+    discrete, agent.data_ = agent.action == "presets", "stub"
     return agent.train(
         lambda num_envs: env(num_envs, AutoresetMode.SAME_STEP, discrete=discrete),
-        training(requests, seed=seed, folder=folder),
+        training(requests, seed=seed, folder=folder, report=report),
     )
 
 
@@ -118,17 +119,19 @@ def test_the_budget_is_kept(name, requests):
 
 
 @pytest.mark.parametrize("kind", [SB3PPOAgent, SB3DQNAgent])
-def test_rewards_that_are_no_numbers_stop_it(kind):
+def test_rewards_that_are_no_numbers_stop_it(kind, tmp_path):
     class Spoilt(Bandit):
         def step(self, actions):
             observations, rewards, *rest = super().step(actions)
             return observations, rewards * (np.nan if self.steps_taken > 20 else 1), *rest
 
     with pytest.raises(TrainingStopped, match="is not finite") as caught:
-        train(kind(options=options_of(kind)), 3_000, env=Spoilt)
+        train(kind(options=options_of(kind)), 3_000, folder=tmp_path, env=Spoilt)
     kept = caught.value.trained
     assert all(np.isfinite(array).all() for array in kept.final.values())
     assert np.isfinite(kept.learning_curve).all() and len(kept.learning_curve)
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    assert int(checkpoint.name.rpartition("-")[2]) <= 20 * 32
 
 
 def test_losses_that_explode_stop_it():
@@ -139,7 +142,40 @@ def test_losses_that_explode_stop_it():
 
 def test_curves_are_written(tmp_path):
     train(SB3PPOAgent(options=options_of(SB3PPOAgent)), 600, folder=tmp_path)
-    assert [path.name.startswith("events.out.tfevents") for path in tmp_path.iterdir()] == [True]
+    assert sorted(path.name[:18] for path in tmp_path.iterdir()) == ["checkpoint-0000000", "events.out.tfevent"]
+
+
+class Cut(Exception):
+    """What cuts a training short."""
+
+
+@pytest.mark.parametrize("name", SB3_ALGORITHMS)
+def test_a_training_cut_short_goes_on_to_the_bit(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "_SHARE", 1e9)  # write all that can be written
+
+    def cut(requests):
+        if requests >= 300:
+            raise Cut
+
+    kind, spent = resolve_agent(f"sb3:{name}"), []
+    whole = train(kind(options=options_of(kind)), 800)
+    with pytest.raises(Cut):
+        train(kind(options=options_of(kind)), 800, folder=tmp_path, report=cut)
+    (kept,) = tmp_path.glob("checkpoint-*")
+    assert 0 < int(kept.name.rpartition("-")[2]) < 800
+    resumed = train(kind(options=options_of(kind)), 800, folder=tmp_path, report=spent.append)
+    assert int(kept.name.rpartition("-")[2]) in spent and spent[-1] == whole.learning_curve[-1, 0]
+    done = train(kind(options=options_of(kind)), 800, folder=tmp_path)  # is only read
+    for other in (resumed, done):
+        assert_array_equal(other.learning_curve, whole.learning_curve)
+        for weights in whole.final:
+            assert_array_equal(other.final[weights], whole.final[weights])
+            assert_array_equal(other.initial[weights], whole.initial[weights])
+    with pytest.raises(ArtefactError, match=r"another training \(requests, seed differ\)"):
+        train(kind(options=options_of(kind)), 900, seed=1, folder=tmp_path)
+    next(tmp_path.glob("checkpoint-*/learner/model.pkl")).write_bytes(b"nonsense")
+    with pytest.raises(ArtefactError, match="is damaged"):
+        train(kind(options=options_of(kind)), 800, folder=tmp_path)
 
 
 def test_the_names_that_they_go_by():
