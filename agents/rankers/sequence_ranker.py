@@ -37,6 +37,9 @@ class SequenceRankerConfig(NetworkRankerConfig):
     """d: width of the items' vectors."""
     windows: int = 64
     """Stretches of H items in a step of training."""
+    within_slates: bool = False
+    """Whether an item that was consumed from a slate is foretold among the slate's items alone, so that what is learnt does not
+    hang on how often items were shown."""
     softmax_items: int = 20_000
     """Items up to which the softmax is over all; where there are more, it is over as many drawn ones and the step's own."""
 
@@ -63,7 +66,7 @@ class Stretches:
     """[B, L] int64 number of items at the begin of the stretch that were known when each was consumed: all before it, unless
     events are known late."""
     rows: NDArray[np.int64]
-    """[B] row of the log at which each stretch begins."""
+    """[B, L] row of the log of each item; any behind the end."""
 
 
 class SequenceNetwork(nn.Module):
@@ -139,6 +142,10 @@ class SequenceRanker(CatalogueRanker):
         before = torch.where((known > 0)[:, None], states[row, (known - 1).clamp(min=0)], network.no_history)
         vectors, bias = network.vectors(foretold)
         logits = before @ vectors.T + bias
+        if self.config.within_slates:
+            logits = logits.masked_fill(
+                ~_shown(samples, stretches.rows[row.numpy(), place.numpy()], foretold), _LEFT_OUT
+            )
         if not samples.history.log.has_repeats:
             logits = logits.masked_fill(
                 _consumed(samples, stretches, foretold)[row] < place.short()[:, None], _LEFT_OUT
@@ -155,10 +162,20 @@ class SequenceRanker(CatalogueRanker):
         return torch.unique(torch.cat([drawn, targets]))
 
 
+def _shown(samples: Samples, rows: NDArray[np.int64], items: Tensor) -> Tensor:
+    """[P, K] whether each of `items` [K] was in the slate of the rows [P] of the log; all, for rows that belong to no slate."""
+    log, start = samples.history.log, samples.history.slate_start
+    first, end = start[rows], np.searchsorted(start, start[rows], side="right")
+    place = first[:, None] + np.arange(int((end - first).max(initial=1)))
+    slate = torch.from_numpy(log.item[np.minimum(place, end[:, None] - 1)].astype(np.int64))
+    shown = torch.zeros(len(rows), len(log.catalogue), dtype=torch.bool).scatter_(1, slate, True)[:, items]
+    return shown | torch.from_numpy(log.request[rows] < 0)[:, None]
+
+
 def _consumed(samples: Samples, stretches: Stretches, items: Tensor) -> Tensor:
     """[B, K] place in the stretch at which each of `items` [K] was consumed: -1 before it, its length for never."""
     asked = np.broadcast_to(items.numpy().astype(np.int32), (len(stretches.rows), len(items)))
-    earlier = torch.from_numpy(samples.history.consumed_by(stretches.rows, asked))
+    earlier = torch.from_numpy(samples.history.consumed_by(stretches.rows[:, 0], asked))
     length = stretches.items.shape[1]
     first = torch.full((len(asked), int(max(items.max(), stretches.items.max())) + 1), length)
     places = torch.arange(length).expand_as(stretches.items)
@@ -201,5 +218,5 @@ class _Cut:
             torch.from_numpy(np.where(inside, self._item[place], 0).astype(np.int64)),
             torch.from_numpy(weight.astype(np.float32)),
             torch.from_numpy(np.maximum(known, 0).astype(np.int64)),
-            self._rows[self._starts[part]],
+            self._rows[place],
         )

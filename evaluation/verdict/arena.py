@@ -21,6 +21,7 @@ from agents.rankers.base import Ranker
 from agents.rankers.loading import resolve_ranker, shown_name
 from agents.rankers.network_ranker import NetworkRankerConfig
 from agents.rankers.popularity import Popularity
+from agents.rankers.sequence_ranker import SequenceRankerConfig
 from agents.sampled import Sampled
 from envs.artefacts import content_hash, written_whole
 from envs.errors import ConfigurationError
@@ -200,6 +201,9 @@ class Arena:
             own = replace(ranker.config, samples=replace(ranker.config.samples, debias=lessons == "events_debiased"))
             if isinstance(own, NetworkRankerConfig) and lessons != "events_gently":
                 own = replace(own, training=replace(own.training, update_learning_rate=own.training.learning_rate))
+            if isinstance(own, SequenceRankerConfig):
+                # over the whole catalogue they would learn what was shown instead of what is liked of it
+                own = replace(own, within_slates=True)
             ranker.config = own
             learnt = self.own_events(ranker, requests, seed) if lessons == "events_own" else self.events(requests, seed)
             for lives in learnt:

@@ -234,7 +234,7 @@ def test_each_item_is_foretold_once_from_what_came_before(sequence, rated_log, h
         foretold, begins = [], []
         for _, stretches in ranker.batches(samples, number):
             items, weights = stretches.items.numpy(), stretches.weights.numpy()
-            for first, line, weight in zip(stretches.rows, items, weights, strict=True):
+            for first, line, weight in zip(stretches.rows[:, 0], items, weights, strict=True):
                 places = np.flatnonzero(weight)
                 begins.append(first)
                 foretold.extend(first + places)
@@ -256,7 +256,7 @@ def test_an_item_is_foretold_from_what_was_known_by_then(sequence, rated_log):
     ranker, foretold, less = sequence(config), [], 0
     for _, stretches in ranker.batches(samples, 0):
         weights, numbers = stretches.weights.numpy(), stretches.known.numpy()
-        for first, line, known in zip(stretches.rows, weights, numbers, strict=True):
+        for first, line, known in zip(stretches.rows[:, 0], weights, numbers, strict=True):
             for place in np.flatnonzero(line):
                 row = first + place
                 own = np.arange(rated_log.user_starts[rated_log.user[row]], row)
@@ -288,7 +288,7 @@ def test_the_softmax_is_over_what_was_not_consumed_before(sequence, rated_log, h
         states = network.states(stretches.items)
         for row, place in np.argwhere(stretches.weights.numpy() > 0):
             state = states[row, place - 1] if place else network.no_history
-            at = stretches.rows[row] + place
+            at = stretches.rows[row, place]
             before = log.item[(log.user == log.user[at]) & (np.arange(len(log)) < at)]
             left = ranker.known_items_.copy()
             if not has_repeats:
@@ -299,6 +299,34 @@ def test_the_softmax_is_over_what_was_not_consumed_before(sequence, rated_log, h
         found = ranker.loss(network, batch)
     assert_allclose(found, np.average(losses, weights=weights), rtol=1e-4)
     assert abs(found - np.mean(losses)) > 1e-3 * abs(found), "the weights matter"
+
+
+def test_the_softmax_can_be_over_the_slate_alone(sequence, shown_log):
+    ranker = made(sequence, within_slates=True).fit(shown_log)
+    samples = Samples(LogHistory(shown_log, 8), np.ones(len(shown_log), bool), ranker.config.samples, 0)
+    network, losses = ranker.network_, []
+    batch = next(ranker.batches(samples, 0))
+    _, stretches = batch
+    with torch.no_grad():
+        vectors, bias = network.vectors(torch.arange(len(shown_log.catalogue)))
+        states = network.states(stretches.items)
+        for row, place in np.argwhere(stretches.weights.numpy() > 0):
+            state = states[row, place - 1] if place else network.no_history
+            at = stretches.rows[row, place]
+            assert shown_log.item[at] == stretches.items[row, place] and shown_log.clicked[at]
+            of_request = (shown_log.request == shown_log.request[at]) & (shown_log.user == shown_log.user[at])
+            slate = shown_log.item[of_request]
+            assert len(slate) > 1
+            logits = vectors @ state + bias
+            losses.append(torch.logsumexp(logits[torch.from_numpy(slate)], 0) - logits[shown_log.item[at]])
+        found = ranker.loss(network, batch)
+    assert_allclose(found, np.mean(losses), rtol=1e-4)
+    assert found < np.log(10), "ten are easier to tell apart than all"
+
+
+def test_where_nothing_was_shown_the_softmax_stays_over_all(sequence, rated_log, asked):
+    plain, within = (made(sequence, within_slates=within).fit(rated_log) for within in (False, True))
+    assert_array_equal(plain.score(asked), within.score(asked))
 
 
 def test_a_large_softmax_is_over_drawn_items_and_the_steps_own(sequence, rated_log):
