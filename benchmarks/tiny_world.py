@@ -106,6 +106,11 @@ CONTENDERS: dict[str, Contender] = {
             "minibatch": 256,
             "learning_rate": 2e-3,
             "target_every": 500,
+            # there is no ranker to begin from
+            "warm_up_share": 0.1,
+            "epsilon_start": 1.0,
+            "epsilon_end": 0.1,
+            "n_step": 1,
         },
     ),
     "marwil": Contender(

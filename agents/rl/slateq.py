@@ -57,7 +57,18 @@ class SlateQOptions(CandidateOptions, DQNOptions):
 
     sharpness: float = 1.0
     """Logits of attraction, before training, per deviation of the first ranker's score within a request."""
-    n_step: int = 1
+    num_envs: int = 64
+    """Users simulated side by side; few, so that the slates learnt from are seldom those of a policy long improved upon."""
+    minibatch: int = 128
+    """Transitions of one gradient step."""
+    warm_up_share: float = 0.03
+    """Share of the budget that is sampled before learning begins."""
+    epsilon_start: float = 0.1
+    """Share of slates drawn at random while warming up. The first ranker's order is a good start: most of what random slates tell
+    is about items that nobody would show."""
+    epsilon_end: float = 0.02
+    """Share of them from `explore_share` of the budget on; linear between."""
+    n_step: int = 3
     """Requests whose rewards are summed before the value of the next one is trusted; what was shown in those after the first is
     not corrected for."""
     choice_weight: float = 1.0

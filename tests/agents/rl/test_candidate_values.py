@@ -125,7 +125,8 @@ def test_slates_of_another_size_and_no_traffic_are_refused(world, kind):
 
 def test_slateq_plans_in_the_tiny_world():
     """After 3,000 requests: the myopic optimum is worth 0.665 of the best policy."""
-    options = SlateQOptions(rankers=(), num_envs=32, minibatch=128, target_every=200, learning_rate=4e-3)
+    wide = {"warm_up_share": 0.1, "epsilon_start": 1.0, "epsilon_end": 0.1, "n_step": 1}
+    options = SlateQOptions(rankers=(), num_envs=32, minibatch=128, target_every=200, learning_rate=4e-3, **wide)
     plan = Plan.of(slate_size=2)
     agent = SlateQAgent(slate_size=2, options=options)
     agent.fit(tiny_world().policy_log, tiny_training(3_000, seed=0, slate_size=2))
