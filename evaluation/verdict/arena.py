@@ -46,7 +46,6 @@ TUNING_SEED_OFFSET = 4_000_037
 LESSONS = {
     "log": "the log alone",
     "events": "the log, then simulated events by the steps of the fit",
-    "events_gently": "the log, then simulated events by the small steps of an online update",
     "events_debiased": "as events, each weighed by one over the chance with which it was shown",
     "events_own": "as events, but from slates that are drawn by its own scores, learnt from round by round",
 }
@@ -199,7 +198,7 @@ class Arena:
         if not path.exists():
             ranker = self.ranker(spec, seed)
             own = replace(ranker.config, samples=replace(ranker.config.samples, debias=lessons == "events_debiased"))
-            if isinstance(own, NetworkRankerConfig) and lessons != "events_gently":
+            if isinstance(own, NetworkRankerConfig):
                 own = replace(own, training=replace(own.training, update_learning_rate=own.training.learning_rate))
             if isinstance(own, SequenceRankerConfig):
                 # over the whole catalogue they would learn what was shown instead of what is liked of it

@@ -41,37 +41,49 @@ RERANKED: tuple[tuple[str, Settings], ...] = (
     *(("boosted", {"freshness": boost, "popularity": -0.25}) for boost in (0.5, 1.0)),
 )
 """Re-rankers of supervised pipelines and their strengths."""
+_RANKERS = {"rankers": (("sasrec",), ("sasrec", "logistic"), ("logistic", "sasrec"), ("sasrec", "gbdt"))}
+"""What agents that score candidates see of the log's rankers; where they begin with an order, it is that of the first."""
 _GRADIENT = {"learning_rate": (3e-4, 1e-3, 3e-3), "gamma": (0.0, 0.8, 0.95, 0.99)}
 _PPO = {
     **_GRADIENT,
     "gae_lambda": (0.7, 0.9, 1.0),
-    "entropy": (0.0, 0.003, 0.01, 0.03),
+    "entropy": (0.0, 0.003, 0.01),
     "epochs": (3, 6, 10),
-    "batch": (1024, 2048, 4096),
-    "initial_log_std": (-1.2, -0.7, -0.3),
-    "sharpness": (0.5, 1.5, 3.0, 6.0),
+    "batch": (512, 1024, 2048),
+    "num_envs": (64, 256),
 }
+_WEIGHTS = {**_PPO, "initial_log_std": (-1.2, -0.7, -0.3)}
+_SLATES = {**_PPO, **_RANKERS, "sharpness": (1.5, 3.0, 6.0)}
 _VALUE = {
-    "learning_rate": (1e-4, 5e-4, 2e-3),
+    "learning_rate": (2e-4, 5e-4, 1e-3),
     "gamma": (0.0, 0.8, 0.9, 0.97),
-    "n_step": (1, 3, 10),
     "gradient_steps": (2, 4, 8),
-    "epsilon_end": (0.02, 0.1),
+    "num_envs": (64, 128),
+    "warm_up_share": (0.03, 0.1),
+    "epsilon_start": (0.03, 0.1, 0.3),
+    "epsilon_end": (0.01, 0.03),
     "prioritise": (0.0, 0.5),
     "target_every": (500, 2_000),
-    "prior": (0.03, 0.1, 0.3),
-    "sharpness": (0.5, 1.0, 3.0),
 }
+_BANDIT = {**_RANKERS, "ridge": (0.1, 1.0, 10.0), "num_envs": (64, 256)}
 SPACES: Mapping[str, Mapping[str, Sequence[Any]]] = {
-    "ppo": _PPO,
-    "ppo_blend": _PPO,
-    "ppo_slate": _PPO,
-    "ppo_preference": _PPO,
-    "dqn": _VALUE,
-    "dqn_slots": _VALUE,
-    "slateq": _VALUE,
-    "linucb": {"alpha": (0.1, 0.25, 0.5, 1.0, 2.0), "ridge": (0.1, 1.0, 10.0), "num_envs": (64, 256)},
-    "thompson": {"scale": (0.05, 0.1, 0.2, 0.4, 0.8), "ridge": (0.1, 1.0, 10.0), "num_envs": (64, 256)},
+    "ppo": _WEIGHTS,
+    "ppo_preference": _WEIGHTS,
+    "ppo_blend": {**_WEIGHTS, "rankers": (("sasrec", "din"), ("sasrec", "logistic"), ("sasrec", "gbdt"))},
+    "ppo_slate": _SLATES,
+    "marwil": {**_SLATES, "beta": (0.0, 1.0), "logged": (1_000, 2_000, 5_000)},
+    "dqn": {**_VALUE, "n_step": (1, 3, 10), "epsilon_start": (0.1, 0.3, 1.0)},
+    # its steps are slots
+    "dqn_slots": {**_VALUE, **_RANKERS, "n_step": (1, 10, 30), "prior": (0.03, 0.1, 0.3)},
+    "slateq": {
+        **_VALUE,
+        **_RANKERS,
+        "learning_rate": (5e-4, 1e-3, 2e-3),
+        "n_step": (1, 3, 6, 10),
+        "sharpness": (0.5, 1.0, 2.0),
+    },
+    "linucb": {**_BANDIT, "alpha": (0.1, 0.25, 0.5, 1.0, 2.0)},
+    "thompson": {**_BANDIT, "scale": (0.05, 0.1, 0.2, 0.4, 0.8)},
 }
 """Agent -> field of its options -> values tried. Fields that its options lack are passed over; an agent that is not named has
 those of `_GRADIENT`."""
@@ -107,18 +119,22 @@ class Contender:
 
     # ------------------------------------------------------------------ configurations
     def configurations(self, count: int, seed: int) -> list[Settings]:
-        """At most `count` of them, that of the defaults first; fewer where there are no more."""
+        """At most `count` of them, fewer where there are no more.
+
+        The first is that of the defaults; of a pipeline, greedy order by the log alone, and the second greedy order by its own
+        events.
+        """
         if self.family == SUPERVISED:
-            plain, *others = (
-                {"lessons": lessons, "reranker": name, "strength": strength}
-                for lessons in LESSONS
-                for name, strength in RERANKED
-            )
+            reranked = [{"reranker": name, "strength": strength} for name, strength in RERANKED]
+            every = [{"lessons": lessons, **order} for order in reranked for lessons in LESSONS]
+            begun = [settings for settings in every[: len(LESSONS)] if settings["lessons"] in ("log", "events_own")]
         else:
-            space, plain = self._space(), {}
-            others = [dict(zip(space, values, strict=True)) for values in product(*space.values())] if space else []
+            space = self._space()
+            every = [dict(zip(space, values, strict=True)) for values in product(*space.values())] if space else []
+            begun = [{}]
+        others = [settings for settings in every if settings not in begun]
         order = np.random.default_rng(seed).permutation(len(others))
-        return [plain, *(others[place] for place in order[: count - 1])]
+        return [*begun, *(others[place] for place in order)][:count]
 
     def _space(self) -> Mapping[str, Sequence[Any]]:
         if self.family == CONSTANT:
@@ -142,7 +158,9 @@ class Contender:
     def _options(self, settings: Settings) -> Any:
         kind: Any = resolve_agent(self.spec)
         options = getattr(kind, "options_class", None)
-        return None if options is None else options(**settings)
+        # what JSON holds as a list was a tuple
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+        return None if options is None else options(**given)
 
     # ------------------------------------------------------------------ learning
     def trained(

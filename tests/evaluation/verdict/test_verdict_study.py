@@ -388,7 +388,9 @@ def test_configurations_begin_with_the_defaults_and_none_is_tried_twice(config):
         assert tried == contender.configurations(20, 0)
     pipeline = contenders_of(config)[0].configurations(1_000, 3)
     assert len(pipeline) == len(LESSONS) * len(RERANKED)
-    assert pipeline[0] == {"lessons": "log", "reranker": "greedy", "strength": {}}
+    assert pipeline[:2] == [
+        {"lessons": lessons, "reranker": "greedy", "strength": {}} for lessons in ("log", "events_own")
+    ]
     ppo = Contender("ppo", RL, "ppo")
     assert ppo._options(ppo.configurations(1, 0)[0]) == ppo._options({})
 
