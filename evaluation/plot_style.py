@@ -8,7 +8,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.transforms import Bbox, ScaledTranslation
+from matplotlib.transforms import ScaledTranslation
+from numpy.typing import NDArray
 
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PINK, YELLOW = [
     "#0072B2",
@@ -75,20 +76,20 @@ def legend_below(axes: Axes, handles: list[Any] | None = None) -> None:
 def place_labels(axes: Axes, points: list[Point], labels: list[str], lines: list[tuple[Point, Point]]) -> None:
     """Writes a label beside each point where it covers neither points, whiskers nor other labels, as far as possible.
 
-    Each label takes the best of twelve places around its point, in order; those nearest to the figure's edges go first.
+    Each label takes the best of twelve places around its point, in order; those nearest to the figure's edges go first. In a crowd
+    it stands further off, with a line to its point.
     """
     renderer = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     frame = axes.get_window_extent(renderer)
     pixels = [tuple(axes.transData.transform(point)) for point in points]
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in pixels]
-    for line in lines:
-        (left, bottom), (right, top) = axes.transData.transform(line)
-        if np.isfinite([left, bottom, right, top]).all():
-            taken.append(Bbox.from_extents(left - 1, bottom - 1, right + 1, top + 1))
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in pixels]
+    ends = axes.transData.transform(np.reshape(lines, (-1, 2))).reshape(-1, 4) + np.array([-1, -1, 1, 1])
+    whiskers = ends[np.isfinite(ends).all(axis=1)]
     scale = axes.figure.dpi / 72
     angles = np.radians([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 240, 300])
-    places = [(reach * np.cos(angle), reach * np.sin(angle)) for reach in (7.0, 14.0) for angle in angles]
+    reaches = (7.0, 14.0, 28.0, 45.0, 65.0, 90.0)
+    places = [(reach * np.cos(angle), reach * np.sin(angle)) for reach in reaches for angle in angles]
     for number in sorted(range(len(points)), key=lambda index: -abs(pixels[index][0] - frame.x0 - frame.width / 2)):
         if not labels[number]:
             continue
@@ -96,15 +97,18 @@ def place_labels(axes: Axes, points: list[Point], labels: list[str], lines: list
             labels[number], points[number], (0, 0), textcoords="offset points", fontsize=8, zorder=5, path_effects=HALO
         )
         extent = text.get_window_extent(renderer)
-        best, least = (places[0], [0.0, 0.5], extent), np.inf
+        box: tuple[float, ...] = tuple(extent.extents)
+        best, least = (places[0], [0.0, 0.5], box), np.inf
         for across, up in places:
             # how far along the text its anchor lies: 0 left or bottom, 1 right or top
             anchor = [0.5 if abs(part) < 3 else 0.0 if part > 0 else 1.0 for part in (across, up)]
             left = pixels[number][0] + scale * across - anchor[0] * extent.width
             bottom = pixels[number][1] + scale * up - anchor[1] * extent.height
-            box = Bbox.from_bounds(left, bottom, extent.width, extent.height)
-            hidden = sum(_overlap(box, other) for place, other in enumerate(taken) if place != number)
-            hidden += extent.width * extent.height - _overlap(box, frame)
+            box = (left, bottom, left + extent.width, bottom + extent.height)
+            others = np.array(taken[:number] + taken[number + 1 :]).reshape(-1, 4)
+            hidden = _overlap(box, whiskers) + 10 * _overlap(box, others)
+            hidden += extent.width * extent.height - _overlap(box, np.array([frame.extents]))
+            hidden += max(0.0, np.hypot(across, up) - 14) * extent.height * 0.1
             if hidden < least:
                 best, least = ((across, up), anchor, box), hidden
             if least < 1e-6:
@@ -112,10 +116,13 @@ def place_labels(axes: Axes, points: list[Point], labels: list[str], lines: list
         position, anchor, box = best
         horizontal, vertical = {0.0: "left", 0.5: "center", 1.0: "right"}, {0.0: "bottom", 0.5: "center", 1.0: "top"}
         text.set(ha=horizontal[anchor[0]], va=vertical[anchor[1]], position=position)
+        if np.hypot(*position) > 15:
+            leader: dict[str, Any] = {"arrowstyle": "-", "color": GREY, "lw": 0.5, "shrinkA": 0, "shrinkB": 0}
+            axes.annotate("", points[number], position, textcoords="offset points", arrowprops=leader, zorder=2.5)
         taken.append(box)
 
 
-def _overlap(first: Bbox, second: Bbox) -> float:
-    """Area in pixels that two boxes share."""
-    shared = Bbox.intersection(first, second)
-    return 0.0 if shared is None else float(shared.width * shared.height)
+def _overlap(box: tuple[float, ...], others: NDArray[np.float64]) -> float:
+    """Area in pixels that a box (left, bottom, right, top) shares with others [M, 4], added up."""
+    shared = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    return float(np.maximum(shared, 0).prod(axis=1).sum())

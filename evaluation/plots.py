@@ -23,6 +23,8 @@ from evaluation.summary import initial_name
 ROLE_COLOURS = {"baseline": BLUE, "learner": VERMILLION, "oracle": PALE}
 ROLE_NAMES = {"baseline": "baseline", "learner": "reinforcement learning", "oracle": "oracle (sees the hidden state)"}
 MARKERS = "osD^vPX<>*"
+FEW = 8
+"""Points whose whiskers can be told apart; those of more are thinner."""
 
 METRIC_LABELS = {
     "reward": ("Reward", "weighted clicks per user"),
@@ -105,7 +107,7 @@ def tradeoff(summary: pl.DataFrame, axes: Axes) -> Axes:
     """Engagement against diversity of consumption, freshness of consumption as colour, one labelled point an agent.
 
     Squares are oracles, diamonds are agents trained by reinforcement learning, with a line from their own policy before
-    training. `summary` as for `bars`.
+    training and a star behind the name if they are not above that. `summary` as for `bars`.
     """
     wide = {
         metric: {row["agent"]: row for row in _values(summary, metric).iter_rows(named=True)}
@@ -124,10 +126,11 @@ def tradeoff(summary: pl.DataFrame, axes: Axes) -> Axes:
         marker = {"oracle": "s", "learner": "D", "initial": "D"}.get(role, "o")
         fresh = freshness.get(agent)
         colour = colours.to_rgba(fresh) if fresh is not None and np.isfinite(fresh) else "white"
+        thin = 0.8 if len(wide["diversity"]) <= FEW else 0.3
         for row, direction in ((across, "xerr"), (up, "yerr")):
             whisker: dict[str, Any] = {direction: [[row["value"] - row["low"]], [row["high"] - row["value"]]]}
             if np.isfinite(whisker[direction]).all():
-                axes.errorbar(across["value"], up["value"], ecolor=GREY, elinewidth=0.8, zorder=2, **whisker)
+                axes.errorbar(across["value"], up["value"], ecolor=GREY, elinewidth=thin, zorder=2, **whisker)
         axes.scatter(
             across["value"],
             up["value"],
@@ -141,7 +144,7 @@ def tradeoff(summary: pl.DataFrame, axes: Axes) -> Axes:
         points.append((across["value"], up["value"]))
         lines.append(((across["low"], up["value"]), (across["high"], up["value"])))
         lines.append(((across["value"], up["low"]), (across["value"], up["high"])))
-        labels.append("" if initial else agent + (" (untrained)" if up["untrained"] else ""))
+        labels.append("" if initial else agent + ("*" if up["untrained"] else ""))
         begin = wide["diversity"].get(initial_name(agent)), wide["engagement"].get(initial_name(agent))
         if begin[0] and begin[1]:
             line = ([begin[0]["value"], across["value"]], [begin[1]["value"], up["value"]])
@@ -166,6 +169,8 @@ def tradeoff(summary: pl.DataFrame, axes: Axes) -> Axes:
     ]
     if "initial" in roles:
         handles.append(Line2D([], [], color=VERMILLION, lw=1, label="from the policy before training"))
+    if any(label.endswith("*") for label in labels):
+        handles.append(Line2D([], [], ls="", label="* untrained: not above that policy"))
     legend_below(axes, handles)
     place_labels(axes, points, labels, lines)
     return axes
@@ -249,11 +254,16 @@ def learning_curves(curves: pl.DataFrame, axes: Axes, references: pl.DataFrame |
             (grid >= max(run["requests"][0] for run in runs)) & (grid <= min(run["requests"][-1] for run in runs))
         ]
         mean = np.mean([np.interp(grid, run["requests"], run["reward"]) for run in runs], axis=0)
-        axes.plot(grid, mean, color=colour, lw=1.8, marker="o" if len(grid) < 3 else None, label=agent)
+        # where colours come again, marks tell the lines apart
+        round_ = number // len(CYCLE)
+        marker = MARKERS[round_ % len(MARKERS)] if round_ or len(grid) < 3 else None
+        axes.plot(grid, mean, color=colour, lw=1.8, marker=marker, ms=5, markevery=max(1, len(grid) // 8), label=agent)
         if references is not None:
             for value in references.filter(pl.col("agent") == initial_name(agent))["value"]:
-                axes.axhline(value, color=colour, lw=1.2, ls=":", label=f"{agent} before training")
+                axes.axhline(value, color=colour, lw=1.2, ls=":")
     if references is not None:
+        if references["role"].is_in(["initial"]).any():
+            axes.plot([], [], color=GREY, lw=1.2, ls=":", label="before training, in the agent's colour")
         others = references.filter(pl.col("role") != "initial")
         for (agent, value), style in zip(
             others.select("agent", "value").iter_rows(), ("--", "-.", (0, (1, 3))), strict=False

@@ -154,6 +154,24 @@ def test_labels_of_points_apart_do_not_overlap(axes):
     assert not any(boxes[i].overlaps(boxes[j]) for i in range(12) for j in range(i))
 
 
+def test_labels_of_a_crowd_stand_apart_with_lines_to_their_points(axes):
+    rng = np.random.default_rng(1)
+    # thirteen of seventeen agents in a corner, as where little was learnt
+    places = {(metric, place): rng.normal(0.68, 0.02) for metric in ("diversity", "engagement") for place in range(17)}
+    places |= {(metric, place): rng.random() for metric in ("diversity", "engagement") for place in range(4)}
+    roles = {f"an_agent_{number}": "learner" if number else "baseline" for number in range(17)}
+    plots.tradeoff(
+        summary_of(roles, value=lambda metric, place: places.get((metric, place), 0.5), untrained=("an_agent_3",)), axes
+    )
+    axes.figure.canvas.draw()
+    written = [text for text in axes.texts if text.get_text()]
+    boxes = [text.get_window_extent() for text in written]
+    assert sorted(text.get_text() for text in written) == sorted(f"{name}{'*' * (name[-2:] == '_3')}" for name in roles)
+    assert not any(boxes[i].overlaps(boxes[j]) for i in range(17) for j in range(i))
+    assert any(text.arrow_patch is not None for text in axes.texts)
+    assert "* untrained: not above that policy" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
 def test_interest_fills_up_to_one_and_marks_visits(axes):
     one = INTEREST.filter((pl.col("agent") == "mf") & (pl.col("user") == 3))
     assert plots.interest(one, axes) is axes
@@ -178,7 +196,18 @@ def test_learning_curves_have_means_and_levels(axes):
     thick = [line for line in axes.lines if line.get_label() == "ppo"]
     # seeds are shifted by one request: at 2 the first is at 1.0, the second at 0.0
     assert thick[0].get_xdata()[0] == 2 and thick[0].get_ydata()[0] == 0.5
-    assert {line.get_label() for line in axes.lines} >= {"ppo before training", "mf (evaluation users)"}
+    before, mf = "before training, in the agent's colour", "mf (evaluation users)"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["ppo", "dqn", before, mf]
+    dotted = [line for line in axes.lines if line.get_linestyle() == ":" and len(line.get_ydata())]
+    assert [(line.get_ydata()[0], line.get_color()) for line in dotted] == [(1, thick[0].get_color())]
+
+
+def test_many_learning_curves_can_be_told_apart(axes):
+    names = [f"agent {number}" for number in range(15)]
+    one = CURVES.filter((pl.col("agent") == "ppo") & (pl.col("training_seed") == 0))
+    plots.learning_curves(pl.concat([one.with_columns(agent=pl.lit(name)) for name in names]), axes)
+    looks = {(line.get_color(), line.get_marker()) for line in axes.lines}
+    assert len(looks) == len(names)
 
 
 def test_a_learning_curve_of_one_point_or_of_none(axes):
