@@ -83,7 +83,7 @@ def place_labels(axes: Axes, points: list[Point], labels: list[str], lines: list
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     frame = axes.get_window_extent(renderer)
     pixels = [tuple(axes.transData.transform(point)) for point in points]
-    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in pixels]
+    taken: list[tuple[float, ...]] = [(x - 6, y - 6, x + 6, y + 6) for x, y in pixels]
     ends = axes.transData.transform(np.reshape(lines, (-1, 2))).reshape(-1, 4) + np.array([-1, -1, 1, 1])
     whiskers = ends[np.isfinite(ends).all(axis=1)]
     scale = axes.figure.dpi / 72
