@@ -149,7 +149,7 @@ class Cut(Exception):
     """What cuts a training short."""
 
 
-@pytest.mark.parametrize("name", SB3_ALGORITHMS)
+@pytest.mark.parametrize("name", ["PPO", "A2C", "DQN", "SAC", "TD3"])
 def test_a_training_cut_short_goes_on_to_the_bit(name, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "_SHARE", 1e9)  # write all that can be written
 
