@@ -94,8 +94,14 @@ class EventLog:
             raise ArtefactError(f"'{path}' is not a readable Parquet file ({error}); run the command again.") from error
         if "policy_version" not in table.column_names:
             raise ArtefactError(f"'{path}' has no column 'policy_version', so it is not an event log.")
+        return cls.of(table)
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "EventLog":
+        """The requests of a table with the columns of an event log, such as one read from elsewhere; it is kept, not copied."""
         events = cls()
-        events._tables.append(table)
+        if len(table):
+            events._tables.append(table)
         return events
 
     @classmethod
@@ -106,6 +112,23 @@ class EventLog:
         if tables:
             table = pa.concat_tables(tables).unify_dictionaries()
             events._tables.append(table.take(np.argsort(table["request"].to_numpy(), kind="stable")))
+        return events
+
+    @classmethod
+    def joined(cls, parts: Sequence["EventLog"]) -> "EventLog":
+        """The events of all `parts`, which follow one another."""
+        events = cls()
+        events._tables = [table for part in parts for table in part._tables]
+        return events
+
+    def during(self, begin: float, end: float) -> "EventLog":
+        """The requests whose clock lies in [begin, end)."""
+        events = EventLog()
+        for table in self._tables:
+            clock = table["clock"].to_numpy()
+            inside = (clock >= begin) & (clock < end)
+            if inside.any():
+                events._tables.append(table if inside.all() else table.filter(pa.array(inside)))
         return events
 
     def clear(self) -> None:
