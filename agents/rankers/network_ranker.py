@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agents.rankers.base import Progress, Ranker, RankerConfig
-from agents.rankers.figures import auc
 from agents.rankers.network_inputs import ItemVectors, Sizes, Tensors
 from agents.rankers.ranking_input import RankingInput
 from agents.rankers.samples import Samples
 from agents.rankers.training import OBJECTIVE, TrainingConfig, train, train_on
+from agents.updates.metrics import auc
 from envs.users.threads import single_torch_thread
 
 
@@ -161,4 +161,4 @@ def pointwise_figures(ranker: NetworkRanker, network: nn.Module, samples: Sample
         return {OBJECTIVE: float("nan")}
     logit, label, weight = (torch.from_numpy(np.concatenate(parts)) for parts in (logits, labels, weights))
     log_loss = logistic_loss(logit, label, weight).item()
-    return {OBJECTIVE: log_loss, "log_loss": log_loss, "auc": auc(label.numpy(), logit.numpy())}
+    return {OBJECTIVE: log_loss, "log_loss": log_loss, "auc": auc(label.numpy() > 0.5, logit.numpy())}

@@ -10,10 +10,10 @@ from scipy.special import expit
 
 from agents.rankers.log_history import LogHistory
 from agents.rankers.ranking_input import RankingInput
+from agents.updates import metrics as measures
+from agents.updates.bootstrap import Resampled, UserBootstrap
 from envs.errors import LogError
 from envs.logs.schema import InteractionLog
-from evaluation.ranking import measures
-from evaluation.ranking.bootstrap import Resampled, UserBootstrap
 from evaluation.ranking.splits import Split
 
 HISTORY_SIZE = 20
@@ -121,18 +121,10 @@ class Pointwise:
             "gauc": bootstrap.ratio(np.where(has_both, by_user, 0) * rows, has_both * rows),
             "log_loss": bootstrap.ratio(loss, rows),
             "calibration": bootstrap.ratio(told, liked),
-            "calibration_error": self._calibration_error(bootstrap),
+            "calibration_error": measures.calibration_error_by_user(
+                self.label, expit(self.logit), self.user, bootstrap
+            ),
         }
-
-    def _calibration_error(self, bootstrap: UserBootstrap) -> Resampled:
-        """Bins are those of all rows under every draw of users."""
-        bins = measures.bins_by_score(self.logit)
-        cell, shape = self.user * (bins.max(initial=0) + 1) + bins, (bootstrap.num_users, bins.max(initial=0) + 1)
-        told, liked, rows = (
-            np.bincount(cell, values, shape[0] * shape[1]).reshape(shape)
-            for values in (expit(self.logit), self.label, np.ones(len(cell)))
-        )
-        return bootstrap.distance(told - liked, rows.sum(axis=1))
 
 
 def liked(log: InteractionLog, rating_threshold: float = 4.0) -> NDArray[np.bool_]:

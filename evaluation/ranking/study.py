@@ -7,9 +7,9 @@ from typing import Any
 import polars as pl
 
 from agents.rankers.loading import shown_name
+from agents.updates.bootstrap import Resampled
 from envs.logs.schema import InteractionLog
 from evaluation.progress import Progress
-from evaluation.ranking.bootstrap import Resampled
 from evaluation.ranking.growth import ends
 from evaluation.ranking.splits import global_cut, last_share
 from evaluation.ranking.trials import (

@@ -14,9 +14,9 @@ from agents.rankers.loading import resolve_ranker, shown_name
 from agents.rankers.network_ranker import NetworkRanker, NetworkRankerConfig
 from agents.rankers.popularity import Popularity
 from agents.rankers.samples import Label
+from agents.updates.bootstrap import Resampled, UserBootstrap
 from envs.logs.schema import InteractionLog
 from evaluation.progress import Progress
-from evaluation.ranking.bootstrap import Resampled, UserBootstrap
 from evaluation.ranking.outcomes import FullRanking, Pointwise, liked
 from evaluation.ranking.splits import Split, leave_last_out
 from evaluation.runs import Run

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.pipeline import Pipeline
+from agents.updates import metrics as measures
 from envs.observation import Observation
-from evaluation.ranking import measures
 from evaluation.ranking.splits import Split
 
 _CASES_AT_ONCE = 512

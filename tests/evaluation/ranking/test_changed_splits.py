@@ -7,10 +7,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from agents.rankers.log_history import LogHistory
+from agents.updates.bootstrap import Resampled
 from envs.errors import ConfigurationError
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from evaluation.ranking import FullRanking, UserBootstrap, leave_last_out
-from evaluation.ranking.bootstrap import Resampled
 from evaluation.ranking.splits import late_events, latest_share, wrong_items, wrong_likes
 
 

@@ -12,12 +12,12 @@ from sklearn import metrics
 from agents.rankers.mf_bpr import MFBPR
 from agents.rankers.samples import Samples
 from agents.rankers.sasrec import SASRec
+from agents.updates.bootstrap import UserBootstrap
 from envs.errors import ConfigurationError
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from evaluation.figures import save_figures
 from evaluation.options import RankerOptions
 from evaluation.ranking import Pointwise, liked, trials
-from evaluation.ranking.bootstrap import UserBootstrap
 from evaluation.ranking.growth import GROWTH, PLAIN, growth_study
 from evaluation.ranking.report import growth_figures, growth_tables, ranker_figures, ranker_tables
 from evaluation.ranking.splits import global_cut, leave_last_out

@@ -112,7 +112,7 @@ def test_a_draw_is_the_figure_of_its_users():
 def test_blocks_of_draws_change_nothing(monkeypatch):
     labels, scores, user = rated(300, users=20)
     whole = UserBootstrap(20, draws=50).pooled_auc(labels, scores, user)
-    monkeypatch.setattr("evaluation.ranking.bootstrap._CELLS_AT_ONCE", 700)
+    monkeypatch.setattr("agents.updates.bootstrap._CELLS_AT_ONCE", 700)
     assert_array_equal(whole.draws, UserBootstrap(20, draws=50).pooled_auc(labels, scores, user).draws)
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.updates.intervals import CONFIDENCE, Estimate
 from envs.errors import ConfigurationError
-from evaluation.statistics import CONFIDENCE, Estimate
 
 _CELLS_AT_ONCE = 4_000_000
 """Draws times rows that are held in memory at a time."""

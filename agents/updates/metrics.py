@@ -1,8 +1,15 @@
-"""Measures of rankings and of probabilities, as arrays over cases or users; nothing here loops over users."""
+"""Measures of rankings, of probabilities and of their drift, as arrays over cases or users; nothing here loops over users.
+
+The gate, the monitoring and `evaluation/` all take them from here, with the intervals of `agents.updates.intervals` (means,
+ratios and their differences, paired by user) and `agents.updates.bootstrap` (all else).
+"""
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import chi2, rankdata
+
+from agents.updates.bootstrap import Resampled, UserBootstrap
+from agents.updates.intervals import Measured
 
 TOP = 10
 """k of the measures of a ranking."""
@@ -48,7 +55,10 @@ def mrr_at(ranks: NDArray[np.float64], top: int = TOP) -> NDArray[np.float64]:
 
 
 def auc(labels: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
-    """Chance that a positive row has a larger score than a negative one, ties counting half; NaN where one kind is missing."""
+    """Chance that a positive row has a larger score than a negative one, ties counting half; NaN where one kind is missing.
+
+    Source: Hanley and McNeil (1982), by the rank sum.
+    """
     positives, negatives = int(labels.sum()), int((~labels).sum())
     if not positives or not negatives:
         return float("nan")
@@ -113,7 +123,80 @@ def bins_by_score(scores: NDArray[np.float64], bins: int = 10) -> NDArray[np.int
 def calibration_error(labels: NDArray[np.bool_], probabilities: NDArray[np.float64], bins: int = 10) -> float:
     """Mean distance between told and true share of positives over `bins` bins of equally many rows (expected calibration error).
 
-    Source: Naeini, Cooper and Hauskrecht (2015), Obtaining well calibrated probabilities, with equal-frequency bins.
+    Source: Naeini, Cooper and Hauskrecht (2015), Obtaining well calibrated probabilities; Guo et al. (2017), On calibration of
+    modern neural networks, eq. 3, with equal-frequency bins.
     """
     told, happened, rows = reliability(labels, probabilities, bins)
     return float(np.average(np.abs(told - happened), weights=rows)) if len(rows) else float("nan")
+
+
+def calibration_error_by_user(
+    labels: NDArray[np.bool_],
+    probabilities: NDArray[np.float64],
+    user: NDArray[np.int64],
+    bootstrap: UserBootstrap,
+    bins: int = 10,
+) -> Resampled:
+    """`calibration_error` with its draws over users, whose quantiles are its interval. The bins are those of all rows under every
+    draw.
+
+    Args:
+        labels: [R] whether a row is positive.
+        probabilities: [R] told of being positive; those of like order fall into one bin.
+        user: [R] number of the row's user among those of `bootstrap`.
+        bootstrap: draws users.
+        bins: of equally many rows.
+    """
+    bin_of = bins_by_score(probabilities, bins)
+    shape = (bootstrap.num_users, bin_of.max(initial=0) + 1)
+    cell = user * shape[1] + bin_of
+    told, happened, rows = (
+        np.bincount(cell, values, shape[0] * shape[1]).reshape(shape)
+        for values in (probabilities, labels, np.ones(len(cell)))
+    )
+    return bootstrap.distance(told - happened, rows.sum(axis=1))
+
+
+def mean_by_user(values: NDArray[np.float64], user: NDArray[np.int64]) -> Measured:
+    """The mean of `values` [M] over cases, with the influence of each user [M] on it: cases of a user hang together.
+
+    The difference of two such means over the same cases has its interval paired by user (the linearised ratio estimator of
+    clusters; Cochran 1977, Sampling techniques, section 6.3). NaN without cases.
+    """
+    _, number = np.unique(user, return_inverse=True)
+    if not len(number):
+        return Measured(float("nan"), np.zeros((1, 0)))
+    return Measured.ratio(np.bincount(number, values), np.bincount(number))
+
+
+def population_stability(reference: NDArray[np.floating], current: NDArray[np.floating], bins: int = 10) -> float:
+    """Population stability index: how far the distribution of `current` [m] lies from that of `reference` [n].
+
+    sum over bins of (q - p) ln(q / p), with p and q the shares of reference and current in bins that hold equally many of the
+    reference; a half is added to every count, so that an empty bin stays finite. By custom below 0.1 is no shift and above 0.25
+    a large one; by chance alone it stays below `stability_limit`. NaN where one of them is empty.
+
+    Source: Siddiqi (2006), Credit risk scorecards, chapter 9.
+    """
+    if not len(reference) or not len(current):
+        return float("nan")
+    # values that tie stand in one bin, so that equal samples have an index of 0
+    edges = np.unique(np.quantile(reference, np.linspace(0, 1, bins + 1)[1:-1]))
+    shares = []
+    for values in (reference, current):
+        counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1) + 0.5
+        shares.append(counts / counts.sum())
+    told, found = shares
+    return float(((found - told) * np.log(found / told)).sum())
+
+
+def stability_limit(reference: int, current: int, bins: int = 10, alpha: float = 0.05) -> float:
+    """What `population_stability` of samples of these sizes exceeds with chance `alpha` where nothing has shifted.
+
+    It is then about (1 / n + 1 / m) times chi-squared of bins - 1 degrees of freedom; infinite without samples.
+
+    Source: Yurdakul and Naranjo (2020), Statistical properties of the population stability index.
+    """
+    if not reference or not current:
+        return float("inf")
+    return float((1 / reference + 1 / current) * chi2.ppf(1 - alpha, bins - 1))
