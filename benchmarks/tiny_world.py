@@ -7,7 +7,8 @@ policy within its own action space; the figure is the smallest of the seeds'. A 
 of its requests over what the best slates for the same requests would earn, and its lives' value over that of the myopic optimum
 is told beside it (`life_share`). `gaussian_share_<deviation>` is what the best policy on weights that explores by a Gaussian of
 that deviation is worth when it is served without; `climbed_share_<deviation>` where one gets by gradient ascent without noise that
-begins at this deviation and ends at 0.05. Writes results/tiny_world.json after each agent. See docs/tiny-world.md.
+begins at this deviation and ends at 0.05. Writes results/tiny_world.json after each agent; runs of other agents that the file has
+are kept if they are of as many seeds, so that single agents can be measured again. See docs/tiny-world.md.
 """
 
 import sys
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from agents.base import Agent
 from agents.loading import resolve_agent
-from envs.artefacts import save_json
+from envs.artefacts import load_json, save_json
 from envs.errors import ConfigurationError
 from evaluation.tiny import (
     Plan,
@@ -35,6 +36,7 @@ from evaluation.tiny import (
     tiny_world,
 )
 
+RESULTS = Path("results/tiny_world.json")
 SLATE_SIZE = 2
 DEVIATIONS = (1.0, 0.5, 0.3, 0.15, 0.05)
 """Standard deviations of exploration, in units of half the box; agents that set weights begin at 0.5 by default."""
@@ -185,6 +187,25 @@ def within(space: str, plan: Plan, agent: Agent) -> NDArray[np.bool_] | None:
     return reachable_by_presets(plan) if space == "presets" else reachable_by_weights(plan)
 
 
+def kept_runs(path: Path, seeds: int) -> dict[str, list[dict[str, float]]]:
+    """Runs by agent that a file of results has, if they are of so many seeds; none without such a file.
+
+    Raises:
+        ArtefactError: if the file is damaged.
+    """
+    before = load_json(path) if path.exists() else {}
+    return dict(before["runs"]) if before.get("seeds") == seeds else {}
+
+
+def smallest(runs: Mapping[str, list[dict[str, float]]]) -> dict[str, float]:
+    """The smallest of the seeds' figures, `<figure>_<agent>`."""
+    return {
+        f"{figure}_{name}": min(run[figure] for run in own)
+        for name, own in runs.items()
+        for figure in own[0].keys() - {"seconds"}
+    }
+
+
 def main() -> None:
     """Trains, prints the figures and writes them."""
     names = sys.argv[1].split(",") if len(sys.argv) > 1 else list(CONTENDERS)
@@ -198,15 +219,14 @@ def main() -> None:
     for deviation in DEVIATIONS:
         figures[f"gaussian_share_{deviation}"] = plan.value(best_while_exploring(plan, deviation)) / best
         figures[f"climbed_share_{deviation}"] = plan.value(climbed(plan, deviation, LAST_DEVIATION)) / best
-    runs: dict[str, list[dict[str, float]]] = {}
+    runs = kept_runs(RESULTS, len(seeds))
     for name in names:
         runs[name] = []
         for seed in seeds:
             runs[name].append(measured(name, seed))
             print(f"{name}, seed {seed}: {runs[name][-1]}", file=sys.stderr, flush=True)
-        for figure in runs[name][0].keys() - {"seconds"}:
-            figures[f"{figure}_{name}"] = min(run[figure] for run in runs[name])
-        save_json(Path("results/tiny_world.json"), {**figures, "seeds": len(seeds), "runs": runs})
+        save_json(RESULTS, {**figures, **smallest(runs), "seeds": len(seeds), "runs": runs})
+    figures |= smallest({name: runs[name] for name in names})
     for figure, value in sorted(figures.items()):
         print(f"{figure}: {value:.4f}")
 

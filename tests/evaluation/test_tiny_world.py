@@ -17,7 +17,8 @@ from agents.oracles import OracleMyopic
 from agents.rankers.base import Ranker
 from agents.rerankers import log_counts, rerank
 from agents.summary import PublicItems
-from benchmarks.tiny_world import CONTENDERS, measured
+from benchmarks.tiny_world import CONTENDERS, kept_runs, measured, smallest
+from envs.artefacts import save_json
 from evaluation.tiny import (
     Plan,
     best_while_exploring,
@@ -228,6 +229,17 @@ def test_what_did_not_learn_would_be_told(plan):
     """An agent trained on a handful of requests falls short, so that the figure can."""
     with mock.patch.dict(CONTENDERS, dqn=replace(CONTENDERS["dqn"], requests=100)):
         assert measured("dqn", seed=0)["value_share"] < 0.9
+
+
+def test_single_agents_can_be_measured_again(tmp_path):
+    """Runs of others stay as they are where they are of as many seeds; a figure is the smallest of its own agent's runs."""
+    runs = {"dqn": [{"value_share": 0.9, "seconds": 1.0}, {"value_share": 0.8, "seconds": 2.0}]}
+    save_json(tmp_path / "results.json", {"value_share_dqn": 0.8, "seeds": 2, "runs": runs})
+    kept = kept_runs(tmp_path / "results.json", 2)
+    kept["linucb"] = [{"value_share": 0.7, "life_share": 0.6, "seconds": 3.0}] * 2
+    assert smallest(kept) == {"value_share_dqn": 0.8, "value_share_linucb": 0.7, "life_share_linucb": 0.6}
+    assert kept_runs(tmp_path / "results.json", 3) == {}
+    assert kept_runs(tmp_path / "none.json", 2) == {}
 
 
 def test_wide_exploration_hides_what_is_best(plan):
