@@ -32,6 +32,8 @@ class DQNSlotsOptions(CandidateOptions, DQNOptions):
 
     prior: float = 0.1
     """Value, before training, of a deviation of the first ranker's score within a request, in units of the reward."""
+    minibatch: int = 128
+    """Slots of one gradient step; each takes the values of all candidates of three requests."""
     buffer: int = 100_000
     """Slots that the replay buffer keeps (the newest); a request has K of them."""
     n_step: int = 10
