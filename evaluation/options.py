@@ -140,9 +140,14 @@ class WorldOptions(DataOptions):
 class CompareOptions(WorldOptions):
     """Compares agents on the same simulated users: fit, recall, training, comparison, model updates, plots."""
 
-    agents: str = ",".join(default_agents())
-    """Names, or file.py:Class for an agent of your own, separated by commas; further names are logistic, gbdt, mf_pointwise,
-    mf_bpr, neumf, din, dien, gru4rec and sasrec, supervised rankers that take minutes to fit."""
+    agents: Annotated[
+        str,
+        tyro.conf.arg(
+            help="Names, or file.py:Class for an agent of your own, separated by commas. Further names are "
+            f"{', '.join(name for name in agent_names() if name not in default_agents())}; many of these fit supervised rankers "
+            "first, which takes minutes, also with --fast."
+        ),
+    ] = ",".join(default_agents())
     recall: str | None = None
     """Recall channels with their shares of the candidates, "als=0.6,popular=0.4", or without for equal ones; a name or
     file.py:Class each. By default ALS alone, which keeps a tenth for items without rows in the log. Model updates keep to ALS."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import simulate
+from agents import agent_names
 from envs.event_log import EventLog
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.users.fit import FitConfig
@@ -274,6 +276,13 @@ def test_a_value_of_the_wrong_type_in_a_file_is_refused(
 def test_no_option_is_needed() -> None:
     assert parsed_options(CompareOptions, [], "compare") == CompareOptions()
     assert chosen_command([], ["compare", "fit"]) == ("compare", [])
+
+
+def test_help_names_every_agent(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        simulate.main(["compare", "--help"])
+    told = set(re.findall(r"[\w:]+", capsys.readouterr().out))
+    assert set(agent_names()) <= told
 
 
 def test_references_join_a_short_list_of_agents() -> None:
