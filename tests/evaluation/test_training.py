@@ -259,7 +259,6 @@ def test_side_by_side_the_longest_are_begun_first(monkeypatch, run, agent_file, 
     ]
     places = [[begun.index(name) for name in kind] for kind in kinds]
     assert all(max(before) < min(after) for before, after in pairwise(places))
-    assert set(begun) == {name for kind in kinds for name in kind}
 
 
 def test_agents_of_the_package_keep_their_tracebacks():
