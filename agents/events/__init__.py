@@ -1,7 +1,8 @@
 """The data part: one event log for three speeds, and what is made of it.
 
-`store` appends events as they happen, hands them on as a stream and keeps them by day as Parquet; `features`, `samples` and
-`statistics` make the three outputs, each with a schema. docs/data-part.md tells how they fit together.
+`store` appends events as they happen, hands them on as a stream and keeps them by day as Parquet (`shelves`: in files or in
+memory). `features`, `samples` and `statistics` make the three outputs, each with a schema. docs/data-part.md tells how they fit
+together.
 """
 
 from agents.events.store import EventStore, Reader, Store, Stream, in_order
