@@ -53,7 +53,7 @@ class Moment:
 
 
 class Modifier(FromFile):
-    """Base of all modifiers: override `weights`, `walk_scale`, `wander`, or several of them.
+    """Base of all modifiers: override `weights`, `walk_scale`, `rest`, `wander`, or several of them.
 
     An instance is made without arguments, holds nothing that changes, and draws everything from the scene's seed: the same
     moment gives the same weights, whatever was asked before.
@@ -70,6 +70,11 @@ class Modifier(FromFile):
     def walk_scale(self, scene: Scene) -> float:
         """Factor on the steps by which long-term interest wanders between visits."""
         return 1.0
+
+    def rest(self, scene: Scene) -> tuple[float, NDArray[np.floating]] | None:
+        """(rate per day at which long-term interest returns between visits, [d] where to), before it wanders; None where it does
+        not. Over a pause of t days exp(-rate t) of its distance from there is left."""
+        return None
 
     def wander(
         self, scene: Scene, moment: Moment, days: NDArray[np.float32], steps: NDArray[np.float32]
@@ -168,7 +173,7 @@ def _made(spec: str) -> Modifier:
             f"class '{class_name}' in '{path}' is not a subclass of envs.modifiers.Modifier; write "
             f"'class {class_name}(Modifier):' and import Modifier by 'from envs.modifiers import Modifier'."
         )
-    if all(getattr(kind, name) is getattr(Modifier, name) for name in ("weights", "walk_scale", "wander")):
+    if all(getattr(kind, name) is getattr(Modifier, name) for name in ("weights", "walk_scale", "rest", "wander")):
         raise ConfigurationError(
             f"class '{class_name}' in '{path}' lacks the method weights(self, scene, moment), which returns logits [N, G] "
             "for each request and category, and the methods walk_scale(self, scene) and wander(self, scene, moment, days, "
@@ -253,6 +258,11 @@ class ModifiedModel:
         ]
         return np.float32(np.prod(scales))
 
+    @cached_property
+    def _rests(self) -> list[tuple[float, NDArray[np.floating]]]:
+        told = [_asked(modifier, "rest", scene) for modifier, scene in zip(self.modifiers, self.scenes, strict=True)]
+        return [each for each in told if each is not None]
+
     # ------------------------------------------------------------------ the protocol
     @property
     def item_vectors(self) -> NDArray[np.float32]:
@@ -298,6 +308,9 @@ class ModifiedModel:
     def pause(
         self, state: Any, rows: NDArray[np.int64], days: NDArray[np.float32], walk: NDArray[np.float32] | None
     ) -> None:
+        for rate, centre in self._rests:
+            away = state.long_term[rows] - centre
+            state.long_term[rows] = centre + np.exp(-rate * days)[:, None] * away
         self.base.pause(state, rows, days, None if walk is None else self._walk_scale * walk)
 
     def expected_rating(

@@ -39,6 +39,8 @@ class Newcomers:
     """[M + A] items in their histories; 0 for arriving users."""
     start_second: NDArray[np.float32]
     """[M + A] second of the day at which they begin, a whole number."""
+    may_keep: bool = True
+    """Whether the drawn users' histories may be rows of the policies' log (`WorldConfig.keep_histories`)."""
     _last: dict[bytes, BurnIn] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -47,7 +49,7 @@ class Newcomers:
     @property
     def is_kept(self) -> bool:
         """Whether the drawn users' histories are rows of the policies' log."""
-        return self.num_drawn <= KEPT_USERS
+        return self.may_keep and self.num_drawn <= KEPT_USERS
 
     def interest(self, model: UserModel, places: NDArray[np.int64]) -> UserModelState:
         """The model's state of newcomers `places` [N] when their run begins."""
@@ -113,6 +115,7 @@ def make_newcomers(
         parent=parent,
         length=np.where(numbers >= 0, length, 0).astype(np.int32),
         start_second=start_second,
+        may_keep=config.keep_histories,
     )
 
 

@@ -21,6 +21,9 @@ class WorldConfig:
     retired at seeded moments of its first so many days, as in a catalogue that has always been renewed at this pace."""
     drawn_users: int = 0
     """Number of simulated users drawn from the fitted population; 0 simulates the log's users themselves."""
+    keep_histories: bool = True
+    """Whether the histories of drawn users are rows of the policies' log (of no more than 50,000 users they can be). False:
+    policies learn from the log's own users alone, and of drawn ones they see what is observed in each request."""
     arrivals_per_day: float = 0.0
     """Mean number of new users, without any history, who arrive on each day of the run."""
     modifiers: tuple[Modifier, ...] = ()
