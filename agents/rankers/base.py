@@ -50,9 +50,9 @@ class Ranker(ABC):
 
     name: ClassVar[str]
     config_class: ClassVar[type[RankerConfig]] = RankerConfig
-    block_pairs: ClassVar[int] = 1_600
+    block_pairs: ClassVar[int | None] = 1_600
     """Pairs scored at once, about: blocks have a fixed number of rows, so that a request's scores do not hang on its
-    neighbours in the batch."""
+    neighbours in the batch. None for a ranker of which they never do, whatever the batch."""
 
     categories_: NDArray[np.float32]
     """[I, G] categories of the catalogue."""
@@ -62,6 +62,10 @@ class Ranker(ABC):
     """[I] items with rows, clicked or not, in what was learnt from; the others are scored by their features."""
     known_users_: NDArray[np.bool_]
     """[U] users with rows in what was learnt from; the others are strangers."""
+    trained_samples_: int
+    """Pairs (request, item) that the last `fit` or `update` learnt from, each counted once a pass: its cost."""
+    _is_warm: bool = False
+    """Whether the fit under way starts from what was learnt before."""
 
     def __init__(self, config: RankerConfig | None = None, seed: int = 0) -> None:
         self.config: Any = config or self.config_class()
@@ -75,6 +79,8 @@ class Ranker(ABC):
         *,
         progress: Progress | None = None,
         folder: Path | None = None,
+        rows: NDArray[np.bool_] | None = None,
+        warm: bool = False,
     ) -> Self:
         """Learns from a log, anew.
 
@@ -84,10 +90,17 @@ class Ranker(ABC):
                 `validation_share`.
             progress: called after each pass.
             folder: where TensorBoard curves are written; None for nowhere.
+            rows: [R] rows of `log` that are learnt from, by default all; of the others only histories and counts are made.
+            warm: whether the weights start from those that were learnt before, where there are such, and the ranker's kind has
+                use for them; counts and rates are always made anew.
 
         Raises:
-            ConfigurationError: if the log has nothing of what `label` asks for, or `validation` has other users or items.
+            ConfigurationError: if the log has nothing of what `label` asks for, `validation` has other users or items, or a
+                warm start was learnt on other ones.
         """
+        self._is_warm = warm and hasattr(self, "known_users_")
+        if self._is_warm:
+            self._check_log(log)
         self.fingerprint_ = log.catalogue.fingerprint
         self.categories_ = log.catalogue.categories.astype(np.float32)
         self.num_user_features_ = 1 + log.users.features.shape[1]
@@ -95,13 +108,20 @@ class Ranker(ABC):
         self._past = _Past.of(log, self.config.samples.history_size)
         if validation is None:
             together, late = log, held_out(log, self.config.validation_share, self.seed)
+            learnt = np.ones(len(log), bool) if rows is None else rows
+            early, late = learnt & ~late, learnt & late
         else:
             together, late = joined(log, validation)
-        settings, taught = self.config.samples, together.where(~late)
+            early = ~late
+            if rows is not None:
+                early[early] = rows  # the rows of either log keep their order
+        settings, taught = self.config.samples, together.where(early)
         history = LogHistory(together, settings.history_size, delay=settings.event_delay)
         self.known_items_ = np.bincount(taught.item, minlength=len(log.catalogue)) > 0
         self.known_users_ = np.bincount(taught.user, minlength=len(log.users)) > 0
-        self._fit(self._samples(history, ~late), self._samples(history, late), progress, folder)
+        training = self._samples(history, early)
+        self._fit(training, self._samples(history, late), progress, folder)
+        self.trained_samples_ = training.num_pairs * self._passes_of_fit
         return self
 
     def update(self, events: InteractionLog, *, remember: bool = True) -> None:
@@ -115,12 +135,8 @@ class Ranker(ABC):
         Raises:
             ConfigurationError: if the events have other users or items.
         """
-        self.check_catalogue(events.catalogue, f"log '{events.name}'")
-        if len(events.users) != len(self.known_users_):
-            raise ConfigurationError(
-                f"log '{events.name}' has {len(events.users)} users, ranker '{self.name}' was fitted to "
-                f"{len(self.known_users_)}; fit it anew."
-            )
+        self._check_log(events)
+        self.trained_samples_ = 0
         if not len(events):
             return
         together, new = joined(self._past.as_log(events), events)
@@ -137,7 +153,9 @@ class Ranker(ABC):
         self.known_users_ = self.known_users_ | (np.bincount(events.user, minlength=len(events.users)) > 0)
         if remember:
             self._past = self._past.followed_by(together, self.config.samples.history_size)
-        self._update(self._samples(history, new))
+        samples = self._samples(history, new)
+        self._update(samples)
+        self.trained_samples_ = samples.num_pairs * self._passes_of_update
 
     def score(self, batch: RankingInput) -> NDArray[np.float32]:
         """[N, C] logits, larger is better, -inf where there is no item; those of a pointwise ranker become probabilities by a
@@ -150,7 +168,7 @@ class Ranker(ABC):
         rows, columns = batch.items.shape
         if not rows or not columns:
             return np.zeros((rows, columns), np.float32)
-        step = max(self.block_pairs // columns, 1)
+        step = rows if self.block_pairs is None else max(self.block_pairs // columns, 1)
         counts = relative(self.counts_, self.counts_.sum(), len(self.counts_)).astype(np.float32)
 
         def block(first: int) -> NDArray[np.float32]:
@@ -175,6 +193,7 @@ class Ranker(ABC):
             "config": asdict(self.config),
             "seed": self.seed,
             "num_user_features": self.num_user_features_,
+            "trained_samples": self.trained_samples_,
         }
         save_checkpoint(
             path, Header(kind=self._kind, catalogue=self.fingerprint_, content=content), arrays | self._arrays()
@@ -199,6 +218,7 @@ class Ranker(ABC):
             )
             ranker.fingerprint_ = header.catalogue
             ranker.num_user_features_ = header.content["num_user_features"]
+            ranker.trained_samples_ = header.content.get("trained_samples", 0)
             base = {name[5:]: arrays.pop(name) for name in list(arrays) if name.startswith("base.")}
             ranker.categories_ = base.pop("categories")
             ranker.counts_ = base.pop("counts")
@@ -260,6 +280,25 @@ class Ranker(ABC):
     def num_parameters(self) -> int:
         """Numbers learnt."""
         return sum(array.size for array in self._arrays().values())
+
+    @property
+    def _passes_of_fit(self) -> int:
+        """Times that the last fit met each sample."""
+        return 1
+
+    @property
+    def _passes_of_update(self) -> int:
+        """Times that an update meets each sample."""
+        return 1
+
+    def _check_log(self, log: InteractionLog) -> None:
+        """Refuses a log of other users or items than those of the fit."""
+        self.check_catalogue(log.catalogue, f"log '{log.name}'")
+        if len(log.users) != len(self.known_users_):
+            raise ConfigurationError(
+                f"log '{log.name}' has {len(log.users)} users, ranker '{self.name}' was fitted to "
+                f"{len(self.known_users_)}; fit it anew."
+            )
 
     @property
     def _kind(self) -> str:

@@ -19,7 +19,7 @@ from agents.rankers.samples import Samples
 PRIOR_ROWS = 5.0
 """A rate counts so many rows of the mean rate beside its own."""
 _CHUNK_PAIRS = 65_536
-_RECENT_DAYS = 7
+RECENT_DAYS = 7
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,16 @@ class Rates:
 
     def served(self, inputs: RankingInput) -> NDArray[np.float32]:
         """[N, C, 3] smoothed rates of user, item, and of the user in the item's categories."""
-        user, item = np.maximum(inputs.user, 0), np.maximum(inputs.items, 0)
-        known = ((inputs.user >= 0) & (inputs.user < len(self.by_user)))[:, None]
-        user = np.minimum(user, len(self.by_user) - 1)
-        of_user = self.by_user[user] * known
-        taste = np.einsum("ngk,ncg->nck", self.by_taste[user] * known[:, :, None], self.categories[item])
+        of_user, tastes = self.of_users(inputs.user)
+        item = np.maximum(inputs.items, 0)
+        taste = np.einsum("ngk,ncg->nck", tastes, self.categories[item])
         return self._smoothed(of_user, self.by_item[item], taste, self.mean)
+
+    def of_users(self, users: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """([N, 2] rows and liked rows of `users` [N], [N, G, 2] the same by category); zeros for strangers."""
+        known = ((users >= 0) & (users < len(self.by_user)))[:, None]
+        user = np.clip(users, 0, len(self.by_user) - 1)
+        return self.by_user[user] * known, self.by_taste[user] * known[:, :, None]
 
     def so_far(self, samples: Samples) -> "RatesSoFar":
         """The rates at the time of each row of the log of `samples`, which go on from those here."""
@@ -189,9 +193,8 @@ class CrossedRanker(Ranker):
         size = self.config.samples.history_size
         history, days = inputs.history[:, :size], inputs.history_days[:, :size]
         there = (history >= 0).astype(np.float32)
-        length = there.sum(axis=1, keepdims=True)
         past = self.categories_[np.maximum(history, 0)]
-        recent = there * np.exp(-days / _RECENT_DAYS)
+        recent = there * np.exp(-days / RECENT_DAYS)
         profiles = [
             np.einsum("nh,nhg->ng", weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-6), past)
             for weight in (there, recent, there * (np.arange(history.shape[1]) < 3))
@@ -210,12 +213,18 @@ class CrossedRanker(Ranker):
             ],
             axis=2,
         )
-        last = np.where(length > 0, np.log1p(days[:, :1]), 0) if days.shape[1] else length
-        of_request = np.column_stack(
-            [np.log1p(length), last, inputs.user_features, context_features(inputs.context)]
-        ).astype(np.float32)
+        of_request = self._of_request(inputs)
         repeated = np.broadcast_to(of_request[:, None, :], (*inputs.items.shape, of_request.shape[1]))
         return np.concatenate([of_pair, rates, categories, repeated], axis=2, dtype=np.float32)
+
+    def _of_request(self, inputs: RankingInput) -> NDArray[np.float32]:
+        """[N, Fr] those features that all items of a request share; the last of `features`."""
+        size = self.config.samples.history_size
+        days = inputs.history_days[:, :size]
+        length = (inputs.history[:, :size] >= 0).astype(np.float32).sum(axis=1, keepdims=True)
+        last = np.where(length > 0, np.log1p(days[:, :1]), 0) if days.shape[1] else length
+        context = context_features(inputs.context)
+        return np.column_stack([np.log1p(length), last, inputs.user_features, context]).astype(np.float32)
 
     def _table(self, samples: Samples, rates: RatesSoFar) -> Table:
         parts = list(self._chunks(samples, rates))

@@ -30,7 +30,7 @@ class MFPointwise(NetworkRanker):
     name: ClassVar[str] = "mf_pointwise"
     reads_history: ClassVar[bool] = False
     config_class: ClassVar[type[RankerConfig]] = MFPointwiseConfig
-    block_pairs: ClassVar[int] = 6_400
+    block_pairs: ClassVar[int | None] = 6_400
 
     def make_network(self, sizes: Sizes) -> nn.Module:
         """See the class."""

@@ -78,6 +78,8 @@ class NetworkRanker(Ranker):
     def _fit(self, training: Samples, validation: Samples, progress: Progress | None, folder: Path | None) -> None:
         with _seeded(self.seed):
             network = self.make_network(self._sizes)
+            if self._is_warm:
+                network.load_state_dict(self.network_.state_dict())
             self.passes_ = train(
                 network,
                 batches=lambda number: self.batches(training, number),
@@ -117,6 +119,14 @@ class NetworkRanker(Ranker):
     def tensors(self, inputs: RankingInput) -> Tensors:
         """An input, whose counts are filled in, as tensors."""
         return Tensors.of(inputs, self.known_users_, self.config.samples.history_size)
+
+    @property
+    def _passes_of_fit(self) -> int:
+        return len(self.passes_)
+
+    @property
+    def _passes_of_update(self) -> int:
+        return int(self.config.training.update_epochs)
 
     @property
     def _sizes(self) -> Sizes:

@@ -15,7 +15,7 @@ class Popularity(Ranker):
     """The log of how often anybody has consumed an item, the same for every user; it counts on with each update."""
 
     name: ClassVar[str] = "popular"
-    block_pairs: ClassVar[int] = 100_000
+    block_pairs: ClassVar[int | None] = 100_000
 
     def _fit(self, training: Samples, validation: Samples, progress: Progress | None, folder: Path | None) -> None:
         """The base has counted already."""

@@ -127,6 +127,11 @@ class Samples:
         return 1 + self.config.negatives if self.draws_negatives else self._rows.shape[1]
 
     @property
+    def num_pairs(self) -> int:
+        """Pairs (request, item) of all samples, those whose items could not be drawn among them."""
+        return len(self) * self.pairs_per_sample if self.draws_negatives else int(self.rows.sum())
+
+    @property
     def user(self) -> NDArray[np.int32]:
         """[S] user of each sample."""
         return self.history.log.user[self.starts]
