@@ -110,10 +110,14 @@ class EmbeddingRecall(CatalogueListener):
         self.trained_samples_ = 2 * self.config.iterations * self._consumed.nnz
         return self
 
-    def update(self, events: InteractionLog) -> None:
+    def update(self, events: InteractionLog, *, only_new: bool = False) -> None:
         """Takes in new rows: solves the users and items that they touch against the other side, some passes.
 
         Rows that are known already teach nothing new and cost nothing.
+
+        Args:
+            events: the rows.
+            only_new: whether only users and items without rows before are solved (folded in), all others staying where they are.
 
         Raises:
             ConfigurationError: if `events` counts users or items that the fitted log did not.
@@ -125,9 +129,12 @@ class EmbeddingRecall(CatalogueListener):
                 f"{self._consumed.shape[0]} and {self._consumed.shape[1]}; use the fitted log's users and catalogue."
             )
         new = new_rows(self._consumed, new)
+        users, items = np.unique(new.nonzero()[0]), np.unique(new.nonzero()[1])
+        if only_new:
+            users = users[np.diff(self._consumed.indptr)[users] == 0]
+            items = items[np.bincount(self._consumed.indices, minlength=new.shape[1])[items] == 0]
         self._consumed = csr_matrix(self._consumed + new, dtype=np.float32)
         self._consumed.sort_indices()
-        users, items = np.unique(new.nonzero()[0]), np.unique(new.nonzero()[1])
         by_user, by_item = self._consumed[users], csr_matrix(self._consumed.T)[items]
         vectors = self.item_vectors_.copy()
         with one_thread():

@@ -102,7 +102,7 @@ class ModelUpdateEnv(gymnasium.Env[NDArray[np.float32], int]):
                 f"num_candidates is {pipeline.num_candidates}, but the catalogue has {self.world.num_items} items; ask for fewer."
             )
         self._log = self.world.policy_log.consumed()
-        self.models = ServedModels(self.config.embedding, self.config.model_seed).fit(self._log)
+        self.models = ServedModels(self.config.embedding, self.config.model_seed, ranker=None).fit(self._log)
         self._first_models = self.models.snapshot()
         self.budget = self.config.budget_refits * self.models.trained_samples
         """Samples that an episode may train on."""
