@@ -22,7 +22,7 @@ SB3_ALGORITHMS = ("PPO", "A2C", "DQN", "SAC", "TD3", "DDPG")
 """Algorithms of Stable-Baselines3; each is an agent 'sb3:NAME'."""
 ON_REQUEST = (
     *RANKERS,
-    *("linucb", "thompson", "ppo_blend", "ppo_slate", "ppo_preference", "marwil", "dqn_slots", "slateq"),
+    *("linucb", "thompson", "ppo_blend", "ppo_slate", "ppo_preference", "marwil", "dqn_slots", "slateq", "drn"),
     *(f"sb3:{name}" for name in SB3_ALGORITHMS),
 )
 """Agents that a comparison has only when asked for them: they take minutes to fit, or do what others do already."""
@@ -49,6 +49,7 @@ AGENT = Kind(
         "marwil": "agents.rl.marwil:MARWILAgent",
         "dqn_slots": "agents.rl.dqn_slots:DQNSlotsAgent",
         "slateq": "agents.rl.slateq:SlateQAgent",
+        "drn": "agents.updates.drn:DRNAgent",
         "sb3_ppo": "agents.rl.sb3:SB3PPOAgent",
     }
     | {f"sb3:{name}": f"agents.rl.sb3:SB3{name}Agent" for name in SB3_ALGORITHMS}

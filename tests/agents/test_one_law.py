@@ -41,6 +41,7 @@ TRAINED = (
     "slateq",
     "linucb",
     "thompson",
+    "drn",
 )
 REINFORCED = (*TRAINED, *(f"sb3:{name}" for name in SB3_ALGORITHMS))
 """Agents that need a training to act; traffic of a hidden world is what they learn from, so the world changes after it."""

@@ -250,7 +250,7 @@ def test_side_by_side_the_longest_are_begun_first(monkeypatch, run, agent_file, 
     list(training._side_by_side(units_of(named, (0,)), small_world, candidate_source, run, small, 1, 2, None))
     kinds = [
         ["ppo_blend"],
-        ["ppo_slate", "marwil", "dqn_slots", "slateq", "linucb", "thompson"],
+        ["ppo_slate", "marwil", "dqn_slots", "slateq", "linucb", "thompson", "drn"],
         list(RANKERS),
         ["ppo", "dqn", "ppo_preference", "sb3_ppo", *(f"sb3:{name}" for name in SB3_ALGORITHMS)],
         ["constant", "popular", "mmr", "Learner"],
