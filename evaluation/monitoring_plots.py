@@ -1,5 +1,7 @@
 """Plots of monitoring: the statistics of events by day and policy version (`agents.events.statistics`)."""
 
+from typing import Any
+
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -69,7 +71,11 @@ def over_days(table: pl.DataFrame, axes: Axes, measure: str) -> Axes:
     for version, day in begins.iter_rows():
         axes.axvline(day, color=PALE, lw=0.8, zorder=0)
         if len(begins) <= _MOST_NAMES:
-            place = {"xytext": (1.5, -1), "textcoords": "offset points", "xycoords": ("data", "axes fraction")}
+            place: dict[str, Any] = {
+                "xytext": (1.5, -1),
+                "textcoords": "offset points",
+                "xycoords": ("data", "axes fraction"),
+            }
             axes.annotate(version, (day, 1), va="top", fontsize=6.5, color=INK, **place)
     axes.set_title(title)
     axes.set_ylabel(unit)
