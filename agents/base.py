@@ -32,6 +32,9 @@ class Training:
     folder: Path | None = None
     """Where checkpoints and learning curves may be written; None for nowhere. Folders in it that are called checkpoint-... are
     deleted once the agent is saved."""
+    rankers: Path | None = None
+    """Where rankers that are fitted to this log lie and are left, to be shared by all who build on them (see
+    `agents.rankers.loading.fitted_ranker`); None if everybody is to fit its own."""
     report: Callable[[int], None] = lambda requests: None
     """To be called with the number of requests spent so far; moves the progress bar."""
 

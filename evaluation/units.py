@@ -2,6 +2,7 @@
 
 What a unit leaves in the run folder is complete or not there, so a run cut short goes on with the units that are missing:
 
+    agents/rankers/<ranker>-seed<n>         rankers fitted to the log, shared by all agents that build on them
     agents/<agent>-seed<n>                  the fitted agent
     tensorboard/<agent>-seed<n>/            curves of its fit, if it writes any, and checkpoints until it is fitted
     tables/learning/<agent>-seed<n>         its learning curve, if it has one
@@ -30,6 +31,8 @@ from evaluation.comparison import ComparisonConfig, blamed_on, evaluation_users,
 from evaluation.runs import Run
 from evaluation.traffic import CountedTraffic
 
+SHARED_RANKERS = "rankers"
+"""Folder of the rankers that agents share."""
 Report = Callable[[str], None]
 """Is told what is being done."""
 
@@ -117,6 +120,7 @@ def do_unit(
             seed=unit.seed,
             report=tell,
             folder=run.curves_path(unit.stem),
+            rankers=run.agent_path(SHARED_RANKERS),
         )
         with blamed_on(unit.name, agent_class, "fit"):
             agent.fit(world.policy_log, lessons)
@@ -179,7 +183,11 @@ def fitted_agents(
                 agent = kind(slate_size=comparison.serving.slate_size, seed=seed)
                 traffic = CountedTraffic(world, candidate_source, comparison, seed)
                 lessons = Training(
-                    make_env=traffic.make_env, requests=requests, seed=seed, folder=run.curves_path(unit.stem)
+                    make_env=traffic.make_env,
+                    requests=requests,
+                    seed=seed,
+                    folder=run.curves_path(unit.stem),
+                    rankers=run.agent_path(SHARED_RANKERS),
                 )
                 agent.fit(world.policy_log, lessons)
                 agent.save(path)

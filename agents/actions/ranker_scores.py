@@ -9,16 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.rankers.base import Ranker
-from agents.rankers.loading import resolve_ranker
+from agents.rankers.loading import fitted_ranker, resolve_ranker
 from agents.rankers.ranking_input import RankingInput
 from agents.rerankers.weighted import standardised
 from envs.catalogue import Catalogue
 from envs.errors import ConfigurationError
 from envs.logs.schema import InteractionLog
 from envs.observation import Observation
-
-FITTED_FILE = "fitted.safetensors"
-"""Name of the file of a ranker that `RankerScores.fit` need not fit, in the ranker's folder."""
 
 
 class RankerScores:
@@ -42,29 +39,33 @@ class RankerScores:
                 raise ConfigurationError(f"ranker '{ranker.name}' is not fitted; call its fit(log) first.")
 
     @classmethod
-    def fit(cls, specs: Sequence[str], log: InteractionLog, seed: int, folder: Path | None = None) -> Self:
+    def fit(
+        cls,
+        specs: Sequence[str],
+        log: InteractionLog,
+        seed: int,
+        *,
+        curves: Path | None = None,
+        shared: Path | None = None,
+    ) -> Self:
         """Rankers fitted to a log.
 
         Args:
             specs: their names, or "file.py:Class".
             log: the policy's log.
             seed: of all fits.
-            folder: where each writes TensorBoard curves, in a folder of its own; None for nowhere. A ranker that lies there
-                already, as `FITTED_FILE` in the folder of its name, is taken as it is.
+            curves: where each writes TensorBoard curves, in a folder of its own; None for nowhere.
+            shared: see `fitted_ranker`, also for what it raises.
 
         Raises:
-            ArtefactError: if one that lies there is damaged, or was fitted on another catalogue.
             ConfigurationError: if there is no such ranker, or two have the same name.
         """
         # what is wrong with the names is told before minutes are spent on fits
-        kinds = [resolve_ranker(spec) for spec in specs]
-        _check_names([kind.name for kind in kinds])
-        folders = [None if folder is None else folder / kind.name for kind in kinds]
+        names = [resolve_ranker(spec).name for spec in specs]
+        _check_names(names)
         return cls(
-            kind.load(place / FITTED_FILE, log.catalogue)
-            if place is not None and (place / FITTED_FILE).exists()
-            else kind(seed=seed).fit(log, folder=place)
-            for kind, place in zip(kinds, folders, strict=True)
+            fitted_ranker(spec, log, seed, curves=None if curves is None else curves / name, shared=shared)
+            for spec, name in zip(specs, names, strict=True)
         )
 
     def arrays(self) -> dict[str, NDArray[np.uint8]]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from agents.base import Agent, Training
 from agents.rankers.base import Ranker, RankerConfig
-from agents.rankers.loading import resolve_ranker
+from agents.rankers.loading import fitted_ranker, resolve_ranker
 from agents.rankers.ranking_input import RankingInput
 from agents.rerankers import best_first
 from envs.artefacts import load_json, save_json
@@ -40,8 +40,12 @@ class RankerAgent(Agent):
 
     def fit(self, log: InteractionLog, training: Training | None = None) -> Self:
         """Fits the ranker to the policy's log; simulated traffic is not asked for."""
-        folder = training.folder if training is not None else None
-        self.ranker_ = self._ranker_class()(self.config, self.seed).fit(log, folder=folder)
+        curves = training.folder if training is not None else None
+        if self.config is None:
+            shared = training.rankers if training is not None else None
+            self.ranker_ = fitted_ranker(self.spec or self.name, log, self.seed, curves=curves, shared=shared)
+        else:
+            self.ranker_ = self._ranker_class()(self.config, self.seed).fit(log, folder=curves)
         return self
 
     def act(self, observation: Observation) -> NDArray[np.int64]:

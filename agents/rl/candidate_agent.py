@@ -63,8 +63,10 @@ class CandidateAgent(TrainedAgent):
         """The network before training, with outputs [N, C] for flat rows [N, W]; reads `layout_`, `items_` and `options`."""
 
     def prepare(self, log: InteractionLog, training: Training) -> None:
-        folder = None if training.folder is None else training.folder / "rankers"
-        self.rankers_ = RankerScores.fit(self.options.rankers, log, training.seed, folder)
+        curves = training.folder and training.folder / "rankers"
+        self.rankers_ = RankerScores.fit(
+            self.options.rankers, log, training.seed, curves=curves, shared=training.rankers
+        )
         self.items_ = ItemTable.from_log(log, self.options.embedding, training.seed)
 
     def model_config(self) -> dict[str, Any]:

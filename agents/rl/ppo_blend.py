@@ -47,10 +47,10 @@ class PPOBlendAgent(TrainedAgent):
     blend_: Blend
 
     def prepare(self, log: InteractionLog, training: Training) -> None:
-        folder = None if training.folder is None else training.folder / "rankers"
+        curves = training.folder and training.folder / "rankers"
         # what is wrong with the options is told before minutes are spent on fits
         Blend.check(self.options.rankers)
-        rankers = RankerScores.fit(self.options.rankers, log, training.seed, folder)
+        rankers = RankerScores.fit(self.options.rankers, log, training.seed, curves=curves, shared=training.rankers)
         self.blend_ = Blend(rankers, PublicItems.from_log(log))
 
     def with_actions(self, env: SlateVectorEnv) -> SlateActionWrapper:

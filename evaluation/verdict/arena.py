@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from shutil import copyfile
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from agents.rankers.network_ranker import NetworkRankerConfig
 from agents.rankers.popularity import Popularity
 from agents.rankers.sequence_ranker import SequenceRankerConfig
 from agents.sampled import Sampled
-from envs.artefacts import content_hash, written_whole
+from envs.artefacts import content_hash
 from envs.errors import ConfigurationError
 from envs.logs.schema import InteractionLog
 from envs.measures import RewardWeights
@@ -127,7 +126,10 @@ class Arena:
         """(simulated traffic of the training users, its counter)."""
         config = self.comparison if weights is None else self.rewarded(weights)
         traffic = CountedTraffic(self.world, self.recall, config, seed)
-        return Training(make_env=traffic.make_env, requests=requests, seed=seed, folder=folder), traffic
+        training = Training(
+            make_env=traffic.make_env, requests=requests, seed=seed, folder=folder, rankers=self._rankers_path
+        )
+        return training, traffic
 
     def events(self, requests: int, seed: int) -> list[InteractionLog]:
         """The first `requests` of what training users live through under a policy that tries things out and says with which chance.
@@ -176,7 +178,11 @@ class Arena:
 
     def ranker_path(self, spec: str, seed: int) -> Path:
         """Where a ranker that was fitted to this world's log lies."""
-        return self.run.agent_path(f"rankers/{self._log_key}/{shown_name(spec)}-seed{seed}")
+        return self._rankers_path / f"{shown_name(spec)}-seed{seed}"
+
+    @cached_property
+    def _rankers_path(self) -> Path:
+        return self.run.agent_path(f"rankers/{self._log_key}")
 
     def ranker(self, spec: str, seed: int) -> Ranker:
         """A ranker fitted to the log, from the run folder where it is there."""
@@ -215,13 +221,6 @@ class Arena:
         if lessons in ("log", "events_own"):
             return 0 if lessons == "log" else requests
         return sum(map(count_requests, self.events(requests, seed)))
-
-    def lend_ranker(self, spec: str, seed: int, path: Path) -> None:
-        """Copies a fitted ranker to where an agent that builds on it finds it."""
-        self.ranker(spec, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as temporary:
-            copyfile(self.ranker_path(spec, seed), temporary)
 
 
 def ranker_class(spec: str) -> type[Ranker]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from agents.actions.ranker_scores import FITTED_FILE
 from agents.base import Agent
 from agents.constant import Constant, SearchConfig
 from agents.loading import agent_names, resolve_agent
@@ -200,18 +199,14 @@ class Contender:
         training, traffic = arena.lessons(requests, seed, folder, weights)
         told: list[int] = []
         agent = self._agent(settings, slate_size, seed, weights)
-        # a ranker's curves lie in a folder of its name, and so does the ranker itself where it is fitted already
-        lent = [folder / "rankers" / ranker_class(ranker).name / FITTED_FILE for ranker in self.rankers(settings)]
-        for ranker, path in zip(self.rankers(settings), lent, strict=True):
-            arena.lend_ranker(ranker, seed, path)
+        for ranker in self.rankers(settings):
+            arena.ranker(ranker, seed)
         stopped = False
         try:
             with blamed_on(self.name, type(agent), "fit"):
                 agent.fit(arena.world.policy_log, replace(training, report=told.append))
         except TrainingStopped:
             stopped = True
-        for path in lent:
-            path.unlink()
         for checkpoint in folder.glob("checkpoint-*"):
             rmtree(checkpoint)
         # what an agent tells is what it learnt from: also before a training was cut short, and without the surplus of a vector step
