@@ -53,7 +53,7 @@ class Moment:
 
 
 class Modifier(FromFile):
-    """Base of all modifiers: override `weights`, `walk_scale`, `rest`, `wander`, or several of them.
+    """Base of all modifiers: override `weights`, `walk_scale`, `age_scale`, `rest`, `wander`, or several of them.
 
     An instance is made without arguments, holds nothing that changes, and draws everything from the scene's seed: the same
     moment gives the same weights, whatever was asked before.
@@ -69,6 +69,10 @@ class Modifier(FromFile):
 
     def walk_scale(self, scene: Scene) -> float:
         """Factor on the steps by which long-term interest wanders between visits."""
+        return 1.0
+
+    def age_scale(self, scene: Scene) -> float:
+        """Factor on what an item's age adds to its utility."""
         return 1.0
 
     def rest(self, scene: Scene) -> tuple[float, NDArray[np.floating]] | None:
@@ -173,7 +177,10 @@ def _made(spec: str) -> Modifier:
             f"class '{class_name}' in '{path}' is not a subclass of envs.modifiers.Modifier; write "
             f"'class {class_name}(Modifier):' and import Modifier by 'from envs.modifiers import Modifier'."
         )
-    if all(getattr(kind, name) is getattr(Modifier, name) for name in ("weights", "walk_scale", "rest", "wander")):
+    if all(
+        getattr(kind, name) is getattr(Modifier, name)
+        for name in ("weights", "walk_scale", "age_scale", "rest", "wander")
+    ):
         raise ConfigurationError(
             f"class '{class_name}' in '{path}' lacks the method weights(self, scene, moment), which returns logits [N, G] "
             "for each request and category, and the methods walk_scale(self, scene) and wander(self, scene, moment, days, "
@@ -259,6 +266,13 @@ class ModifiedModel:
         return np.float32(np.prod(scales))
 
     @cached_property
+    def _age_values(self) -> NDArray[np.float32]:
+        scales = [
+            _asked(modifier, "age_scale", scene) for modifier, scene in zip(self.modifiers, self.scenes, strict=True)
+        ]
+        return (self.base.age_values * np.float32(np.prod(scales))).astype(np.float32)
+
+    @cached_property
     def _rests(self) -> list[tuple[float, NDArray[np.floating]]]:
         told = [_asked(modifier, "rest", scene) for modifier, scene in zip(self.modifiers, self.scenes, strict=True)]
         return [each for each in told if each is not None]
@@ -282,7 +296,7 @@ class ModifiedModel:
 
     @property
     def age_values(self) -> NDArray[np.float32]:
-        return self.base.age_values
+        return self._age_values
 
     @property
     def user_parameters(self) -> NDArray[np.float32]:

@@ -292,12 +292,26 @@ class Shock(Scenario):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ageless(Modifier):
+    """Items are liked alike at any age."""
+
+    def age_scale(self, scene: Scene) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class News(Scenario):
-    """Items live for days: as many are born as retire, so that the catalogue keeps its size and is another one after a while."""
+    """Items live for days: as many are born as retire, so that the catalogue keeps its size and is another one after a while.
+
+    Users like items alike at any age; else a catalogue that turns from years old to days old would be liked otherwise for that.
+    """
 
     name: ClassVar[str] = "news"
     life_days: float = 10.0
     """Days from birth to retirement (assumed)."""
+
+    def modifiers(self, log: InteractionLog, model: UserModel) -> tuple[Modifier, ...]:
+        return (*super().modifiers(log, model), Ageless())
 
     def config(self, log: InteractionLog, model: UserModel) -> WorldConfig:
         births = len(log.catalogue) / self.life_days

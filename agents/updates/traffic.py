@@ -1,9 +1,10 @@
-"""A day of traffic: sampled users visit, are served by the pipeline, respond, and their interests move on.
+"""Periods of traffic: sampled users visit, are served by the pipeline, respond, and their interests move on.
 
 The simulator's side of `driftrec/ModelUpdate-v0`. The pipeline is handed requests and public features only.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,17 @@ from envs.catalogue import SECONDS_PER_DAY
 from envs.engine import REQUEST_SECONDS, Response, UserState, respond
 from envs.errors import ConfigurationError
 from envs.event_log import EventLog
+from envs.modifiers import ModifiedModel
 from envs.observation import Candidates, Observation
 from envs.randomness import Purpose, draw_bits, draw_normal, draw_uniform
+from envs.scenarios import TrafficPlan
 from envs.world import World
 
 AWAY_DAYS = 3.0
 """Days since their last visit that users have been away on day 0 (assumed; about the pause between visits later on)."""
+
+PLAIN_TRAFFIC = TrafficPlan()
+"""A crowd that comes day by day, whose events are known at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,7 @@ class PipelineConfig:
     history_size: int = 50
     """H: last consumed items from which a user is folded in."""
     relevance: float = 1.0
-    """Weight of the MF score (standardised within the request) in the re-ranker."""
+    """Weight of the models' score (standardised within the request) in the re-ranker."""
     diversity: float = 0.0
     """Weight of the distance to the items already in the slate."""
     freshness: float = 0.5
@@ -61,10 +67,10 @@ class PipelineConfig:
 
 @dataclass(frozen=True)
 class Day:
-    """What a day's traffic came to."""
+    """What a day's traffic, or that of a shorter period, came to."""
 
     events: EventLog
-    """Every request of the day."""
+    """Every request of the period."""
     visits: int
     requests: int
     clicks: int
@@ -72,6 +78,8 @@ class Day:
     """Slots filled."""
     unseen: int
     """Slots filled with items that the models had no rows of."""
+    scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """[requests, K] what the models' ranking gave each slot, in the order of `events`; NaN for an empty one."""
 
     @property
     def click_rate(self) -> float:
@@ -89,72 +97,206 @@ class Day:
         return self.unseen / max(self.shown, 1)
 
 
+@dataclass(frozen=True)
+class Served:
+    """V requests as they are answered, before users respond: what measurements on the simulator's side may look at."""
+
+    users: UserState
+    """Hidden."""
+    observation: Observation
+    """What the pipeline saw."""
+    excluded: NDArray[np.uint8]
+    """[V, ceil(I / 8)] bits of items that may not be offered."""
+    slates: NDArray[np.int32]
+    """[V, K] items shown, -1 for an empty slot."""
+
+
+Audit = Callable[[Served], None]
+
+
+class Beginnings:
+    """What users begin with: their hidden state, and what was seen of them before the run. Made when it is first asked for, and
+    kept, since the histories of drawn users take a while to make; several episodes may share it.
+
+    Args:
+        world: where users start.
+        users: [M] users.
+        history_size: H.
+    """
+
+    def __init__(self, world: World, users: NDArray[np.int64], history_size: int) -> None:
+        self.world, self.users, self.history_size = world, users, history_size
+        self._made = np.zeros(len(users), bool)
+        self._state = world.start_state(users[:1], np.zeros(1, np.int64)).take(np.zeros(len(users), np.int64))
+        self._history = np.zeros((len(users), history_size), np.int32)
+        self._days = np.zeros((len(users), history_size), np.float32)
+        self._seen = np.zeros((len(users), (world.num_items + 7) // 8), np.uint8)
+
+    def of(
+        self, rows: NDArray[np.int64]
+    ) -> tuple[UserState, NDArray[np.int32], NDArray[np.float32], NDArray[np.uint8]]:
+        """(state, history [N, H], its clock in days [N, H], bits of items seen) of the users at `rows` [N], as copies."""
+        missing = rows[~self._made[rows]]
+        if len(missing):
+            users = self.users[missing]
+            self._state.put(missing, self.world.start_state(users, np.zeros_like(users)))
+            self._history[missing], self._days[missing] = self.world.history(self.history_size, users)
+            self._seen[missing] = self.world.seen(users)
+            self._made[missing] = True
+        return self._state.take(rows), self._history[rows], self._days[rows], self._seen[rows]
+
+
 class Traffic:
-    """Users of a world who visit day after day.
+    """Users of a world who visit period after period.
 
     A visit is `requests_per_visit` requests long, whatever is shown, so that all update policies meet the same visits;
     what makes users leave and return is the subject of the slate environment. Between visits interests decay and wander.
 
+    Periods are days, or hours of the plan's length: a day's visitors are the same, and come in the period that has their usual
+    second. Users who arrive during the run visit from the day of their arrival on.
+
     Args:
         world: where users start.
-        users: [M] log users who may visit; each visits at most once a day. Each was last there `AWAY_DAYS` before day 0:
-            fresh from their last row they would click far more on day 0 than ever again.
+        users: [M] users who may visit; each visits at most once a day. Each was last there `AWAY_DAYS` before day 0, or before its
+            only visit where users are fresh: just after its last row it would click far more than ever again.
         pipeline: how requests are served.
         requests_per_visit: length of a visit.
         seed: of everything random.
+        plan: who comes how often, and when events are known; `requests_per_visit` counts, not the plan's.
+        beginnings: of the same world, users and size of histories, shared with other episodes.
     """
 
     def __init__(
-        self, world: World, users: NDArray[np.int64], pipeline: PipelineConfig, requests_per_visit: int, seed: int
+        self,
+        world: World,
+        users: NDArray[np.int64],
+        pipeline: PipelineConfig,
+        requests_per_visit: int,
+        seed: int,
+        plan: TrafficPlan = PLAIN_TRAFFIC,
+        beginnings: Beginnings | None = None,
     ) -> None:
         self.world, self.pipeline, self.requests_per_visit, self.seed = world, pipeline, requests_per_visit, seed
-        self._state = world.start_state(users, np.zeros_like(users))
-        self._state.clock -= AWAY_DAYS * SECONDS_PER_DAY
-        self._history, clocks = world.history(pipeline.history_size, users)
-        self._history_clock = clocks.astype(np.float64) - AWAY_DAYS
-        self._seen = world.seen(users)
+        self.plan = plan
+        self._beginnings = beginnings or Beginnings(world, users, pipeline.history_size)
+        self._start_day = world.start_day[users]
+        self._state = world.start_state(users[:1], np.zeros(1, np.int64)).take(np.zeros(len(users), np.int64))
+        self._state.user[:] = self._state.log_user[:] = users
+        self._history = np.zeros((len(users), pipeline.history_size), np.int32)
+        self._history_clock = np.zeros(self._history.shape)
+        self._seen = np.zeros((len(users), (world.num_items + 7) // 8), np.uint8)
+        self._begun = np.zeros(len(users), bool)
+        if not plan.fresh_users:
+            self._begin(np.flatnonzero(world.keeps_history(users)), 0)
+        self._came = 0
+        self._today: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
+        self._events: list[EventLog] = []
 
-    def serve(self, day: int, num_visits: int, models: ServedModels) -> Day:
-        """Lets `num_visits` users visit on `day` and serves them with `models`."""
-        rows = self._visitors(day, num_visits)
+    def due_visits(self, period: int) -> int:
+        """Visits that the plan has for the day of `period`."""
+        day = period // self.plan.periods_per_day
+        visits = self.plan.visits_per_day * self.plan.weekday_traffic[(self.world.reference_weekday + day) % 7]
+        if self.plan.grows:
+            visits *= (self._start_day <= day).sum() / max((self._start_day <= 0).sum(), 1)
+        return round(visits)
+
+    def serve(self, period: int, num_visits: int, models: ServedModels, audit: Audit | None = None) -> Day:
+        """Lets `num_visits` users visit on the day of `period`, those of them whose hours are its, and serves them with `models`.
+
+        Raises:
+            ConfigurationError: if users are fresh and there are none left.
+        """
+        day = period // self.plan.periods_per_day
+        rows = self._visitors(period, num_visits)
         events = EventLog()
         if not len(rows):
             return Day(events, 0, 0, 0, 0, 0)
+        self._begin(rows[~self._begun[rows]], day)
         visitors = self._arrive(rows, day)
         known, popularity = models.known, models.popularity
         tastes = models.recall.user_vectors(self._history[rows])
         clicks = shown = unseen = 0
-        for _ in range(self.requests_per_visit):
+        shown_scores = []
+        for left in reversed(range(self.requests_per_visit)):
             observation = self._observe(rows, visitors, tastes, models)
-            slates = self._slates(observation, popularity)
+            scores = models.rank(observation)
+            slates, slot_scores = self._slates(observation, scores, popularity)
+            if audit is not None:
+                audit(Served(visitors, observation, self._excluded(rows, visitors), slates))
             response = self._respond(visitors, slates)
             self._record(events, visitors, observation, slates, response, models.version)
             self._move_on(rows, visitors, response)
             clickers = np.flatnonzero(response.item >= 0)
-            # only who consumed something has another history, hence another vector, at the next request
-            tastes[clickers] = models.recall.user_vectors(self._history[rows[clickers]])
+            if left:
+                # only who consumed something has another history, hence another vector, at the next request
+                tastes[clickers] = models.recall.user_vectors(self._history[rows[clickers]])
             filled = slates >= 0
             clicks += int((response.item >= 0).sum())
             shown += int(filled.sum())
             unseen += int((filled & ~known[np.maximum(slates, 0)]).sum())
+            shown_scores.append(slot_scores)
         visitors.visit += 1
         self._state.put(rows, visitors)
-        return Day(events, len(rows), len(rows) * self.requests_per_visit, clicks, shown, unseen)
+        self._events.append(events)
+        requests = len(rows) * self.requests_per_visit
+        return Day(events, len(rows), requests, clicks, shown, unseen, np.concatenate(shown_scores))
 
-    def _visitors(self, day: int, num_visits: int) -> NDArray[np.int64]:
-        """[V] rows of the users who visit, ascending: those with the smallest draws of the day."""
-        draws = draw_bits(self.seed, Purpose.TRAFFIC, day, self._state.user)
-        return np.sort(np.argsort(draws, kind="stable")[:num_visits])
+    def events_known(self, now: float, since: float = -np.inf) -> EventLog:
+        """Requests that have reached the models by `now`, in seconds since the run's start, but not yet by `since`: each does so
+        `event_delay` hours after it was made."""
+        delay = 3_600 * self.plan.event_delay
+        return EventLog.joined([events.during(since - delay, now - delay) for events in self._events])
+
+    def _visitors(self, period: int, num_visits: int) -> NDArray[np.int64]:
+        """[V] rows of the users who visit, ascending."""
+        day, part = divmod(period, self.plan.periods_per_day)
+        if day != self._today[0]:
+            self._today = day, self._visitors_of(day, num_visits)
+        rows = self._today[1]
+        if self.plan.periods_per_day == 1:
+            return rows
+        hour = self.world.start_second[self._state.log_user[rows]] // 3_600
+        return rows[hour // self.plan.period_hours == part]
+
+    def _visitors_of(self, day: int, num_visits: int) -> NDArray[np.int64]:
+        """[V] rows of the day's visitors, ascending: those with the smallest draws of the day, or the next ones in the order of
+        one draw for all days where users are fresh."""
+        if self.plan.fresh_users:
+            left = len(self._state) - self._came
+            if num_visits > left:
+                raise ConfigurationError(
+                    f"{num_visits} fresh users are to come on day {day}, but {left} are left of {len(self._state)}; draw more "
+                    "users (drawn_users), or let fewer visit."
+                )
+            order = np.argsort(draw_bits(self.seed, Purpose.TRAFFIC, -1, self._state.user), kind="stable")
+            self._came += num_visits
+            return np.sort(order[self._came - num_visits : self._came])
+        there = np.flatnonzero(self._start_day <= day)
+        draws = draw_bits(self.seed, Purpose.TRAFFIC, day, self._state.user[there])
+        return np.sort(there[np.argsort(draws, kind="stable")[:num_visits]])
+
+    def _begin(self, rows: NDArray[np.int64], day: int) -> None:
+        """Lets the users at `rows`, who were not there before, begin; those who arrive during the run have not been away."""
+        if not len(rows):
+            return
+        state, self._history[rows], days, self._seen[rows] = self._beginnings.of(rows)
+        away = AWAY_DAYS - (day if self.plan.fresh_users else 0)
+        state.clock -= np.where(self._start_day[rows] > 0, 0, away) * SECONDS_PER_DAY
+        self._history_clock[rows] = days.astype(np.float64) - away
+        self._state.put(rows, state)
+        self._begun[rows] = True
 
     def _arrive(self, rows: NDArray[np.int64], day: int) -> UserState:
         """The visitors at their usual second of `day`, interests decayed and wandered since their last visit."""
         state = self._state.take(rows)
         clock = day * SECONDS_PER_DAY + self.world.start_second[state.log_user]
-        days = np.maximum(clock - state.clock, 0) / SECONDS_PER_DAY
+        days = (np.maximum(clock - state.clock, 0) / SECONDS_PER_DAY).astype(np.float32)
         model = self.world.user_model
         coordinates = np.arange(model.walk_width)[None, :]
         walk = draw_normal(self.seed, Purpose.INTEREST_WALK, state.user[:, None], state.visit[:, None], coordinates)
-        model.pause(state.interest, np.arange(len(state)), days.astype(np.float32), walk)
+        if isinstance(model, ModifiedModel):
+            walk = model.wander(state.user, clock, days, walk)
+        model.pause(state.interest, np.arange(len(state)), days, walk)
         state.clock = clock
         state.requests_in_visit[:] = state.consumed_in_visit[:] = state.misses[:] = 0
         return state
@@ -165,7 +307,7 @@ class Traffic:
         """The requests as the pipeline sees them; the last `explore_slots` candidates are young items, the others recalled."""
         world, config = self.world, self.pipeline
         history = self._history[rows]
-        excluded = self._seen[rows] | world.calendar.closed(visitors.clock)
+        excluded = self._excluded(rows, visitors)
         tell_changes(models.recall, world.calendar, visitors.clock)
         key = np.stack([visitors.user, visitors.request], axis=1)
         request = RecallRequest(visitors.log_user, history, excluded, key)
@@ -187,6 +329,10 @@ class Traffic:
             context=np.column_stack(context).astype(np.float32),
             candidates=Candidates(items, mask.astype(np.int8), features),
         )
+
+    def _excluded(self, rows: NDArray[np.int64], visitors: UserState) -> NDArray[np.uint8]:
+        """[V, ceil(I / 8)] bits of what was consumed, or is not on offer."""
+        return self._seen[rows] | self.world.calendar.closed(visitors.clock)
 
     def _young_items(
         self,
@@ -225,22 +371,26 @@ class Traffic:
         scores[:, : best.shape[1]] = np.where(np.isfinite(found), found, 0)
         return items, scores
 
-    def _slates(self, observation: Observation, popularity: NDArray[np.float32]) -> NDArray[np.int32]:
-        """[V, K] items shown, -1 for an empty slot: the re-ranker's choice of what was recalled, then young items."""
+    def _slates(
+        self, observation: Observation, scores: NDArray[np.float32], popularity: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """(items shown [V, K], -1 for an empty slot; scores of these, NaN there): the re-ranker's choice of what was recalled, by
+        `scores` [V, C], then young items."""
         config = self.pipeline
         weights = np.array([config.relevance, config.diversity, config.freshness, config.popularity], np.float32)
         candidates = observation.candidates
         recalled = slice(0, config.num_candidates - config.explore_slots)
-        ranked = Candidates(
-            candidates.items[:, recalled], candidates.mask[:, recalled], candidates.features[:, recalled]
-        )
+        mask, features = candidates.mask[:, recalled], candidates.features[:, recalled].copy()
+        features[:, :, 0] = np.where(mask == 1, scores[:, recalled], 0)
+        ranked = Candidates(candidates.items[:, recalled], mask, features)
         chosen = rerank(
             replace(observation, candidates=ranked), weights, popularity, config.slate_size - config.explore_slots
         )
         explored = np.broadcast_to(np.arange(recalled.stop, config.num_candidates), (len(chosen), config.explore_slots))
         chosen = np.concatenate([chosen, explored], axis=1)
-        items = np.take_along_axis(candidates.items, chosen, axis=1)
-        return np.where(np.take_along_axis(candidates.mask, chosen, axis=1) == 1, items, -1).astype(np.int32)
+        there = np.take_along_axis(candidates.mask, chosen, axis=1) == 1
+        items = np.where(there, np.take_along_axis(candidates.items, chosen, axis=1), -1).astype(np.int32)
+        return items, np.where(there, np.take_along_axis(scores, chosen, axis=1), np.nan).astype(np.float32)
 
     def _respond(self, visitors: UserState, slates: NDArray[np.int32]) -> Response:
         world = self.world

@@ -76,6 +76,7 @@ def test_news_renews_the_catalogue_at_its_size(world_of):
     assert min(offered) > 0.75 * offered[0] and max(offered) < 1.25 * offered[0]
     life = (world.calendar.retire_clock - world.birth_clock)[world.born_in_run] / SECONDS_PER_DAY
     assert_allclose(life, each.life_days, atol=0.05)
+    assert not world.user_model.age_values.any()
     first = world.calendar.is_open(0)
     assert (first & ~world.calendar.is_open(5 * SECONDS_PER_DAY)).sum() > 0.3 * first.sum()
 

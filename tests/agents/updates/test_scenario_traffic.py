@@ -1,0 +1,178 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from agents.updates.models import ServedModels
+from agents.updates.traffic import AWAY_DAYS, Beginnings, PipelineConfig, Traffic
+from envs.catalogue import SECONDS_PER_DAY
+from envs.errors import ConfigurationError
+from envs.logs.synthetic import SyntheticConfig, generate_log
+from envs.scenarios import TrafficPlan, scenario
+from envs.world import WorldConfig, build_world
+from envs.worlds import made
+from recall.embedding import EmbeddingConfig
+
+PIPELINE = PipelineConfig(num_candidates=30, explore_slots=0)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    generated = generate_log(SyntheticConfig(num_users=40, num_items=80, events_per_user=20), seed=3)
+    return lambda: generated
+
+
+@pytest.fixture(scope="module")
+def growing(fitted):
+    return made(scenario("growth", fitted=fitted, days=6, visits_per_day=20, doubling_days=3.0, seed=1))
+
+
+@pytest.fixture(scope="module")
+def models(growing) -> ServedModels:
+    return ServedModels(EmbeddingConfig(dimension=4, iterations=2), ranker=None).fit(growing.policy_log)
+
+
+def traffic(world, plan: TrafficPlan, seed: int = 0, beginnings=None, requests: int = 1) -> Traffic:
+    return Traffic(world, world.simulated_users, PIPELINE, requests, seed, plan, beginnings)
+
+
+def users_of(day) -> np.ndarray:
+    return np.unique(day.events.table["user"].to_numpy()) if day.visits else np.zeros(0, int)
+
+
+def test_who_arrives_visits_from_that_day_on_and_traffic_grows(growing, models):
+    served = traffic(growing, TrafficPlan(visits_per_day=20, grows=True))
+    due = [served.due_visits(day) for day in range(6)]
+    assert due[0] == pytest.approx(20, abs=8) and due == sorted(due) and due[-1] > 1.5 * due[0]
+    came = [users_of(served.serve(day, 1000, models)) for day in range(6)]
+    for day, users in enumerate(came):
+        assert_array_equal(users, growing.simulated_users[growing.start_day[growing.simulated_users] <= day])
+    first = next(user for user in came[3] if growing.start_day[user] == 3)
+    row = np.flatnonzero(growing.simulated_users == first)[0]
+    assert (served._history[row] >= 0).sum() <= 3 and served._state.visit[row] == 3
+
+
+def test_fresh_users_come_once_and_have_been_away_as_long_whatever_the_day(growing, models):
+    plan = TrafficPlan(fresh_users=True)
+    users = growing.present_users
+    served = Traffic(growing, users, PIPELINE, 1, 0, plan)
+    came = []
+    for day in range(3):
+        rows = served._visitors(day, 15)
+        served._begin(rows, day)
+        away = day * SECONDS_PER_DAY + growing.start_second[users[rows]] - served._state.clock[rows]
+        assert away == pytest.approx(AWAY_DAYS * SECONDS_PER_DAY)
+        came.append(users_of(served.serve(day, 15, models)))
+    assert [len(each) for each in came] == [15] * 3 and len(np.unique(np.concatenate(came))) == 45
+    with pytest.raises(ConfigurationError, match="fresh users"):
+        served.serve(3, len(users), models)
+    other = Traffic(growing, users, PIPELINE, 1, 1, plan)
+    assert not np.array_equal(users_of(other.serve(0, 15, models)), came[0])
+
+
+def test_hours_share_out_the_visits_of_the_day(growing, models):
+    daily = traffic(growing, TrafficPlan(visits_per_day=20))
+    hourly = traffic(growing, TrafficPlan(visits_per_day=20, period_hours=1))
+    for day in (0, 1):
+        whole = daily.serve(day, 20, models)
+        parts = [hourly.serve(24 * day + hour, 20, models) for hour in range(24)]
+        assert sum(part.visits for part in parts) == 20 and max(part.visits for part in parts) < 20
+        assert_array_equal(np.sort(np.concatenate([users_of(part) for part in parts])), users_of(whole))
+        assert sum(part.clicks for part in parts) == whole.clicks
+        for hour, part in enumerate(parts):
+            if part.visits:
+                clock = part.events.table["clock"].to_numpy()
+                assert (clock // 3600 == 24 * day + hour).all()
+            else:
+                assert part.click_rate == part.engagement == part.unseen_share == 0
+
+
+def test_events_are_known_a_delay_later_and_each_once(growing, models):
+    served = traffic(growing, TrafficPlan(visits_per_day=20, event_delay=30.0))
+    for day in range(3):
+        served.serve(day, 20, models)
+    clocks = np.concatenate([events.table["clock"].to_numpy() for events in served._events])
+    for now in (0.0, 1.5 * SECONDS_PER_DAY, 3 * SECONDS_PER_DAY, 9 * SECONDS_PER_DAY):
+        known = served.events_known(now)
+        assert len(known) == (clocks + 30 * 3600 < now).sum()
+        assert len(known) == 0 or known.table["clock"].to_numpy().max() < now - 30 * 3600
+    assert 0 < len(served.events_known(3 * SECONDS_PER_DAY)) < len(clocks)
+    nights = np.arange(6) * SECONDS_PER_DAY
+    news = [served.events_known(now, now - SECONDS_PER_DAY) for now in nights]
+    assert sum(len(each) for each in news) == len(clocks) == 60
+
+
+def test_beginnings_are_made_once_and_shared(growing, models, monkeypatch):
+    plan, users = TrafficPlan(visits_per_day=20), growing.simulated_users
+    shared = Beginnings(growing, users, PIPELINE.history_size)
+    days = []
+    for beginnings in (None, shared, shared):
+        served = traffic(growing, plan, beginnings=beginnings)
+        days.append([served.serve(day, 20, models).events.table.drop(["propensity", "rating"]) for day in range(3)])
+        if beginnings is not None:
+            monkeypatch.setattr(type(growing), "start_state", growing_start_refused(growing))
+    assert days[0] == days[1] == days[2]
+
+
+def growing_start_refused(world):
+    """`start_state` that refuses to make users who were made before."""
+    make = type(world).start_state
+
+    def start_state(self, users, lap):
+        assert len(users) == 1
+        return make(self, users, lap)
+
+    return start_state
+
+
+def test_wandering_modifiers_are_heard(fitted):
+    """The step of a user's interest between two visits is the modifier's."""
+    plain = made(scenario("slow_drift", fitted=fitted, days=6, visits_per_day=10))
+    still = replace(
+        plain, user_model=replace(plain.user_model, modifiers=(replace(plain.user_model.modifiers[0], shared=1.0),))
+    )
+    moved = []
+    for world in (plain, still):
+        served = traffic(world, TrafficPlan())
+        rows = np.arange(20)
+        served._begin(rows, 0)
+        before = served._state.interest.long_term[rows].copy()
+        rate, centre = world.user_model.modifiers[0].rest(world.user_model.scenes[0])
+        away = 1 + AWAY_DAYS
+        rested = centre + np.exp(-rate * away) * (before - centre)
+        moved.append(served._arrive(rows, 1).interest.long_term - rested)
+    # with all of the walk shared, users who were away about equally long move about alike
+    assert moved[1].std(axis=0).mean() < 0.4 * moved[0].std(axis=0).mean()
+    assert np.abs(moved[1]).max() > 0
+
+
+def test_the_ranker_orders_the_slates(growing):
+    models = ServedModels(EmbeddingConfig(dimension=4, iterations=2), ranker=None).fit(growing.policy_log)
+
+    class Backwards:
+        """The same models, but the larger an item's number, the better."""
+
+        def __getattr__(self, name):
+            return getattr(models, name)
+
+        def rank(self, observation):
+            return observation.candidates.items.astype(np.float32)
+
+    pipeline = replace(PIPELINE, freshness=0.0)
+    day = Traffic(growing, growing.simulated_users, pipeline, 1, 0).serve(0, 10, Backwards())
+    slates = np.array(day.events.table["slate"].to_pylist())
+    candidates = np.array(day.events.table["candidates"].to_pylist())
+    assert_array_equal(slates, -np.sort(-candidates, axis=1)[:, :10])
+    assert_array_equal(day.scores, slates)
+
+
+def test_a_world_without_anybody_there_yet_has_no_traffic(fitted):
+    world = build_world(*fitted(), WorldConfig(days=3, arrivals_per_day=3.0), progress=False)
+    arriving = np.arange(world.first_arriving, world.num_users)
+    late = arriving[world.start_day[arriving] > 0]
+    models = ServedModels(EmbeddingConfig(dimension=4, iterations=1), ranker=None).fit(world.policy_log)
+    served = Traffic(world, late, PIPELINE, 1, 0, TrafficPlan(visits_per_day=5, grows=True))
+    day = served.serve(0, served.due_visits(0), models)
+    assert day.visits == 0 and day.engagement == day.click_rate == day.unseen_share == 0
+    assert len(served.events_known(1e9)) == 0
