@@ -54,9 +54,9 @@ def item_schema(config: FeatureConfig | None = None) -> pa.Schema:
         _field(
             f"item_popularity_{days}d",
             pa.float32(),
-            f"clicks in the last {days} days over the mean of all items, each plus one",
+            f"clicks {told} over the mean of all items, each plus one",
         )
-        for days in config.windows_days
+        for days, (_, told) in zip(config.windows_days, _windows(config)[1:], strict=True)
     ]
     fields = [
         _field("item", pa.int32(), "index into the catalogue, -1 for none"),
@@ -76,9 +76,9 @@ def _field(name: str, kind: pa.DataType, description: str) -> pa.Field:
 def _rate_fields(key: str, config: FeatureConfig) -> list[pa.Field]:
     """Counts and click rates, of all time and of each window."""
     trials = _TRIALS[key]
-    what = "requests" if key == USERS else "slots it was shown in"
+    what = "requests" if key == USERS else "slots that showed it"
     fields = []
-    for window, told in _windows(config, "before", "in the last {} days"):
+    for window, told in _windows(config):
         fields += [
             _field(f"{key}_{trials}{window}", pa.int64(), f"{what} {told}"),
             _field(f"{key}_clicks{window}", pa.int64(), f"clicks {told}"),
@@ -91,9 +91,12 @@ def _rate_fields(key: str, config: FeatureConfig) -> list[pa.Field]:
     return fields
 
 
-def _windows(config: FeatureConfig, ever: str = "", during: str = "") -> list[tuple[str, str]]:
+def _windows(config: FeatureConfig) -> list[tuple[str, str]]:
     """(ending of the columns' names, description) of all time and of each window."""
-    return [("", ever), *((f"_{days}d", during.format(days)) for days in config.windows_days)]
+    lengths = [
+        (f"_{days}d", "in the last day" if days == 1 else f"in the last {days} days") for days in config.windows_days
+    ]
+    return [("", "before"), *lengths]
 
 
 class PastFeatures:

@@ -108,20 +108,21 @@ def test_readers_follow_a_writer_that_closes_days_meanwhile(tmp_path, make_event
     store, whole = EventStore(tmp_path), make_events(np.arange(40) * 3_600.0).table
     store.append(whole.slice(0, 20))
     reader = EventStore(tmp_path).consumer("slow")
-    days, closed = type(reader._shelf).days, []
+    days, calls = reader._shelf.days, []
 
-    def closing(shelf):
+    def closing():
         """Closes the day when the reader has listed its segment and knows nothing of the partition."""
-        known = days(shelf)
-        if not closed:
-            closed.append(True)
+        known = days()
+        calls.append(known)
+        if len(calls) == 2:  # the first is that of the log's end
             store.append(whole.slice(20))
             store.close_days(2)
         return known
 
-    assert reader.behind == 20
-    monkeypatch.setattr(type(reader._shelf), "days", closing)
-    rows = read_all(reader, 50)
+    monkeypatch.setattr(reader._shelf, "days", closing)
+    rows = reader.poll(50).to_pylist()
+    assert calls[1] == [] and calls[2] == [0, 1]
+    rows += read_all(reader, 50)
     assert [row["offset"] for row in rows] == list(range(40))
 
 
