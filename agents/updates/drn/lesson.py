@@ -52,10 +52,8 @@ class Lesson:
         self.rows, reward, terminated, _, info = env.step(slates)
         active = info["active"]
         learner.memory.end(np.flatnonzero(terminated & active))
-        # a slot whose life is over shows its last request once more, then begins another life
-        over = np.flatnonzero(~active)
-        learner.memory.forget(over)
-        learner.activeness.forget(over)
+        # a slot whose life was over asked once more what is not answered, hence never learnt; it goes on with another life
+        learner.activeness.forget(np.flatnonzero(~active))
         rows = np.flatnonzero(active)[:most]
         if np.isfinite(reward[rows]).all():
             clicked = info["clicked_slot"][rows, None] == np.arange(slots)

@@ -102,10 +102,6 @@ class Memory:
     def end(self, user: NDArray[np.int64]) -> None:
         """Nothing follows on the last requests of users `user` [M]: they have left for good."""
         self.following[self.latest[user] % self.size] = NOTHING
-        self.forget(user)
-
-    def forget(self, user: NDArray[np.int64]) -> None:
-        """What users `user` [M] ask next does not follow on what they asked last."""
         self.latest[user] = UNKNOWN
 
     def close(self) -> None:

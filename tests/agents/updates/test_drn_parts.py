@@ -151,9 +151,6 @@ def test_requests_are_linked_as_a_plain_loop_links_them():
             gone = users[:1]
             memory.end(gone)
             ended.add(last.pop(gone.item()))
-        if step % 11 == 5:
-            memory.forget(users[-1:])
-            last.pop(users[-1].item(), None)
     kept = memory.numbers()
     assert len(kept) == 40 and kept[-1] == memory.served - 1
     for number in kept.tolist():
@@ -170,6 +167,16 @@ def test_requests_are_linked_as_a_plain_loop_links_them():
     assert 0 < len(settled) < len(answered)
     assert set(memory.learnable(np.inf).tolist()) == answered
     assert set(memory.unanswered().tolist()) == set(kept.tolist()) - answered
+
+
+def test_who_comes_back_when_its_last_request_is_forgotten_follows_on_nothing():
+    memory = Memory(size=5, width=1, slots=1)
+    remember(memory, [9])
+    remember(memory, [0, 1, 2, 3, 4])
+    remember(memory, [9])
+    assert (memory.following == UNKNOWN).all()
+    remember(memory, [4])
+    assert memory.following[5 % 5] == 7
 
 
 def test_after_the_memory_is_closed_nobody_is_known():
