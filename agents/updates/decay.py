@@ -5,6 +5,7 @@ Figures come from the simulator's side of traffic, where what users want is know
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -97,7 +98,7 @@ class Judge:
         weight = np.exp((utility - np.where(np.isfinite(best), best, 0)).astype(np.float64))
         return weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-300)
 
-    def _ages(self, clock: NDArray[np.float64], items: NDArray[np.int_]) -> NDArray[np.float32]:
+    def _ages(self, clock: NDArray[np.float64], items: NDArray[Any]) -> NDArray[np.float32]:
         """[V, n] ages in days of `items` [V, n] or [1, n] at `clock` [V]."""
         born = self.world.birth_clock[np.maximum(items, 0)]
         return np.maximum((clock[:, None] - born) / SECONDS_PER_DAY, 0).astype(np.float32)
@@ -219,7 +220,7 @@ def _days(
         if calibrated is not None and len(clicked):
             error = calibration_error(clicked, calibrated.predict_proba(scores[:, None])[:, 1])
         table, visits = judge.visits(), sum(part.visits for part in parts)
-        mean = {name: float(table[name].mean() or 0) if len(table) else np.nan for name in METRICS[:3]}
+        mean = {name: float(table[name].to_numpy().mean()) if len(table) else np.nan for name in METRICS[:3]}
         clicks = sum(part.clicks for part in parts) / visits if visits else np.nan
         yield day, table, {"visits": visits, "clicks": clicks} | mean | {"calibration_error": error}
 
