@@ -287,7 +287,8 @@ class Consumer:
                     raise
         found = events[OFFSET].to_numpy() if len(events) else np.zeros(0, np.int64)
         if len(found) < wanted or (len(found) and (found[0] != self.position or found[-1] - found[0] >= len(found))):
-            here = np.setdiff1d(np.arange(self.position, self.position + wanted), found)
+            end = max(self.position + wanted, found.max(initial=0) + 1)
+            here = np.setdiff1d(np.arange(self.position, end), found)
             raise ArtefactError(
                 f"consumer '{self.name}': {self._shelf.place} lacks events from offset {here[0]} on; seek() behind those that were "
                 "removed."

@@ -290,7 +290,7 @@ def slow(table, path, **options):
         stream.write(b"PAR1 half of a partition")
         stream.flush()
         (folder / "in-the-middle").touch()
-        time.sleep(60)
+        time.sleep(600)
 
 pq.write_table = slow
 EventStore(folder).append(EventLog.read(folder / "more.parquet"))
@@ -304,7 +304,7 @@ def test_a_kill_in_the_middle_of_a_partition_leaves_all_readable(tmp_path, make_
     EventStore(tmp_path).append(whole.slice(0, early))
     EventLog.of(whole.slice(early)).write(tmp_path / "more.parquet")
     script = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=Path(__file__).parents[3])
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + 300
     while not (tmp_path / "in-the-middle").exists():
         assert script.poll() is None and time.monotonic() < give_up
         time.sleep(0.02)
