@@ -104,7 +104,7 @@ class ServedModels:
         *,
         ranker: str | None = "logistic",
         settings: Mapping[str, Any] | None = None,
-        most_rows: int = 20_000,
+        most_rows: int = 10_000,
     ) -> None:
         if most_rows < 1:
             raise ConfigurationError(f"most_rows is {most_rows}; a ranker needs at least one row to learn from.")
