@@ -25,6 +25,7 @@ PROBED_USERS = 16
 """Users who are simulated for a fingerprint."""
 PROBED_REQUESTS = 12
 """Requests of each."""
+_NOTHING = object()
 REWARD_STEP = 0.02
 """Width of the steps in which rewards are compared."""
 REWARD_SHIFT = 0.357
@@ -39,6 +40,8 @@ PARTS = {
     "behaviour": "what users do under the same slates",
 }
 """Parts of a fingerprint, and what each is about."""
+LATER: dict[tuple[str, str], Any] = {("WorldConfig", "keep_histories"): True}
+"""Settings that came after tasks were frozen: (class, name) -> the value with which all is as before, and which does not count."""
 FROZEN = FOLDER / "fingerprints.json"
 
 
@@ -124,8 +127,10 @@ def _version() -> str:
 def _plain(settings: Any) -> Any:
     """Settings as JSON has them; classes within them by name and value."""
     if is_dataclass(settings) and not isinstance(settings, type):
+        kind = type(settings).__qualname__
         fields = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
-        return {"class": type(settings).__qualname__} | {name: _plain(value) for name, value in fields.items()}
+        known = {name: value for name, value in fields.items() if LATER.get((kind, name), _NOTHING) != value}
+        return {"class": kind} | {name: _plain(value) for name, value in known.items()}
     if isinstance(settings, tuple | list):
         return [_plain(each) for each in settings]
     return settings

@@ -107,6 +107,8 @@ def test_an_unknown_task_is_told_with_a_near_one():
         ({"births_per_day": 1.0}, {"world", "behaviour"}),
         ({"popular_click_rate": 0.3}, {"world", "behaviour"}),
         ({"modifiers": (CategoryShock(),)}, {"world"}),
+        # came after tasks were frozen, so that its default must not count
+        ({"keep_histories": False}, {"world"}),
     ],
 )
 def test_a_changed_setting_changes_the_fingerprint(own_folder, change, parts):
