@@ -25,10 +25,7 @@ class Random(Agent):
     def act(self, observation: Observation) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Slates [N, K] and propensities [N, K]."""
         items, mask = observation.candidates.items, observation.candidates.mask
-        # a request is told from the others of its user by the bits of its context and by what was consumed last
-        context = np.ascontiguousarray(observation.context, np.float32).view(np.int32)
-        keys = [observation.user, *context.T, observation.history[:, 0]]
-        draws = draw_uniform(self.seed, Purpose.AGENT, *(key[:, None] for key in keys), items)
+        draws = draw_uniform(self.seed, Purpose.AGENT, *(key[:, None] for key in observation.hash_keys()), items)
         number = (mask == 1).sum(axis=1, keepdims=True)
         slot = np.arange(self.slate_size)
         left = np.where(slot < number, number - slot, items.shape[1] - slot)

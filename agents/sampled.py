@@ -41,9 +41,7 @@ class Sampled(Agent):
     def act(self, observation: Observation) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Slates [N, K] and propensities [N, K]."""
         items, shown = observation.candidates.items, observation.candidates.mask == 1
-        context = np.ascontiguousarray(observation.context, np.float32).view(np.int32)
-        keys = [observation.user, *context.T, observation.history[:, 0]]
-        noise = draw_gumbel(self.seed, Purpose.AGENT, *(key[:, None] for key in keys), items)
+        noise = draw_gumbel(self.seed, Purpose.AGENT, *(key[:, None] for key in observation.hash_keys()), items)
         recalled = observation.candidates.score
         scores = self._scores(observation)[:, :, 0] if self._scores else standardised(recalled, shown)
         logits = scores / np.float32(self.temperature)

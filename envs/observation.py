@@ -85,6 +85,12 @@ class Observation:
             "candidate_features": self.candidates.features,
         }
 
+    def hash_keys(self) -> list[NDArray[np.integer[Any]]]:
+        """Integers [N] for draws that are a hash of what is observed: a request is told from the others of its user by the bits of
+        its context and by what was consumed last."""
+        context = np.ascontiguousarray(self.context, np.float32).view(np.int32)
+        return [self.user, *context.T, self.history[:, 0]]
+
     def take(self, rows: NDArray[Any]) -> "Observation":
         """The requests at `rows` (indices or a mask)."""
         return Observation.from_dict({name: array[rows] for name, array in self.to_dict().items()})

@@ -282,11 +282,8 @@ class BanditAgent(Agent):
 
     def _noise(self, observation: Observation) -> NDArray[np.float32]:
         """[N, D] draws that are a hash of the agent's seed and of what is observed of the request."""
-        context = np.ascontiguousarray(observation.context, np.float32).view(np.int32)
-        keys = [observation.user, *context.T, observation.history[:, 0]]
-        return draw_normal(
-            self.seed, Purpose.AGENT, *(key[:, None] for key in keys), np.arange(len(self.features_.names()))
-        )
+        keys = (key[:, None] for key in observation.hash_keys())
+        return draw_normal(self.seed, Purpose.AGENT, *keys, np.arange(len(self.features_.names())))
 
     def _remember(self, observation: Observation, slates: NDArray[np.int64], features: NDArray[np.float32]) -> None:
         """Keeps what was shown for `update`."""

@@ -142,10 +142,8 @@ class DRNAgent(CandidateAgent):
 
     def _draws(self, observation: Observation) -> NDArray[np.float32]:
         """[N, K, 2] draws that are a hash of the agent's seed and of what is observed of the request."""
-        context = np.ascontiguousarray(observation.context, np.float32).view(np.int32)
-        keys = [observation.user, *context.T, observation.history[:, 0]]
-        slots = np.arange(self.slate_size)[:, None]
-        return draw_uniform(self.seed, Purpose.AGENT, *(key[:, None, None] for key in keys), slots, np.arange(2))
+        keys = (key[:, None, None] for key in observation.hash_keys())
+        return draw_uniform(self.seed, Purpose.AGENT, *keys, np.arange(self.slate_size)[:, None], np.arange(2))
 
     # ------------------------------------------------------------------ one file for all
     def kept_arrays(self) -> Mapping[str, NDArray[Any]]:
