@@ -18,7 +18,7 @@ from agents.matching import matches, requests_of
 from agents.rerankers import best_first
 from agents.rl.checkpoints import Checkpoints, Progress
 from agents.rl.served import LearningCurve, check_data_set, checked_training, fingerprint
-from agents.rl.traffic import with_world, without_world
+from agents.rl.traffic import read_learner, write_learner
 from agents.summary import PublicItems
 from envs.artefacts import load_arrays, save_arrays
 from envs.errors import AgentError, ArtefactError
@@ -235,8 +235,7 @@ class BanditAgent(Agent):
         if checkpoints is not None and resumed is not None:
             checkpoints.restore(lesson)
             self.belief_, spent = lesson.belief, resumed.requests
-            for requests, reward in resumed.learning_curve:
-                curve.add(int(requests), float(reward))
+            curve.go_on(resumed.learning_curve)
         else:
             lesson.env.reset(seed=training.seed)
         while spent < training.requests:
@@ -318,12 +317,11 @@ class _Lesson:
 
     def save_to_path(self, path: str) -> None:
         """Writes it into a folder."""
-        Path(path).mkdir()
-        (Path(path) / "lesson.pkl").write_bytes(without_world((self.belief, self.draws, self.env), self.env))
+        write_learner(path, (self.belief, self.draws, self.env), self.env)
 
     def restore_from_path(self, path: str) -> None:
         """Takes it back, in the world of the present traffic."""
-        self.belief, self.draws, self.env = with_world((Path(path) / "lesson.pkl").read_bytes(), self.env)
+        self.belief, self.draws, self.env = read_learner(path, self.env)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,7 +38,7 @@ from agents.rl.checkpoints import Checkpoints, Progress
 from agents.rl.networks import arrays_of, one_thread
 from agents.rl.seeding import generator_states, seeded_generators, set_generators
 from agents.rl.served import LearningCurve, ReinforcedAgent, Trained, TrainingStopped, Weights
-from agents.rl.traffic import with_world, without_world
+from agents.rl.traffic import read_learner, write_learner
 from agents.summary import PublicItems
 from envs.errors import ConfigurationError
 
@@ -530,13 +529,11 @@ class _SavedModel:
 
     def save_to_path(self, path: str) -> None:
         """Writes it into a folder."""
-        Path(path).mkdir()
-        content = vars(self._model), generator_states()
-        (Path(path) / "model.pkl").write_bytes(without_world(content, self._model.env))
+        write_learner(path, (vars(self._model), generator_states()), self._model.env)
 
     def restore_from_path(self, path: str) -> None:
         """Takes it back, in the world of the model's present traffic."""
-        attributes, generators = with_world((Path(path) / "model.pkl").read_bytes(), self._model.env)
+        attributes, generators = read_learner(path, self._model.env)
         vars(self._model).update(attributes)
         set_generators(generators)
 
@@ -557,9 +554,9 @@ class _Watch(BaseCallback):
         if self._checkpoints is not None and resumed is not None:
             self._checkpoints.restore(_SavedModel(model))
             self._initial, self._good, self._written = resumed.initial, self._policy(), resumed.requests
-            for requests, reward in resumed.learning_curve:
-                self._last = int(requests)
-                self._curve.add(self._last, float(reward))
+            self._curve.go_on(resumed.learning_curve)
+            if len(resumed.learning_curve):
+                self._last = int(resumed.learning_curve[-1, 0])
             training.report(resumed.requests)
         self._writer = SummaryWriter(str(training.folder)) if training.folder is not None else None
 

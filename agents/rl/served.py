@@ -64,6 +64,11 @@ class LearningCurve:
         self._points.append((requests, reward))
         self._report(requests)
 
+    def go_on(self, points: NDArray[np.float64]) -> None:
+        """Takes the points [M, 2] of a training that was cut short."""
+        for requests, reward in points:
+            self.add(int(requests), float(reward))
+
     def points(self) -> NDArray[np.float64]:
         """[M, 2] requests spent, mean reward of a request."""
         return np.array(self._points, np.float64).reshape(-1, 2)

@@ -2,11 +2,14 @@
 
 import io
 import pickle
+from pathlib import Path
 from typing import Any
 
 from gymnasium.vector import VectorEnv
 from ray import cloudpickle
 
+LEARNER_FILE = "learner.pkl"
+"""In the folder of a learner that is not RLlib's."""
 LEFT_OUT = ("world", "candidate_source", "items", "rankers", "blend")
 """Attributes of an environment, or of what it wraps, that the same configuration makes again and training does not change."""
 
@@ -33,6 +36,17 @@ def with_world(kept: bytes, env: VectorEnv[Any, Any, Any]) -> Any:
             return shared[place]
 
     return Unpickler(io.BytesIO(kept)).load()
+
+
+def write_learner(folder: str, content: Any, env: VectorEnv[Any, Any, Any]) -> None:
+    """Makes `folder` and writes into it what a learner goes on from; `read_learner` takes it back."""
+    Path(folder).mkdir()
+    (Path(folder) / LEARNER_FILE).write_bytes(without_world(content, env))
+
+
+def read_learner(folder: str, env: VectorEnv[Any, Any, Any]) -> Any:
+    """What `write_learner` was given, in the world of `env`."""
+    return with_world((Path(folder) / LEARNER_FILE).read_bytes(), env)
 
 
 def _shared(env: Any) -> dict[str, Any]:

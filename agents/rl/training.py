@@ -84,8 +84,7 @@ def _spend(
     if resumed is not None and checkpoints is not None:
         checkpoints.restore(algorithm)
         initial = resumed.initial
-        for requests, reward in resumed.learning_curve:
-            curve.add(int(requests), float(reward))
+        curve.go_on(resumed.learning_curve)
     good = algorithm.get_module().served_policy()
     writer = SummaryWriter(str(training.folder)) if training.folder is not None else None
     try:

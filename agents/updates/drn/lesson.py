@@ -1,7 +1,6 @@
 """DRN in simulated traffic: serves training users, and learns from each vector step as it would from live answers."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from agents.base import Training
 from agents.rl.checkpoints import Checkpoints, Progress
 from agents.rl.networks import arrays_of
 from agents.rl.served import LearningCurve, Trained, TrainingStopped
-from agents.rl.traffic import with_world, without_world
+from agents.rl.traffic import read_learner, write_learner
 from agents.updates.drn.learner import Learner
 from envs.randomness import Purpose, draw_uniform
 
@@ -29,14 +28,11 @@ class Lesson:
 
     def save_to_path(self, path: str) -> None:
         """Writes it into a folder."""
-        Path(path).mkdir()
-        kept = without_world((self.learner, self.env, self.rows), self.env)
-        (Path(path) / "lesson.pkl").write_bytes(kept)
+        write_learner(path, (self.learner, self.env, self.rows), self.env)
 
     def restore_from_path(self, path: str) -> None:
         """Takes it back, in the world of the present traffic."""
-        kept = (Path(path) / "lesson.pkl").read_bytes()
-        self.learner, self.env, self.rows = with_world(kept, self.env)
+        self.learner, self.env, self.rows = read_learner(path, self.env)
 
     def step(self, most: int) -> NDArray[np.float64]:
         """Serves one request of everybody, and learns from at most `most` answers.
@@ -80,8 +76,7 @@ def taught(lesson: Lesson, training: Training, name: str, checkpoints: Checkpoin
     if checkpoints is not None and resumed is not None:
         checkpoints.restore(lesson)
         initial, good, spent = resumed.initial, arrays_of(lesson.learner.network), resumed.requests
-        for requests, reward in resumed.learning_curve:
-            curve.add(int(requests), float(reward))
+        curve.go_on(resumed.learning_curve)
     iteration = lesson.learner.options.iteration
     writer = SummaryWriter(str(training.folder)) if training.folder is not None else None
     try:

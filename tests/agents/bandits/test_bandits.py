@@ -277,7 +277,7 @@ def test_a_training_cut_short_goes_on_to_the_bit(world, training, tmp_path, monk
     assert [path.name for path in tmp_path.glob("*checkpoint-*")] == ["checkpoint-000000000600"]
     with pytest.raises(ArtefactError, match=r"another training \(seed differ\)"):
         fitted(folder=tmp_path, seed=3)
-    next(tmp_path.glob("checkpoint-*/learner/lesson.pkl")).write_bytes(b"nonsense")
+    next(tmp_path.glob("checkpoint-*/learner/learner.pkl")).write_bytes(b"nonsense")
     with pytest.raises(ArtefactError, match="is damaged"):
         fitted(folder=tmp_path)
 

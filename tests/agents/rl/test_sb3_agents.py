@@ -173,7 +173,7 @@ def test_a_training_cut_short_goes_on_to_the_bit(name, tmp_path, monkeypatch):
             assert_array_equal(other.initial[weights], whole.initial[weights])
     with pytest.raises(ArtefactError, match=r"another training \(requests, seed differ\)"):
         train(kind(options=options_of(kind)), 900, seed=1, folder=tmp_path)
-    next(tmp_path.glob("checkpoint-*/learner/model.pkl")).write_bytes(b"nonsense")
+    next(tmp_path.glob("checkpoint-*/learner/learner.pkl")).write_bytes(b"nonsense")
     with pytest.raises(ArtefactError, match="is damaged"):
         train(kind(options=options_of(kind)), 800, folder=tmp_path)
 
