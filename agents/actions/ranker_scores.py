@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.base import Training
 from agents.rankers.base import Ranker
 from agents.rankers.loading import fitted_ranker, resolve_ranker
 from agents.rankers.ranking_input import RankingInput
@@ -67,6 +68,12 @@ class RankerScores:
             fitted_ranker(spec, log, seed, curves=None if curves is None else curves / name, shared=shared)
             for spec, name in zip(specs, names, strict=True)
         )
+
+    @classmethod
+    def for_training(cls, specs: Sequence[str], log: InteractionLog, training: Training) -> Self:
+        """Those of an agent that builds on them: `fit` with the training's seed, folders and shared rankers."""
+        curves = None if training.folder is None else training.folder / "rankers"
+        return cls.fit(specs, log, training.seed, curves=curves, shared=training.rankers)
 
     def arrays(self) -> dict[str, NDArray[np.uint8]]:
         """The bytes of the file that each ranker writes, by its place: for an agent that keeps all in one file."""

@@ -105,9 +105,7 @@ class BanditAgent(Agent):
         """
         training = checked_training(self.name, training)
         folder = training.folder
-        rankers = RankerScores.fit(
-            self.options.rankers, log, training.seed, curves=folder and folder / "rankers", shared=training.rankers
-        )
+        rankers = RankerScores.for_training(self.options.rankers, log, training)
         self._begin(BanditFeatures(PublicItems.from_log(log), rankers), fingerprint(log))
         self.learning_curve_ = self._learn(training)
         if folder is not None:

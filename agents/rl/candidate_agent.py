@@ -63,10 +63,7 @@ class CandidateAgent(TrainedAgent):
         """The network before training, with outputs [N, C] for flat rows [N, W]; reads `layout_`, `items_` and `options`."""
 
     def prepare(self, log: InteractionLog, training: Training) -> None:
-        curves = training.folder and training.folder / "rankers"
-        self.rankers_ = RankerScores.fit(
-            self.options.rankers, log, training.seed, curves=curves, shared=training.rankers
-        )
+        self.rankers_ = RankerScores.for_training(self.options.rankers, log, training)
         self.items_ = ItemTable.from_log(log, self.options.embedding, training.seed)
 
     def model_config(self) -> dict[str, Any]:

@@ -47,10 +47,9 @@ class PPOBlendAgent(TrainedAgent):
     blend_: Blend
 
     def prepare(self, log: InteractionLog, training: Training) -> None:
-        curves = training.folder and training.folder / "rankers"
         # what is wrong with the options is told before minutes are spent on fits
         Blend.check(self.options.rankers)
-        rankers = RankerScores.fit(self.options.rankers, log, training.seed, curves=curves, shared=training.rankers)
+        rankers = RankerScores.for_training(self.options.rankers, log, training)
         self.blend_ = Blend(rankers, PublicItems.from_log(log))
 
     def with_actions(self, env: SlateVectorEnv) -> SlateActionWrapper:

@@ -14,7 +14,7 @@ from scipy import stats
 from scipy.special import expit, logsumexp
 from sklearn.linear_model import LogisticRegression
 
-from agents.updates.intervals import CONFIDENCE, Measured
+from agents.updates.intervals import CONFIDENCE, Measured, mean_interval
 from agents.updates.metrics import calibration_error
 from agents.updates.models import ServedModels
 from agents.updates.traffic import Day, PipelineConfig, Served, Traffic
@@ -144,12 +144,8 @@ class Decay:
         for day, table in self.curves.group_by("day", maintain_order=True):
             for metric in METRICS:
                 values = table[metric].drop_nans().to_numpy()
-                row: dict[str, object] = {"day": day[0], "metric": metric, "low": None, "high": None}
-                row["value"] = float(values.mean()) if len(values) else None
-                if len(values) > 1:
-                    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
-                    row["low"], row["high"] = row["value"] - margin, row["value"] + margin  # type: ignore[operator]
-                rows.append(row)
+                value, low, high = mean_interval(values) if len(values) else (None, None, None)
+                rows.append({"day": day[0], "metric": metric, "value": value, "low": low, "high": high})
         numbers = {"low": pl.Float64, "high": pl.Float64, "value": pl.Float64}
         return pl.DataFrame(rows, schema_overrides=numbers).sort("metric", "day", maintain_order=True)
 

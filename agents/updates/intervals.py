@@ -182,3 +182,12 @@ def variance_between(refitted: Sequence[Refitted]) -> float:
 def paired_difference(first: ArrayLike, second: ArrayLike) -> Estimate:
     """Mean of `first` minus `second` on the same users, each [U] or [S, U]."""
     return (Measured.mean(first) - Measured.mean(second)).estimate()
+
+
+def mean_interval(values: NDArray[np.floating]) -> tuple[float, float | None, float | None]:
+    """Mean of `values` [S], of one seed each, with its t interval; no interval of fewer than two."""
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, None, None
+    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * float(stats.sem(values))
+    return mean, mean - margin, mean + margin

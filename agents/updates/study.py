@@ -5,16 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import stats
 
 from agents.side_by_side import as_finished, ray_with
 from agents.updates.environment import ModelUpdateEnv, UpdateConfig
+from agents.updates.intervals import mean_interval
 from agents.updates.monitoring import UpdateAction
 from agents.updates.rules import UpdatePolicy
 from envs.errors import ConfigurationError
 from envs.world import World
 
-CONFIDENCE = 0.95
 DAILY = ("reward", "engagement", "cost")
 SUMMED = ("trained_samples", "updates", "refits", "seconds")
 
@@ -153,12 +152,12 @@ def summarise_updates(days: pl.DataFrame, versus: str = "never") -> pl.DataFrame
     for name, table in of_policy.items():
         for metric in (*DAILY, *SUMMED):
             values = table[metric].to_numpy().astype(np.float64)
-            value, low, high = _interval(values)
+            value, low, high = mean_interval(values)
             row = {"policy": name, "metric": metric, "value": value, "low": low, "high": high}
             columns = ("difference", "difference_low", "difference_high")
             differences: tuple[float | None, ...] = (None, None, None)
             if versus in of_policy and versus != name:
-                differences = _interval(values - of_policy[versus][metric].to_numpy())
+                differences = mean_interval(values - of_policy[versus][metric].to_numpy())
             rows.append(row | dict(zip(columns, differences, strict=True)) | {"seeds": len(values)})
     numbers = dict.fromkeys(list(rows[0])[2:-1], pl.Float64)
     return pl.DataFrame(rows, schema_overrides={"policy": pl.String, "metric": pl.String, **numbers, "seeds": pl.Int64})
@@ -186,13 +185,3 @@ def is_untrained(summary: pl.DataFrame, policy: str) -> bool:
     """Whether the reward of a learnt policy is not above that of `never`, which is its policy before training."""
     row = summary.filter((pl.col("policy") == policy) & (pl.col("metric") == "reward")).row(0, named=True)
     return not (row["difference_low"] is not None and row["difference_low"] > 0)
-
-
-def _interval(values: np.ndarray) -> tuple[float, float | None, float | None]:
-    """Mean of `values` [S] with its t interval."""
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, None, None
-    error = float(stats.sem(values))
-    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
-    return mean, mean - margin, mean + margin
