@@ -9,6 +9,10 @@ import gymnasium
 from agents.base import Agent, Training, checked_slates
 from agents.loading import agent_names, resolve_agent
 
-gymnasium.register(id="driftrec/ModelUpdate-v0", entry_point="agents.updates.environment:ModelUpdateEnv")
+gymnasium.register(
+    id="driftrec/ModelUpdate-v0",
+    entry_point="agents.updates.environment:ModelUpdateEnv",
+    vector_entry_point="agents.updates.vector_env:ModelUpdateVectorEnv",
+)
 
 __all__ = ["Agent", "Training", "agent_names", "checked_slates", "resolve_agent"]

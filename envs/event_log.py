@@ -131,6 +131,20 @@ class EventLog:
                 events._tables.append(table if inside.all() else table.filter(pa.array(inside)))
         return events
 
+    @property
+    def clicks(self) -> int:
+        """Requests that ended in a click."""
+        return sum(int((table["item"].to_numpy() >= 0).sum()) for table in self._tables)
+
+    def clicked(self) -> "EventLog":
+        """Those requests."""
+        events = EventLog()
+        for table in self._tables:
+            chosen = table["item"].to_numpy() >= 0
+            if chosen.any():
+                events._tables.append(table.filter(pa.array(chosen)))
+        return events
+
     def clear(self) -> None:
         """Forgets all requests."""
         self._tables.clear()

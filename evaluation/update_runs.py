@@ -7,7 +7,7 @@ import polars as pl
 
 from agents.side_by_side import ray_with
 from agents.updates.dqn import UpdateDQN, UpdateDQNOptions
-from agents.updates.environment import UpdateConfig
+from agents.updates.market import UpdateConfig
 from agents.updates.rules import UpdatePolicy
 from agents.updates.study import run_update_study
 from envs.world import World
@@ -19,7 +19,8 @@ from evaluation.runs import Run
 
 def update_config(options: WorldOptions) -> UpdateConfig:
     """Traffic of the model-update runs; the horizon is the world's, five days at most with --fast."""
-    return UpdateConfig(days=min(options.days, 5) if options.fast else options.days)
+    days = min(options.days, 5) if options.fast else options.days
+    return UpdateConfig(days=days, visits_per_day=300, requests_per_visit=4)
 
 
 def train_update_dqn(run: Run, world: World, config: UpdateConfig, options: UpdateOptions) -> UpdateDQN:

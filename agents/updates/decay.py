@@ -17,11 +17,10 @@ from sklearn.linear_model import LogisticRegression
 from agents.updates.intervals import CONFIDENCE, Measured, mean_interval
 from agents.updates.metrics import calibration_error
 from agents.updates.models import ServedModels
-from agents.updates.traffic import Day, PipelineConfig, Served, Traffic
+from agents.updates.traffic import Day, PipelineConfig, Served, Traffic, pipeline_of
 from envs.catalogue import SECONDS_PER_DAY
 from envs.engine import utilities
 from envs.errors import ConfigurationError
-from envs.event_log import matrix
 from envs.scenarios import TrafficScenario
 from envs.users.protocol import age_effect, position_logits
 from envs.world import World
@@ -187,11 +186,6 @@ def measure_decay(
     return Decay(pl.concat(curves), pl.DataFrame(losses))
 
 
-def pipeline_of(world: World) -> PipelineConfig:
-    """The pipeline as it comes; without slots for young items where none is born, since they would stay empty."""
-    return PipelineConfig() if world.born_in_run.any() else PipelineConfig(explore_slots=0)
-
-
 def _days(
     world: World,
     scenario: TrafficScenario,
@@ -223,13 +217,7 @@ def _days(
 
 def _slots(parts: Sequence[Day]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """(whether each slot shown was clicked [n], its score [n])."""
-    clicked, scores = [np.zeros(0, bool)], [np.zeros(0)]
-    for part in parts:
-        if part.requests:
-            slates, slot = matrix(part.events.table, "slate"), part.events.table["slot"].to_numpy()
-            there = np.isfinite(part.scores)
-            clicked.append((np.arange(slates.shape[1]) == slot[:, None])[there])
-            scores.append(part.scores[there].astype(np.float64))
+    clicked, scores = zip(*(part.slots for part in parts), strict=True)
     return np.concatenate(clicked), np.concatenate(scores)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.updates.environment import UpdateConfig
+from agents.updates.market import Market, UpdateConfig
 from agents.updates.monitoring import UpdateAction
 from agents.updates.training_env import training_envs
 from envs.artefacts import load_arrays, save_arrays
@@ -84,7 +84,7 @@ class UpdateDQN:
         config, options = config or UpdateConfig(), self.options
         limit = options.episodes * config.days
         num_envs = min(options.num_envs, options.episodes)
-        envs = training_envs(world, config, num_envs, options.reward_scale, options.processes, users)
+        envs = training_envs([Market(world, config, users)], num_envs, options.reward_scale, options.processes)
         sampling = DQNOptions(
             num_envs=num_envs,
             buffer=limit + num_envs * (options.episodes + 1),

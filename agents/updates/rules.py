@@ -34,12 +34,13 @@ class EveryDays:
 
     days: int
     """Days between two updates; 1 is daily (from the second day on: on the first there is nothing to learn)."""
-    action: UpdateAction = UpdateAction.REFIT
+    action: UpdateAction = UpdateAction.FULL_RETRAIN
     """What an update is."""
 
     def act(self, observation: NDArray[np.float32]) -> int:
         """The update when it is due, else keep."""
-        due = Monitoring.from_array(observation).days_since_update > self.days - 0.5
+        monitoring = Monitoring.from_array(observation)
+        due = min(monitoring.recall_age, monitoring.ranker_age) > self.days - 0.5
         return self.action if due else UpdateAction.KEEP
 
 
@@ -47,8 +48,8 @@ RULES: dict[str, Callable[[], UpdatePolicy]] = {
     "never": Never,
     "daily": lambda: EveryDays(1),
     "every 3 days": lambda: EveryDays(3),
-    "daily incremental": lambda: EveryDays(1, UpdateAction.INCREMENTAL),
-    "every 3 days incremental": lambda: EveryDays(3, UpdateAction.INCREMENTAL),
+    "daily incremental": lambda: EveryDays(1, UpdateAction.UPDATE_BOTH),
+    "every 3 days incremental": lambda: EveryDays(3, UpdateAction.UPDATE_BOTH),
 }
 """Rules by name; an update is a full refit where the name does not say otherwise."""
 DEFAULT_RULES = ("never", "daily", "every 3 days")

@@ -141,7 +141,8 @@ def summarise_updates(days: pl.DataFrame, versus: str = "never") -> pl.DataFrame
     """
     totals = (
         days.with_columns(
-            updates=pl.col("action") == UpdateAction.INCREMENTAL, refits=pl.col("action") == UpdateAction.REFIT
+            updates=pl.col("action").is_between(UpdateAction.UPDATE_RECALL, UpdateAction.UPDATE_BOTH),
+            refits=pl.col("action") == UpdateAction.FULL_RETRAIN,
         )
         .group_by("policy", "seed", maintain_order=True)
         .agg(pl.col(DAILY).mean(), pl.col(SUMMED).sum())

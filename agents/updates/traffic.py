@@ -5,6 +5,7 @@ The simulator's side of `driftrec/ModelUpdate-v0`. The pipeline is handed reques
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,8 @@ from envs.candidate_source import RecallRequest, is_excluded, tell_changes
 from envs.catalogue import SECONDS_PER_DAY
 from envs.engine import REQUEST_SECONDS, Response, UserState, respond
 from envs.errors import ConfigurationError
-from envs.event_log import EventLog
+from envs.event_log import EventLog, matrix
+from envs.measures import consumed_diversity
 from envs.modifiers import ModifiedModel
 from envs.observation import Candidates, Observation
 from envs.randomness import Purpose, draw_bits, draw_normal, draw_uniform
@@ -80,6 +82,10 @@ class Day:
     """Slots filled with items that the models had no rows of."""
     scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     """[requests, K] what the models' ranking gave each slot, in the order of `events`; NaN for an empty one."""
+    diverse: float = 0.0
+    """Sum over what was consumed of its distance (0 to 1) from what was consumed before (`envs.measures.consumed_diversity`)."""
+    fresh: int = 0
+    """Consumed items that were younger than the world's `fresh_days`."""
 
     @property
     def click_rate(self) -> float:
@@ -90,6 +96,25 @@ class Day:
     def engagement(self) -> float:
         """Clicks per visit, 0 without traffic."""
         return self.clicks / max(self.visits, 1)
+
+    @property
+    def diversity(self) -> float:
+        """Of consumption, per visit as engagement is; 0 without traffic."""
+        return self.diverse / max(self.visits, 1)
+
+    @property
+    def freshness(self) -> float:
+        """Young items consumed per visit, 0 without traffic."""
+        return self.fresh / max(self.visits, 1)
+
+    @cached_property
+    def slots(self) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """(whether each slot shown was clicked [n], its score [n])."""
+        if not self.requests:
+            return np.zeros(0, bool), np.zeros(0)
+        slates, slot = matrix(self.events.table, "slate"), self.events.table["slot"].to_numpy()
+        there = np.isfinite(self.scores)
+        return (np.arange(slates.shape[1]) == slot[:, None])[there], self.scores[there].astype(np.float64)
 
     @property
     def unseen_share(self) -> float:
@@ -112,6 +137,11 @@ class Served:
 
 
 Audit = Callable[[Served], None]
+
+
+def pipeline_of(world: World) -> PipelineConfig:
+    """The pipeline as it comes; without slots for young items where none is born, since they would stay empty."""
+    return PipelineConfig() if world.born_in_run.any() else PipelineConfig(explore_slots=0)
 
 
 class Beginnings:
@@ -215,7 +245,8 @@ class Traffic:
         visitors = self._arrive(rows, day)
         known, popularity = models.known, models.popularity
         tastes = models.recall.user_vectors(self._history[rows])
-        clicks = shown = unseen = 0
+        clicks = shown = unseen = fresh = 0
+        diverse = 0.0
         shown_scores = []
         for left in reversed(range(self.requests_per_visit)):
             observation = self._observe(rows, visitors, tastes, models)
@@ -225,6 +256,8 @@ class Traffic:
                 audit(Served(visitors, observation, self._excluded(rows, visitors), slates))
             response = self._respond(visitors, slates)
             self._record(events, visitors, observation, slates, response, models.version)
+            worth = self._measure(rows, visitors, response)
+            diverse, fresh = diverse + worth[0], fresh + worth[1]
             self._move_on(rows, visitors, response)
             clickers = np.flatnonzero(response.item >= 0)
             if left:
@@ -239,7 +272,8 @@ class Traffic:
         self._state.put(rows, visitors)
         self._events.append(events)
         requests = len(rows) * self.requests_per_visit
-        return Day(events, len(rows), requests, clicks, shown, unseen, np.concatenate(shown_scores))
+        scores = np.concatenate(shown_scores)
+        return Day(events, len(rows), requests, clicks, shown, unseen, scores, diverse, fresh)
 
     def events_known(self, now: float, since: float = -np.inf) -> EventLog:
         """Requests that have reached the models by `now`, in seconds since the run's start, but not yet by `since`: each does so
@@ -397,6 +431,15 @@ class Traffic:
         ages = self._age_days(visitors, slates)
         preference = world.preference(visitors)
         return respond(world.user_model, visitors, preference, slates, ages, world.outside, self.seed)
+
+    def _measure(self, rows: NDArray[np.int64], visitors: UserState, response: Response) -> tuple[float, int]:
+        """(sum of the diversity of what is consumed, number of young items consumed), before users move on."""
+        clicked = response.item >= 0
+        item, world = response.item[clicked], self.world
+        history = self._history[rows[clicked]]
+        diversity = consumed_diversity(world.policy_log.catalogue.directions, item, history)
+        age = (visitors.clock[clicked] - world.birth_clock[item]) / SECONDS_PER_DAY
+        return float(diversity.sum(dtype=np.float64)), int((age < world.config.fresh_days).sum())
 
     def _move_on(self, rows: NDArray[np.int64], visitors: UserState, response: Response) -> None:
         """Moves interests, observed histories and clocks after a response."""

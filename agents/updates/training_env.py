@@ -1,7 +1,7 @@
 """The environments that an update agent is trained on: several episodes side by side, rewards paired with keeping."""
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -10,54 +10,44 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from agents.updates.environment import ModelUpdateEnv, UpdateConfig
-from agents.updates.monitoring import UpdateAction
-from envs.world import World
+from agents.updates.environment import ModelUpdateEnv
+from agents.updates.episode import kept_rewards
+from agents.updates.market import Market
+from agents.updates.vector_env import markets_of
 
 
 class PairedReward(gymnasium.Wrapper[NDArray[np.float32], int, NDArray[np.float32], int]):
-    """Rewards what a day earned beyond what the models of day 0 would have earned on it, times `scale`.
+    """Rewards what a period earned beyond what the models of day 0 would have earned on it, times `scale`.
 
-    A twin of the environment, with the same seed and hence the same visitors and the same taste noise, always keeps its
-    models. What it earns does not depend on the actions, so the best policy stays the same; but most of the noise of a
-    day is common to both and falls out of the difference. Only training rewards are paired.
+    What keeping earns in the episode, with the same visitors and the same taste noise, does not depend on the actions, so the
+    best policy stays the same; but most of the noise of a period is common to both and falls out of the difference. It is
+    simulated once for each seed of an episode. Only training rewards are paired.
 
     Source: Glasserman (2003), Monte Carlo Methods in Financial Engineering, section 4.1 (control variates).
     """
 
-    def __init__(self, env: ModelUpdateEnv, twin: ModelUpdateEnv, scale: float) -> None:
-        super().__init__(env)
-        self.twin, self.scale = twin, scale
+    env: ModelUpdateEnv
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begins the same episode in both environments."""
-        # both draw one number for each episode, so without a seed they go on alike
-        self.twin.reset(seed=seed)
-        return self.env.reset(seed=seed, options=options)
+    def __init__(self, env: ModelUpdateEnv, scale: float) -> None:
+        super().__init__(env)
+        self.scale = scale
 
     def step(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Acts in the environment and keeps in its twin."""
+        """Acts in the environment."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        kept = self.twin.step(UpdateAction.KEEP)[1]
-        return observation, self.scale * (float(reward) - kept), terminated, truncated, info
+        episode = self.env.episode
+        assert episode is not None
+        kept = kept_rewards(episode.market, episode.seed)[episode.period - 1]
+        return observation, self.scale * (float(reward) - float(kept)), terminated, truncated, info
 
 
-def training_envs(
-    world: World,
-    config: UpdateConfig,
-    num_envs: int,
-    scale: float,
-    processes: bool,
-    users: NDArray[np.int64] | None = None,
-) -> VectorEnv[Any, Any, Any]:
-    """`num_envs` episodes of visits by `users` side by side with next-step autoreset, each in a process of its own if
-    `processes`.
+def training_envs(markets: Sequence[Market], num_envs: int, scale: float, processes: bool) -> VectorEnv[Any, Any, Any]:
+    """`num_envs` episodes side by side with next-step autoreset, each in a process of its own if `processes`; episode n of place i
+    plays market (i + n num_envs) mod M.
 
     Which of the two changes nothing but the time.
     """
-    makers = [_maker(world, config, scale, users)] * num_envs
+    makers = [_maker(markets_of(markets, place, num_envs), scale) for place in range(num_envs)]
     if processes:
         # Ray and torch have threads, which a fork would break
         return EpisodeProcesses(makers, context="spawn", autoreset_mode=AutoresetMode.NEXT_STEP)
@@ -72,13 +62,11 @@ class EpisodeProcesses(AsyncVectorEnv):
         return type(None), ()
 
 
-def _maker(
-    world: World, config: UpdateConfig, scale: float, users: NDArray[np.int64] | None
-) -> Callable[[], PairedReward]:
+def _maker(markets: Sequence[Market], scale: float) -> Callable[[], PairedReward]:
     def make() -> PairedReward:
         if multiprocessing.parent_process() is not None:
             # episodes are what runs side by side; threads within each would only get into each other's way
             threadpool_limits(1)
-        return PairedReward(ModelUpdateEnv(world, config, users), ModelUpdateEnv(world, config, users), scale)
+        return PairedReward(ModelUpdateEnv(markets), scale)
 
     return make

@@ -1,6 +1,9 @@
 import pytest
 
-from agents.updates.environment import ModelUpdateEnv, UpdateConfig
+from agents.updates.costs import Prices
+from agents.updates.environment import ModelUpdateEnv
+from agents.updates.gate import GateConfig
+from agents.updates.market import Market, UpdateConfig
 from agents.updates.traffic import PipelineConfig
 from envs.world import World
 
@@ -12,11 +15,18 @@ def config() -> UpdateConfig:
         days=6,
         visits_per_day=40,
         requests_per_visit=2,
-        price_per_million_samples=10.0,
+        prices=Prices(per_billion=0.05),
+        most_rows=300,
+        gate=GateConfig(min_events=20, min_users=10),
         pipeline=PipelineConfig(num_candidates=40),
     )
 
 
+@pytest.fixture(scope="session")
+def market(world: World, config: UpdateConfig) -> Market:
+    return Market(world, config)
+
+
 @pytest.fixture
-def env(world: World, config: UpdateConfig) -> ModelUpdateEnv:
-    return ModelUpdateEnv(world, config)
+def env(market: Market) -> ModelUpdateEnv:
+    return ModelUpdateEnv(market)

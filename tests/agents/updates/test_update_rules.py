@@ -18,9 +18,9 @@ def actions(env, policy, days: int) -> list[int]:
     ("name", "expected"),
     [
         ("never", [0, 0, 0, 0, 0, 0]),
-        ("daily", [0, 2, 2, 2, 2, 2]),
-        ("every 3 days", [0, 0, 0, 2, 0, 0]),
-        ("daily incremental", [0, 1, 1, 1, 1, 1]),
+        ("daily", [0, 6, 6, 6, 6, 6]),
+        ("every 3 days", [0, 0, 0, 6, 0, 0]),
+        ("daily incremental", [0, 3, 3, 3, 3, 3]),
     ],
 )
 def test_rules_keep_their_calendar(env, name, expected):
@@ -28,9 +28,9 @@ def test_rules_keep_their_calendar(env, name, expected):
 
 
 def test_a_rule_counts_from_the_last_update_of_either_kind(env):
-    *_, last = run(env, [0, 1, 0])
+    *_, last = run(env, [0, 3, 0])
     assert EveryDays(3).act(last[0]) == 0
-    assert EveryDays(2).act(last[0]) == 2
+    assert EveryDays(2).act(last[0]) == 6
 
 
 def test_an_unknown_rule_is_refused_with_those_that_exist():

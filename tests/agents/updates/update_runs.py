@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-import numpy as np
+from gymnasium.utils.env_checker import data_equivalence
 
-from agents.updates.environment import ModelUpdateEnv, UpdateConfig
+from agents.updates.environment import ModelUpdateEnv
+from agents.updates.market import UpdateConfig
 
 
 def run(env: ModelUpdateEnv, actions: list[int], seed: int = 0) -> list[tuple]:
@@ -18,4 +19,4 @@ def varied(config: UpdateConfig, **changes) -> UpdateConfig:
 
 
 def same(left: list[tuple], right: list[tuple]) -> bool:
-    return all(np.array_equal(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(left, right, strict=True))
+    return len(left) == len(right) and all(data_equivalence(a, b, exact=True) for a, b in zip(left, right, strict=True))

@@ -1,0 +1,355 @@
+"""An episode of a market: period after period an update action is carried out, traffic is served, and monitoring tells of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.updates.costs import Cost
+from agents.updates.gate import Gate
+from agents.updates.market import Market
+from agents.updates.models import PARTS, Part, ServedModels, joined, last_days
+from agents.updates.monitoring import TREND_DAYS, Monitoring, Reference, UpdateAction
+from agents.updates.registry import ModelRegistry
+from agents.updates.traffic import Day
+from envs.catalogue import SECONDS_PER_DAY
+from envs.errors import ConfigurationError
+from envs.event_log import EventLog
+from envs.logs.schema import InteractionLog
+
+KEPT_VERSIONS = 3
+"""Newest versions whose models an episode keeps, besides the one that serves and the one before it."""
+
+
+@dataclass(frozen=True)
+class _Learnt:
+    """Periods before which everything known was learnt from by what serves."""
+
+    recall: int = 0
+    ranker: int = 0
+    retrain: int = 0
+    """By the last full retrain."""
+    renewed: int = 0
+    """When that retrain went live."""
+
+    @property
+    def by(self) -> Mapping[Part, int]:
+        return {"recall": self.recall, "ranker": self.ranker}
+
+
+@dataclass(frozen=True)
+class _Challenger:
+    """Models that do not serve yet."""
+
+    models: ServedModels
+    cost: Cost
+    period: int
+    """Before which they were trained."""
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What an action came to."""
+
+    cost: Cost = field(default_factory=Cost)
+    gate: str | None = None
+    """Why the gate decided as it did; None where it was not asked."""
+    promoted: bool = False
+
+
+class Episode:
+    """The state of a market from its first period on; `driftrec/ModelUpdate-v0` and its vector are faces of it.
+
+    Every episode begins with the same models, fitted to the policy's log. The seed decides who visits, their choices and how
+    their interests wander; the world decides what is born when.
+    """
+
+    def __init__(self, market: Market, seed: int) -> None:
+        self.market, self.seed = market, seed
+        self.traffic = market.traffic(seed)
+        self.registry = ModelRegistry(keep=KEPT_VERSIONS)
+        """Every version that served."""
+        self.gate = Gate(market.config.gate)
+        self.models = ServedModels.of(market.first)
+        """What serves."""
+        self.period = 0
+        """The coming one."""
+        self.history: list[Day] = []
+        """Past periods, with the event log of each."""
+        self.update_seconds = self.serve_seconds = 0.0
+        """Measured time of the last step's training and traffic."""
+        self.spent = 0
+        """Work of all trainings."""
+        self._challenger: _Challenger | None = None
+        self._retrains = self._changes = 0
+        self._learnt_by: dict[int, _Learnt] = {}
+        self._references: dict[int, Reference] = {}
+        # what became known before each period
+        self._known: list[EventLog] = []
+        self._clicks: list[int] = []
+        self._logs: dict[int, InteractionLog] = {}
+        self._go_live("fit", market.first_cost, _Learnt())
+
+    # ------------------------------------------------------------------ what is known
+    @property
+    def is_over(self) -> bool:
+        """Whether all periods have been served."""
+        return self.period >= self.market.periods
+
+    @property
+    def version(self) -> int:
+        """Number in the registry of what serves."""
+        return self.registry.served[-1]
+
+    @property
+    def budget_left(self) -> float:
+        """Share in [0, 1]."""
+        return max(1 - self.spent / self.market.budget, 0.0) if self.market.budget > 0 else 0.0
+
+    @property
+    def can_roll_back(self) -> bool:
+        """Whether a version that served before is still kept."""
+        served = self.registry.served
+        kept = {version.number for version in self.registry.versions() if version.is_kept}
+        return any(number != served[-1] and number in kept for number in served)
+
+    @property
+    def action_mask(self) -> NDArray[np.int8]:
+        """[A] 1 for actions that can be carried out now, see `UpdateAction`."""
+        learnt, can_train = self._learnt, self.budget_left > 0
+        recall, ranker = (can_train and self._has_new(part) for part in PARTS)
+        retrain = can_train and self._clicks_since(learnt.retrain) > 0 and self._window_has_clicks
+        mask = np.zeros(len(UpdateAction), np.int8)
+        mask[UpdateAction.KEEP] = 1
+        mask[UpdateAction.UPDATE_RECALL], mask[UpdateAction.UPDATE_RANKER] = recall, ranker
+        mask[UpdateAction.UPDATE_BOTH] = recall or ranker
+        mask[UpdateAction.ROLL_BACK] = self.can_roll_back
+        mask[UpdateAction.CHALLENGER] = retrain or self._challenger is not None
+        mask[UpdateAction.FULL_RETRAIN] = retrain
+        return mask
+
+    @property
+    def monitoring(self) -> Monitoring:
+        """What is known now, in natural units."""
+        busy = [place for place, day in enumerate(self.history) if day.visits]
+        last = self.history[busy[-1]] if busy else None
+        engagement, trend, error, shift = last.engagement if last else 0.0, 0.0, 0.0, 0.0
+        if last is not None:
+            first = busy[-1] - TREND_DAYS * self.market.plan.periods_per_day
+            earlier = [self.history[place] for place in busy[:-1] if place >= first]
+            if earlier:
+                trend = engagement - sum(day.clicks for day in earlier) / sum(day.visits for day in earlier)
+            reference = self._references.get(self.version)
+            if reference is not None:
+                clicked, scores = last.slots
+                error, shift = reference.calibration_error(clicked, scores), reference.shift(scores)
+        learnt = self._learnt
+        day, part = divmod(self.period, self.market.plan.periods_per_day)
+        weekday = 2 * np.pi * ((self.market.world.reference_weekday + day) % 7) / 7
+        hour = 2 * np.pi * part / self.market.plan.periods_per_day
+        ranker = learnt.recall if self.models.ranker is None else learnt.ranker
+        return Monitoring(
+            engagement=engagement,
+            engagement_trend=trend,
+            calibration_error=error,
+            score_shift=shift,
+            unseen_share=last.unseen_share if last else 0.0,
+            recall_age=self._days_since(learnt.recall),
+            ranker_age=self._days_since(ranker),
+            retrain_age=self._days_since(learnt.renewed),
+            clicks_since_training=self._clicks_since(max(learnt.recall, ranker)),
+            budget_left=self.budget_left,
+            can_roll_back=float(self.can_roll_back),
+            challenger_age=-1.0 if self._challenger is None else self._days_since(self._challenger.period),
+            weekday_sin=float(np.sin(weekday)),
+            weekday_cos=float(np.cos(weekday)),
+            hour_sin=float(np.sin(hour)),
+            hour_cos=float(np.cos(hour)),
+            episode_share=self.period / self.market.periods,
+        )
+
+    # ------------------------------------------------------------------ a step
+    def step(self, action: UpdateAction) -> tuple[float, dict[str, Any]]:
+        """(reward, info): carries out the action, where it can be, then serves the period."""
+        start = perf_counter()
+        taken = action if self.action_mask[action] else UpdateAction.KEEP
+        change = self._carry_out(taken)
+        self.spent += change.cost.work
+        updated = perf_counter()
+        plan, day = self.market.plan, self._serve()
+        self.update_seconds, self.serve_seconds = updated - start, perf_counter() - updated
+        # prices are by day, and a reward by period weighs as much as its share of the day
+        cost = self.market.config.prices.of(change.cost) * plan.periods_per_day
+        vector = np.array([day.engagement, day.diversity, day.freshness, 0.0 - cost])
+        info = {
+            "day": (self.period - 1) // plan.periods_per_day,
+            "engagement": day.engagement,
+            "diversity": day.diversity,
+            "freshness": day.freshness,
+            "cost": cost,
+            "vector": vector,
+            "visits": day.visits,
+            "requests": day.requests,
+            "clicks": day.clicks,
+            "unseen_share": day.unseen_share,
+            "action": int(action),
+            "action_taken": int(taken),
+            "rejected": taken != action,
+            "trained_samples": change.cost.samples,
+            "work": change.cost.work,
+            "gate": change.gate,
+            "promoted": change.promoted,
+        }
+        return float(np.dot(self.market.config.weights, vector)), info | self.state()
+
+    def state(self) -> dict[str, Any]:
+        """What an info tells of the present: budget_left, model_version and action_mask."""
+        return {
+            "budget_left": self.budget_left,
+            "model_version": self.version,
+            "action_mask": self.action_mask,
+        }
+
+    def _serve(self) -> Day:
+        """Serves the coming period, and takes in which events are known at its end."""
+        seconds = SECONDS_PER_DAY / self.market.plan.periods_per_day
+        day = self.traffic.serve(self.period, self.traffic.due_visits(self.period), self.models)
+        self.history.append(day)
+        if day.visits and self.version not in self._references:
+            reference = Reference.of(*day.slots)
+            if reference is not None:
+                self._references[self.version] = reference
+        self.period += 1
+        known = self.traffic.events_known(self.period * seconds, (self.period - 1) * seconds)
+        self._known.append(known)
+        self._clicks.append(known.clicks)
+        return day
+
+    # ------------------------------------------------------------------ actions
+    def _carry_out(self, action: UpdateAction) -> _Change:
+        if action == UpdateAction.ROLL_BACK:
+            self.models = self.registry.load(self.registry.roll_back().number)
+            return _Change()
+        if action == UpdateAction.CHALLENGER:
+            return self._challenge() if self._challenger is None else self._judge(self._challenger)
+        if action == UpdateAction.FULL_RETRAIN:
+            return self._retrain()
+        updated: dict[UpdateAction, tuple[Part, ...]] = {
+            UpdateAction.UPDATE_RECALL: ("recall",),
+            UpdateAction.UPDATE_RANKER: ("ranker",),
+            UpdateAction.UPDATE_BOTH: PARTS,
+        }
+        parts = [part for part in updated.get(action, ()) if self._has_new(part)]
+        return self._update(parts) if parts else _Change()
+
+    def _update(self, parts: list[Part]) -> _Change:
+        learnt, cost = self._learnt, Cost()
+        learn = {"recall": self.models.update_recall, "ranker": self.models.update_ranker}
+        for part in parts:
+            cost += learn[part](joined(self._new_logs(learnt.by[part])))
+        self._go_live(f"update {' and '.join(parts)}", cost, replace(learnt, **dict.fromkeys(parts, self.period)))
+        return _Change(cost)
+
+    def _retrain(self) -> _Change:
+        self.models, cost = self.market.trained(self._training_log())
+        self._retrains += 1
+        self._challenger = None
+        self._go_live("full retrain", cost, _Learnt(self.period, self.period, self.period, self.period))
+        return _Change(cost)
+
+    def _challenge(self) -> _Change:
+        models, cost = self.market.trained(self._training_log())
+        self._challenger = _Challenger(models, cost, self.period)
+        return _Change(cost)
+
+    def _judge(self, challenger: _Challenger) -> _Change:
+        market, since = self.market, challenger.period
+        past = joined([market.log, *(self._log_of(place) for place in range(since))])
+        events = EventLog.joined(self._known[since:])
+        log = events.to_log(market.world.policy_log, market.world.reference_time)
+        decision = self.gate.judge(self.models, challenger.models, past, log)
+        self._challenger = None
+        if decision.promote:
+            self.models = challenger.models
+            self._retrains += 1
+            learnt = _Learnt(since, since, since, self.period)
+            self._go_live("challenger", challenger.cost, learnt, decision.figures())
+        return _Change(gate=decision.reason, promoted=decision.promote)
+
+    def _go_live(self, made_by: str, cost: Cost, learnt: _Learnt, metrics: Mapping[str, float] | None = None) -> None:
+        """Keeps the models as a new version that serves from now on."""
+        self.models.version = f"{self._retrains}.{self._changes}"
+        self._changes += 1
+        version = self.registry.add(self.models, made_by=made_by, metrics=metrics, cost=cost)
+        self.registry.promote(version.number)
+        self._learnt_by[version.number] = learnt
+
+    # ------------------------------------------------------------------ events
+    @property
+    def _learnt(self) -> _Learnt:
+        return self._learnt_by[self.version]
+
+    def _has_new(self, part: Part) -> bool:
+        """Whether clicks are known that `part` has not learnt from."""
+        if part == "ranker" and self.models.ranker is None:
+            return False
+        return self._clicks_since(self._learnt.by[part]) > 0
+
+    def _clicks_since(self, period: int) -> int:
+        return sum(self._clicks[period:])
+
+    def _days_since(self, period: int) -> float:
+        return (self.period - period) / self.market.plan.periods_per_day
+
+    def _log_of(self, place: int) -> InteractionLog:
+        """The clicks that became known in one period."""
+        if place not in self._logs:
+            world = self.market.world
+            self._logs[place] = self._known[place].clicked().to_log(world.policy_log, world.reference_time)
+        return self._logs[place]
+
+    def _new_logs(self, since: int) -> list[InteractionLog]:
+        return [self._log_of(place) for place in range(since, self.period)]
+
+    def _training_log(self) -> InteractionLog:
+        """What a full retrain learns from."""
+        log, days = joined([self.market.log, *self._new_logs(0)]), self.market.config.window_days
+        return log if days is None else last_days(log, days, self._now)
+
+    @property
+    def _now(self) -> int:
+        """Seconds since 1970 at which the coming period begins."""
+        return self.market.world.reference_time + self.period * SECONDS_PER_DAY // self.market.plan.periods_per_day
+
+    @property
+    def _window_has_clicks(self) -> bool:
+        """Whether a full retrain would find something to learn, given that clicks are known."""
+        days = self.market.config.window_days
+        if days is None:
+            return True
+        newest = max(place for place, clicks in enumerate(self._clicks) if clicks)
+        return len(last_days(self._log_of(newest), days, self._now)) > 0
+
+
+def kept_rewards(market: Market, seed: int) -> NDArray[np.float64]:
+    """[periods] what keeping the first models earns in the episode of `seed`: computed once, kept by the market."""
+    if seed not in market.kept:
+        episode = Episode(market, seed)
+        market.kept[seed] = np.array([episode.step(UpdateAction.KEEP)[0] for _ in range(market.periods)])
+    return market.kept[seed]
+
+
+def known_action(action: Any) -> UpdateAction:
+    """The action of a number.
+
+    Raises:
+        ConfigurationError: if there is none; names those that there are.
+    """
+    try:
+        return UpdateAction(int(action))
+    except (TypeError, ValueError) as error:
+        choices = ", ".join(f"{member.value} ({member.name.lower()})" for member in UpdateAction)
+        raise ConfigurationError(f"the action is {action!r}; ModelUpdate-v0 takes {choices}.") from error
