@@ -4,7 +4,6 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,7 +17,7 @@ from agents.base import Agent, Training
 from agents.rerankers import rerank
 from agents.rl.networks import in_blocks, network_from
 from agents.summary import PublicItems, summarise, summary_names
-from envs.artefacts import load_arrays, save_arrays
+from envs.artefacts import content_hash, load_arrays, save_arrays
 from envs.errors import AgentError, ArtefactError, ConfigurationError
 from envs.logs.schema import InteractionLog
 from envs.observation import Observation
@@ -355,9 +354,10 @@ class ReinforcedAgent(TrainedAgent):
 
 
 def fingerprint(log: InteractionLog) -> str:
-    """Hex digest of the names of a log's items, categories and user attributes."""
-    names = "\0".join([*log.catalogue.item_ids.tolist(), *log.catalogue.category_names, *log.users.feature_names])
-    return sha256(names.encode()).hexdigest()
+    """Hex digest of what a log says of items and users before anybody consumes anything: names, categories, births, attributes."""
+    items, users = log.catalogue, log.users
+    arrays = {"items": items.item_ids, "categories": items.categories, "birth": items.birth, "features": users.features}
+    return content_hash(arrays, {"categories": items.category_names, "features": users.feature_names})
 
 
 def with_prefix(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Weights:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from agents.base import Training, checked_slates
 from agents.rl.dqn import DQNAgent, DQNOptions
 from agents.rl.ppo import PPOAgent, PPOOptions
 from agents.rl.sb3 import SB3A2CAgent, SB3A2COptions, SB3DQNAgent, SB3DQNOptions, SB3PPOAgent, SB3PPOOptions
+from agents.rl.served import fingerprint
 from envs.artefacts import load_arrays, save_arrays
 from envs.errors import AgentError, ArtefactError, ConfigurationError
 from envs.logs.synthetic import SyntheticConfig, generate_log
@@ -117,6 +119,28 @@ def test_an_agent_of_another_data_set_is_refused(trained, world, observation, tm
     arrays["user_features"] = np.zeros((len(observation), 1), np.float32)
     with pytest.raises(AgentError, match="train it on this data set"):
         trained[PPOAgent].act(Observation.from_dict(arrays))
+
+
+def test_a_fingerprint_tells_logs_apart_that_differ_in_no_name():
+    """As two generated logs of the same size do: the same names, other categories, births and attributes."""
+    log, _ = generate_log(SyntheticConfig(num_users=6, num_items=12), seed=1)
+    again, _ = generate_log(SyntheticConfig(num_users=6, num_items=12), seed=1)
+    other, _ = generate_log(SyntheticConfig(num_users=6, num_items=12), seed=2)
+    items, users = log.catalogue, log.users
+    born = replace(items, birth=items.birth + 1)
+    sorted_otherwise = replace(items, categories=np.roll(items.categories, 1, axis=1))
+    described = replace(users, feature_names=("age",), features=np.full((6, 1), 0.3, np.float32))
+    aged = replace(described, features=described.features + 0.1)
+    assert fingerprint(again) == fingerprint(log)
+    others = [
+        other,
+        replace(log, catalogue=born),
+        replace(log, catalogue=sorted_otherwise),
+        replace(log, users=described),
+        replace(log, users=aged),
+    ]
+    assert len({fingerprint(each) for each in (log, *others)}) == 1 + len(others)
+    assert fingerprint(log.where(log.item < 6)) == fingerprint(log), "less of the same log is the same data set"
 
 
 @pytest.mark.parametrize("kind", CLASSES)
