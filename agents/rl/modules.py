@@ -62,7 +62,7 @@ class Normaliser(nn.Module):
         return {**arrays, "0.weight": first.astype(np.float32), "0.bias": bias.astype(np.float32)}
 
 
-class _Normalising:
+class Normalising:
     """What modules with a `policy` network share if `model_config["normalise"]` may ask for a `Normaliser`."""
 
     policy: nn.Module
@@ -82,7 +82,7 @@ class _Normalising:
         return arrays if self.normaliser is None else self.normaliser.folded(arrays)
 
 
-class GaussianPolicyModule(_Normalising, TorchRLModule, ValueFunctionAPI):
+class GaussianPolicyModule(Normalising, TorchRLModule, ValueFunctionAPI):
     """A diagonal Gaussian over the box, and a value, in two separate networks.
 
     Untrained, its mean is 0 for every observation. The log of its standard deviation is learnt, or where there is a
@@ -122,7 +122,7 @@ class GaussianPolicyModule(_Normalising, TorchRLModule, ValueFunctionAPI):
         return self.value(self.observed(batch[Columns.OBS])).squeeze(-1)
 
 
-class DuelingModule(_Normalising, TorchRLModule, QNetAPI, TargetNetworkAPI):
+class DuelingModule(Normalising, TorchRLModule, QNetAPI, TargetNetworkAPI):
     """Q = V + A - mean A over the presets, in two separate networks, each with a target.
 
     Untrained, all presets are worth the same, so the greedy choice is the first. `model_config`: `hidden` widths,

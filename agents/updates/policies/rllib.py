@@ -1,0 +1,152 @@
+"""RLlib's DQN and PPO for update policies: modules and exploration that know which actions are valid."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.dqn.dqn_learner import QF_PREDS
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import ValueFunctionAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch import Tensor, nn
+
+from agents.rl.batched_env_runner import AdvantageEnvRunner, BatchedEnvRunner, EpsilonGreedyEnvRunner
+from agents.rl.dqn import DQNOptions, dqn_config
+from agents.rl.modules import DuelingModule, Normalising
+from agents.rl.networks import mlp
+from agents.rl.plackett_luce import masked_logits
+from agents.rl.ppo import PPOOptions, ppo_config
+from agents.rl.rllib import local_algorithm
+from agents.rl.served import LearningCurve
+from agents.updates.monitoring import UpdateAction
+from agents.updates.policies.learnt import ACTIONS, Course, UpdateDQNOptions, UpdatePPOOptions, Weights
+
+
+def mask_of(observations: Tensor) -> Tensor:
+    """[..., A] of observations [..., S + A]."""
+    return observations[..., -len(ACTIONS) :]
+
+
+class MaskedDuelingModule(DuelingModule):
+    """As its base; invalid actions have the value `MASKED`."""
+
+    def compute_q_values(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Values [N, A]."""
+        values = super().compute_q_values(batch)[QF_PREDS]
+        return {QF_PREDS: masked_logits(values, mask_of(batch[Columns.OBS]))}
+
+    def forward_target(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Values [N, A] by the target networks."""
+        values = super().forward_target(batch)[QF_PREDS]
+        return {QF_PREDS: masked_logits(values, mask_of(batch[Columns.OBS]))}
+
+
+class MaskedPolicyModule(Normalising, TorchRLModule, ValueFunctionAPI):
+    """Chances of the valid actions, and a value, in two separate networks. `model_config`: `hidden` widths, `initial_keep`,
+    `normalise`."""
+
+    observation_space: Any
+    model_config: Any
+
+    def setup(self) -> None:
+        """Makes the networks; untrained, keeping is the likeliest and the others are all alike."""
+        width, hidden = self.observation_space.shape[0], tuple(self.model_config["hidden"])
+        self.begin(width, self.model_config)
+        self.policy = mlp((width, *hidden, len(ACTIONS)), last_gain=0.0)
+        self.value = mlp((width, *hidden, 1), last_gain=0.0)
+        with torch.no_grad():
+            last: Any = self.policy[-1]
+            last.bias[UpdateAction.KEEP] = self.model_config["initial_keep"]
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        observations = batch[Columns.OBS]
+        logits = self.policy(self.observed(observations))
+        return {Columns.ACTION_DIST_INPUTS: masked_logits(logits, mask_of(observations))}
+
+    def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
+        """Values [...] of observations [..., S + A]."""
+        return self.value(self.observed(batch[Columns.OBS])).squeeze(-1)
+
+
+class MaskedEnvRunner(EpsilonGreedyEnvRunner):
+    """Explores among the valid actions."""
+
+    def any_actions(self, observations: Tensor) -> Tensor:
+        """Actions [N]: in place n anything but keeping with a chance of 1/2, 1/4, 1/8 or 1/16, by turns."""
+        places = torch.arange(len(observations)) % 4
+        others = mask_of(observations).clone()
+        others[:, UpdateAction.KEEP] = 0
+        acts = (torch.rand(len(observations)) < 0.5 ** (places + 1)) & (others.sum(dim=1) > 0)
+        # multinomial refuses rows of zeros, which do not act anyway
+        drawn = torch.multinomial(others + (others.sum(dim=1, keepdim=True) == 0), 1).squeeze(1)
+        return torch.where(acts, drawn, int(UpdateAction.KEEP))
+
+
+def trained_by_dqn(options: UpdateDQNOptions, course: Course) -> tuple[Weights, NDArray[np.float64]]:
+    """Weights of the advantages' network, and the learning curve."""
+    sampling = DQNOptions(
+        num_envs=course.num_envs,
+        buffer=course.steps + 2 * course.num_envs * (course.steps // course.periods + 1),  # all of it, with resets
+        minibatch=options.minibatch,
+        learning_rate=options.learning_rate,
+        target_every=options.target_every,
+        gradient_steps=options.gradient_steps,
+        warm_up_share=options.warm_up_share,
+        epsilon_end=options.epsilon_end,
+        gamma=options.gamma,
+        n_step=options.n_step,
+        iteration=course.num_envs * course.periods,
+    )
+    config = {"hidden": options.hidden, "normalise": True}
+    return _trained(dqn_config(sampling), course, MaskedEnvRunner, MaskedDuelingModule, config, sampling)
+
+
+def trained_by_ppo(options: UpdatePPOOptions, course: Course) -> tuple[Weights, NDArray[np.float64]]:
+    """Weights of the policy's network, and the learning curve."""
+    sampling = PPOOptions(
+        num_envs=course.num_envs,
+        batch=options.batch_episodes * course.periods,
+        minibatch=options.minibatch,
+        epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        gamma=options.gamma,
+        gae_lambda=options.gae_lambda,
+        clip=options.clip,
+        entropy=options.entropy,
+    )
+    config = {"hidden": options.hidden, "normalise": True, "initial_keep": options.initial_keep}
+    return _trained(
+        ppo_config(sampling, course.steps), course, AdvantageEnvRunner, MaskedPolicyModule, config, sampling
+    )
+
+
+def _trained(
+    config: AlgorithmConfig,
+    course: Course,
+    env_runner: type[BatchedEnvRunner],
+    module: type[nn.Module],
+    model_config: dict[str, Any],
+    sampling: DQNOptions | PPOOptions,
+) -> tuple[Weights, NDArray[np.float64]]:
+    envs = course.make_envs(AutoresetMode.NEXT_STEP)
+    try:
+        with local_algorithm(
+            config,
+            make_env=lambda: envs,
+            env_runner=env_runner,
+            module=module,
+            model_config=model_config,
+            seed=course.seed,
+            limit=course.steps,
+            options=sampling,
+        ) as algorithm:
+            curve = LearningCurve(course.report)
+            while algorithm.requests < course.steps:
+                algorithm.train()
+                curve.add(algorithm.requests, algorithm.reward_per_request())
+            return algorithm.get_module().served_policy(), curve.points()
+    finally:
+        envs.close()

@@ -1,0 +1,190 @@
+"""Update policies by algorithms of Stable-Baselines3 that choose among actions; an invalid action counts as keep."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import nn
+
+from agents.rl.advantages import RewardScale
+from agents.rl.networks import arrays_of, one_thread
+from agents.rl.sb3 import SB3VecEnv
+from agents.rl.seeding import seeded_generators
+from agents.rl.served import LearningCurve
+from agents.updates.monitoring import UpdateAction
+from agents.updates.policies.learnt import Course, LearningOptions, LearntPolicy, Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class SB3OnPolicyOptions(LearningOptions):
+    """Settings of algorithms that learn from what they have just sampled."""
+
+    gae_lambda: float = 0.9
+    """Weight of longer returns in the advantage estimates."""
+    entropy: float = 0.005
+    """Weight of the entropy bonus."""
+    initial_keep: float = 3.0
+    """How far the logit of keeping is above the others before training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SB3DQNOptions(LearningOptions):
+    """Settings of SB3's DQN, which is neither double nor duelling."""
+
+    minibatch: int = 128
+    """Transitions of one gradient step."""
+    gradient_steps: int = 6
+    """Gradient steps after each period of all episodes."""
+    target_every: int = 120
+    """Periods between two copies of the network to its target."""
+    warm_up_share: float = 0.1
+    """Share of the budget that is explored before learning begins."""
+    epsilon_end: float = 0.1
+    """Share of explored choices from 60 % of the budget on."""
+
+
+class SB3UpdatePolicy(LearntPolicy):
+    """Takes the action of the largest number, which an algorithm of Stable-Baselines3 learns from whole rounds of episodes."""
+
+    sees_mask = False
+    algorithm: ClassVar[type[BaseAlgorithm]]
+
+    @abstractmethod
+    def make_model(self, env: SB3VecEnv, course: Course) -> BaseAlgorithm:
+        """The untrained model; it keeps."""
+
+    @abstractmethod
+    def network_of(self, model: Any) -> nn.Sequential:
+        """From observation to logits or values."""
+
+    @abstractmethod
+    def reward_scale(self, course: Course) -> RewardScale | None:
+        """What rewards are divided by; None for nothing."""
+
+    def train(self, course: Course) -> tuple[Weights, NDArray[np.float64]]:
+        """Trains by Stable-Baselines3."""
+        with one_thread(), seeded_generators(course.seed):
+            env = SB3VecEnv(course.make_envs(AutoresetMode.SAME_STEP), self.reward_scale(course))
+            try:
+                env.seed(course.seed)
+                model = self.make_model(env, course)
+                watch = _Watch(course)
+                rounds = course.steps // (course.periods * course.num_envs)
+                model.learn(rounds * course.periods * course.num_envs, watch)
+            finally:
+                env.close()
+            return arrays_of(self.network_of(model)), watch.curve.points()
+
+
+class _OnPolicy(SB3UpdatePolicy):
+    options_class = SB3OnPolicyOptions
+
+    def reward_scale(self, course: Course) -> RewardScale | None:
+        return RewardScale(course.num_envs, self.options.gamma)
+
+    def make_model(self, env: SB3VecEnv, course: Course) -> BaseAlgorithm:
+        options: SB3OnPolicyOptions = self.options
+        kind: Any = self.algorithm
+        model = kind(
+            "MlpPolicy",
+            env,
+            n_steps=course.periods,
+            learning_rate=options.learning_rate,
+            gamma=options.gamma,
+            gae_lambda=options.gae_lambda,
+            ent_coef=options.entropy,
+            policy_kwargs={"net_arch": list(options.hidden), "activation_fn": nn.Tanh},
+            normalize_advantage=course.periods * course.num_envs > 1,
+            seed=course.seed,
+            device="cpu",
+            **self.further_arguments(course),
+        )
+        nn.init.zeros_(model.policy.action_net.weight)
+        nn.init.zeros_(model.policy.action_net.bias)
+        model.policy.action_net.bias.data[UpdateAction.KEEP] = options.initial_keep
+        return model
+
+    def further_arguments(self, course: Course) -> dict[str, Any]:
+        """Of the algorithm."""
+        return {}
+
+    def network_of(self, model: Any) -> nn.Sequential:
+        return nn.Sequential(*model.policy.mlp_extractor.policy_net, model.policy.action_net)
+
+
+class SB3PPOUpdate(_OnPolicy):
+    """PPO."""
+
+    name = "sb3:PPO"
+    algorithm = PPO
+
+    def further_arguments(self, course: Course) -> dict[str, Any]:
+        """A minibatch has as many periods as an episode."""
+        return {"batch_size": max(course.periods, 2), "n_epochs": 8}
+
+
+class SB3A2CUpdate(_OnPolicy):
+    """Advantage actor-critic."""
+
+    name = "sb3:A2C"
+    algorithm = A2C
+
+
+class SB3DQNUpdate(SB3UpdatePolicy):
+    """Deep Q-network."""
+
+    name = "sb3:DQN"
+    options_class = SB3DQNOptions
+    algorithm = DQN
+
+    def reward_scale(self, course: Course) -> RewardScale | None:
+        return None
+
+    def make_model(self, env: SB3VecEnv, course: Course) -> BaseAlgorithm:
+        options: SB3DQNOptions = self.options
+        kind: Any = self.algorithm
+        model = kind(
+            "MlpPolicy",
+            env,
+            learning_rate=options.learning_rate,
+            gamma=options.gamma,
+            buffer_size=max(course.steps, course.num_envs),
+            batch_size=options.minibatch,
+            gradient_steps=options.gradient_steps,
+            train_freq=1,
+            learning_starts=round(options.warm_up_share * course.steps),
+            target_update_interval=options.target_every,
+            exploration_final_eps=options.epsilon_end,
+            exploration_fraction=0.6,
+            policy_kwargs={"net_arch": list(options.hidden), "activation_fn": nn.Tanh},
+            seed=course.seed,
+            device="cpu",
+        )
+        last = [layer for layer in self.network_of(model) if isinstance(layer, nn.Linear)][-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        model.q_net_target.load_state_dict(model.q_net.state_dict())
+        return model
+
+    def network_of(self, model: Any) -> nn.Sequential:
+        return model.q_net.q_net
+
+
+class _Watch(BaseCallback):
+    """Draws the learning curve, a point for each round of episodes."""
+
+    def __init__(self, course: Course) -> None:
+        super().__init__()
+        self.curve, self._every = LearningCurve(course.report), course.periods * course.num_envs
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps % self._every == 0:
+            env: Any = self.training_env
+            self.curve.add(self.num_timesteps, env.reward_per_request())
+        return True
