@@ -70,6 +70,7 @@ class CARA(UpdatePolicy):
     def begin(self) -> None:
         self._retrain_price = self.retrain_price
         self._budget_left: float | None = None
+        self._staleness = 0.0
         self._restart()
 
     def act(self, observation: NDArray[np.float32]) -> int:
@@ -97,6 +98,6 @@ class CARA(UpdatePolicy):
             self._restart()
 
     def _restart(self) -> None:
-        self._staleness: float = 0.0
+        self._staleness = 0.0
         self._fresh: list[float] = []
         self._latest: deque[float] = deque(maxlen=self.periods)

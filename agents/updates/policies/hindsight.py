@@ -76,11 +76,13 @@ def best_in_hindsight(
             episodes = [Episode(0, seed, FixedSchedule(schedule)) for schedule in waiting]
             outcomes = player(episodes, lambda count, done=done: report(done + count))  # type: ignore[misc]
             known |= dict(zip(waiting, outcomes, strict=True))
-            best = max(known, key=lambda schedule: known[schedule].worth(price))
-            fresh = [schedule for schedule in neighbours(best) if schedule not in known]
+            ranked = sorted(known, key=lambda schedule: -known[schedule].worth(price))
+            # neighbours of the best; where all of these are known, of the next best
+            unknown = ([other for other in neighbours(schedule) if other not in known] for schedule in ranked)
+            fresh = next(filter(None, unknown), [])
             chosen = draws.permutation(len(fresh))[: min(_NEIGHBOURS, most - len(known))]
             waiting = [fresh[place] for place in chosen]
-    return Hindsight(FixedSchedule(best), known[best], len(known))
+    return Hindsight(FixedSchedule(ranked[0]), known[ranked[0]], len(known))
 
 
 def periodic_schedules(periods: int) -> list[Schedule]:

@@ -10,7 +10,7 @@ SB3_ALGORITHMS = ("PPO", "A2C", "DQN")
 """Algorithms of Stable-Baselines3 that choose among actions; each is an update policy 'sb3:NAME'."""
 UPDATE_POLICY = Kind(
     name="update policy",
-    wanted="a subclass of agents.updates.UpdatePolicy",
+    wanted="a subclass of agents.updates.policies.UpdatePolicy",
     error=AgentError,
     known={
         "never": "agents.updates.policies.rules:Never",
