@@ -39,6 +39,17 @@ class Training:
     """To be called with the number of requests spent so far; moves the progress bar."""
 
 
+class TrainingStopped(AgentError):
+    """A training that could not go on; the agent is what it had learnt before.
+
+    `trained` says the same as `agents.rl.served.Trained` does, where agents learn by that; others hold it themselves.
+    """
+
+    def __init__(self, message: str, trained: Any = None) -> None:
+        super().__init__(message)
+        self.trained = trained
+
+
 class Agent(ABC):
     """Picks slates from candidates. A new agent needs only `act`.
 

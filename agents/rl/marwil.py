@@ -18,7 +18,7 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
-from agents.base import Agent, Training, checked_slates
+from agents.base import Agent, Training, TrainingStopped, checked_slates
 from agents.loading import resolve_agent
 from agents.rl.checkpoints import PREFIX, Checkpoints
 from agents.rl.learner import ArrayLearner, Rows
@@ -28,7 +28,7 @@ from agents.rl.ppo import trained_by_ppo
 from agents.rl.ppo_slate import PPOSlateAgent, PPOSlateOptions, SlatePolicyModule
 from agents.rl.rllib import quiet_rllib
 from agents.rl.seeding import seeded_generators
-from agents.rl.served import Trained, TrainedAgent, TrainingStopped, Weights, with_prefix
+from agents.rl.served import Trained, TrainedAgent, Weights, with_prefix
 from agents.rl.training import CURVES
 from agents.sampled import Sampled
 from envs.artefacts import load_arrays, save_arrays

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from agents.actions import WEIGHT_CENTRE, SlateActionWrapper
-from agents.base import Agent, Training
+from agents.base import Agent, Training, TrainingStopped
 from agents.rerankers import rerank
 from agents.rl.networks import in_blocks, network_from
 from agents.summary import PublicItems, summarise, summary_names
@@ -37,14 +37,6 @@ class Trained:
     """The policy after it."""
     learning_curve: NDArray[np.float64]
     """[M, 2] requests spent, mean reward of a request since the point before."""
-
-
-class TrainingStopped(AgentError):
-    """A training that could not go on; what was learnt before is kept."""
-
-    def __init__(self, message: str, trained: Trained) -> None:
-        super().__init__(message)
-        self.trained = trained
 
 
 class LearningCurve:

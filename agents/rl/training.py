@@ -13,11 +13,11 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import LEARNER_RESULTS
 from tensorboardX import SummaryWriter
 
-from agents.base import Training
+from agents.base import Training, TrainingStopped
 from agents.rl.batched_env_runner import BatchedEnvRunner
 from agents.rl.checkpoints import Checkpoints, Progress
 from agents.rl.rllib import local_algorithm
-from agents.rl.served import LearningCurve, Trained, TrainedAgent, TrainingStopped
+from agents.rl.served import LearningCurve, Trained, TrainedAgent
 
 CURVES = ("total_loss", "policy_loss", "vf_loss", "entropy", "qf_mean", "td_error_mean")
 """Of RLlib's figures of learning, those that are written as curves where an algorithm has them."""
