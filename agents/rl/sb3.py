@@ -32,12 +32,12 @@ from agents.actions import (
     weights_of_actions,
     weights_of_presets,
 )
-from agents.base import Training
+from agents.base import Training, TrainingStopped
 from agents.rl.advantages import RewardScale
 from agents.rl.checkpoints import Checkpoints, Progress
 from agents.rl.networks import arrays_of, one_thread
 from agents.rl.seeding import generator_states, seeded_generators, set_generators
-from agents.rl.served import LearningCurve, ReinforcedAgent, Trained, TrainingStopped, Weights
+from agents.rl.served import LearningCurve, ReinforcedAgent, Trained, Weights
 from agents.rl.traffic import read_learner, write_learner
 from agents.summary import PublicItems
 from envs.errors import ConfigurationError
@@ -93,6 +93,11 @@ class SB3VecEnv(VecEnv):
             everybody = np.ones((1, self.num_envs), bool)
             rewards = self._reward_scale.scaled(rewards[None], done[None], everybody)[0]
         return observations, rewards, done, infos
+
+    @property
+    def earns_numbers(self) -> bool:
+        """Whether all rewards since the last call of `reward_per_request` were finite."""
+        return bool(np.isfinite(self._earned))
 
     def reward_per_request(self) -> float:
         """Mean reward (not scaled) of the requests since the last call."""
@@ -568,9 +573,11 @@ class _Watch(BaseCallback):
         """Keeps the policy's weights, and writes a checkpoint if one is due.
 
         Raises:
-            TrainingStopped: if a weight is not finite.
+            TrainingStopped: if a weight or a reward is not finite: what was sampled since the last checkpoint may be learnt from
+                long after.
         """
         weights, spent = self._policy(), self._trained.num_timesteps
+        self._check(self._trained.env.earns_numbers, "the reward")
         self._check(all(np.isfinite(array).all() for array in weights.values()), "a weight")
         self._good = weights
         if self._checkpoints is not None and spent > self._written and (self._checkpoints.due or spent >= self._limit):

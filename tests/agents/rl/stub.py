@@ -74,3 +74,15 @@ class BrokenBandit(Bandit):
         if self.steps_taken == 5:
             raise AgentError("the environment is out of order")
         return super().step(actions)
+
+
+class WiderBandit(Bandit):
+    """Tells one number more, which means nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.single_observation_space = spaces.Box(-3, 3, (WIDTH + 1,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+
+    def _observe(self) -> Any:
+        return np.pad(super()._observe(), ((0, 0), (0, 1)))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 from numpy.testing import assert_allclose, assert_array_equal
-from stub import BEST_PRESET, BEST_WEIGHTS, WIDTH, Bandit
+from stub import BEST_PRESET, BEST_WEIGHTS, WIDTH, Bandit, WiderBandit
 
 from agents import agent_names, resolve_agent
-from agents.base import Training
+from agents.base import Training, TrainingStopped
 from agents.loading import SB3_ALGORITHMS, default_agents
 from agents.rl import checkpoints
 from agents.rl.networks import in_blocks, network_from
@@ -23,7 +23,6 @@ from agents.rl.sb3 import (
     SB3TD3Agent,
     SB3VecEnv,
 )
-from agents.rl.served import TrainingStopped
 from envs.errors import AgentError, ArtefactError, ConfigurationError
 from envs.slate_env import SlateVectorEnv
 
@@ -119,19 +118,33 @@ def test_the_budget_is_kept(name, requests):
 
 
 @pytest.mark.parametrize("kind", [SB3PPOAgent, SB3DQNAgent])
-def test_rewards_that_are_no_numbers_stop_it(kind, tmp_path):
-    class Spoilt(Bandit):
-        def step(self, actions):
-            observations, rewards, *rest = super().step(actions)
-            return observations, rewards * (np.nan if self.steps_taken > 20 else 1), *rest
+def test_rewards_that_are_no_numbers_stop_it(kind, tmp_path, monkeypatch):
+    """However often checkpoints are written, the newest is of before, and goes on in a world that is well."""
+    monkeypatch.setattr(checkpoints, "_SHARE", 1e9)  # write all that can be written
 
-    with pytest.raises(TrainingStopped, match="is not finite") as caught:
-        train(kind(options=options_of(kind)), 3_000, folder=tmp_path, env=Spoilt)
+    step = Bandit.step
+
+    def spoilt(env, actions):
+        observations, rewards, *rest = step(env, actions)
+        return observations, rewards * (np.nan if env.steps_taken > 20 else 1), *rest
+
+    with monkeypatch.context() as patched, pytest.raises(TrainingStopped, match="is not finite") as caught:
+        patched.setattr(Bandit, "step", spoilt)
+        train(kind(options=options_of(kind)), 3_000, folder=tmp_path)
     kept = caught.value.trained
     assert all(np.isfinite(array).all() for array in kept.final.values())
     assert np.isfinite(kept.learning_curve).all() and len(kept.learning_curve)
     (checkpoint,) = tmp_path.glob("checkpoint-*")
-    assert int(checkpoint.name.rpartition("-")[2]) <= 20 * 32
+    assert 0 < int(checkpoint.name.rpartition("-")[2]) <= 20 * 32
+    resumed = train(kind(options=options_of(kind)), 3_000, folder=tmp_path)
+    assert resumed.learning_curve[-1, 0] > 20 * 32 and np.isfinite(resumed.learning_curve).all()
+    assert all(np.isfinite(array).all() for array in resumed.final.values())
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
+    train(SB3DQNAgent(options=options_of(SB3DQNAgent)), 64, folder=tmp_path)
+    with pytest.raises(ArtefactError, match=r"another training \(shape differ\)"):
+        train(SB3DQNAgent(options=options_of(SB3DQNAgent)), 64, folder=tmp_path, env=WiderBandit)
 
 
 def test_losses_that_explode_stop_it():
