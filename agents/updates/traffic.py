@@ -14,13 +14,15 @@ from agents.rerankers import rerank
 from agents.updates.models import ServedModels
 from envs.candidate_source import RecallRequest, is_excluded, tell_changes
 from envs.catalogue import SECONDS_PER_DAY
+from envs.compiled import over_rows
 from envs.engine import REQUEST_SECONDS, Response, UserState, respond
 from envs.errors import ConfigurationError
 from envs.event_log import EventLog, matrix
 from envs.measures import consumed_diversity
 from envs.modifiers import ModifiedModel
-from envs.observation import Candidates, Observation
+from envs.observation import FIRST_CATEGORY, Candidates, Observation
 from envs.randomness import Purpose, draw_bits, draw_normal, draw_uniform
+from envs.request_kernels import describe_candidates
 from envs.scenarios import TrafficPlan
 from envs.world import World
 
@@ -348,11 +350,22 @@ class Traffic:
         recalled, scores = models.recall.candidates(request, config.num_candidates - config.explore_slots)
         young, young_scores = self._young_items(request, visitors, recalled, tastes, models)
         items, scores = np.concatenate([recalled, young], axis=1), np.concatenate([scores, young_scores], axis=1)
-        mask = ~is_excluded(excluded, items)
-        categories = world.policy_log.catalogue.categories[np.maximum(items, 0)]
-        ages = self._age_days(visitors, items)
-        features = np.concatenate([scores[:, :, None], ages[:, :, None], categories], axis=2).astype(np.float32)
-        features[~mask] = 0
+        categories = world.policy_log.catalogue.categories
+        mask = np.empty(items.shape, np.int8)
+        features = np.empty((*items.shape, FIRST_CATEGORY + categories.shape[1]), np.float32)
+        over_rows(
+            describe_candidates,
+            len(items),
+            items,
+            np.ascontiguousarray(scores, np.float32),
+            excluded,
+            visitors.clock,
+            world.birth_clock,
+            categories,
+            mask,
+            features,
+            np.empty(len(items), np.int64),
+        )
         since = np.where(history >= 0, visitors.clock[:, None] / SECONDS_PER_DAY - self._history_clock[rows], 0)
         context = (visitors.hour, self._weekday(visitors), visitors.requests_in_visit, visitors.day)
         return Observation(
@@ -361,7 +374,7 @@ class Traffic:
             history=history,
             history_days=np.maximum(since, 0).astype(np.float32),
             context=np.column_stack(context).astype(np.float32),
-            candidates=Candidates(items, mask.astype(np.int8), features),
+            candidates=Candidates(items, mask, features),
         )
 
     def _excluded(self, rows: NDArray[np.int64], visitors: UserState) -> NDArray[np.uint8]:
@@ -414,7 +427,10 @@ class Traffic:
         weights = np.array([config.relevance, config.diversity, config.freshness, config.popularity], np.float32)
         candidates = observation.candidates
         recalled = slice(0, config.num_candidates - config.explore_slots)
-        mask, features = candidates.mask[:, recalled], candidates.features[:, recalled].copy()
+        mask = candidates.mask[:, recalled]
+        # the re-ranker looks at categories for diversity alone
+        width = candidates.features.shape[2] if config.diversity else FIRST_CATEGORY
+        features = candidates.features[:, recalled, :width].copy()
         features[:, :, 0] = np.where(mask == 1, scores[:, recalled], 0)
         ranked = Candidates(candidates.items[:, recalled], mask, features)
         chosen = rerank(
