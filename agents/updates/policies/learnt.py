@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +21,9 @@ from envs.errors import AgentError, ArtefactError, ConfigurationError
 
 Weights = dict[str, NDArray[np.float32]]
 """Of a network, by name; see `agents.rl.networks.arrays_of`."""
+Learnt = tuple[list[tuple[int, Weights]], NDArray[np.float64]]
+"""What a training leaves: the `SNAPSHOTS` last (periods spent, network), and the learning curve [M, 2] of rewards as the
+environments return them."""
 
 TRAINING_SEEDS = 1_000_000_000
 """Training episodes have seeds from here on; episodes to be tuned and judged on have smaller ones."""
@@ -28,6 +32,8 @@ OBSERVED = tuple(field.name for field in fields(Monitoring))
 """Names of what an observation holds."""
 ACTIONS = tuple(action.name for action in UpdateAction)
 """Names of the actions."""
+SNAPSHOTS = 4
+"""Points of the learning curve whose policies are kept until one of them is chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +129,13 @@ class LearntPolicy(UpdatePolicy):
     """Whether the mask belongs to what the network sees, and invalid actions are never taken; else they count as keep."""
 
     policy_: Weights
+    snapshots_: list[tuple[int, Weights]]
+    """(periods spent, network) at the last points of the learning curve; not saved."""
     learning_curve_: NDArray[np.float64]
     """[M, 2] periods spent, mean reward of a period since the point before: reward beyond that of keeping."""
     about_: dict[str, Any]
-    """What it was trained on: markets, periods, price, episodes (with those that only kept), seconds."""
+    """What it was trained on: markets, periods, price, episodes (with those that only kept), episodes learnt from, periods spent,
+    seconds."""
 
     def __init__(self, options: Any = None, seed: int = 0) -> None:
         self.options: Any = options or self.options_class()
@@ -193,8 +202,8 @@ class LearntPolicy(UpdatePolicy):
             num_envs=num_envs,
             report=lambda spent: report(twins + spent // periods),
         )
-        weights, curve = self.train(course)
-        self._take_over(weights)
+        self.snapshots_, curve = self.train(course)
+        self._take_over(self.snapshots_[-1][1])
         self.learning_curve_ = curve / (1.0, scale)
         self.about_ = {
             "markets": [market.name for market in markets],
@@ -202,13 +211,30 @@ class LearntPolicy(UpdatePolicy):
             "price": price,
             "episodes": episodes,
             "learnt_from": learnt_from,
+            "spent": self.snapshots_[-1][0],
             "seconds": round(perf_counter() - start, 1),
         }
         return self
 
     @abstractmethod
-    def train(self, course: Course) -> tuple[Weights, NDArray[np.float64]]:
-        """Weights of the network, and the learning curve [M, 2] of rewards as the environments return them."""
+    def train(self, course: Course) -> Learnt:
+        """Trains, and tells what was learnt."""
+
+    def candidates(self) -> list[Self]:
+        """The policies at the last points of the learning curve, among which tuning chooses; the last one of all comes first."""
+        found = []
+        for spent, weights in reversed(self.snapshots_):
+            policy = copy(self)
+            policy._take_over(weights)
+            policy.snapshots_ = [(spent, weights)]
+            policy.about_ = self.about_ | {"spent": spent}
+            found.append(policy)
+        return found
+
+    @property
+    def label(self) -> str:
+        """The name with the periods learnt from."""
+        return f"{self.name}({self.about_['spent']})" if self.is_trained else self.name
 
     def act(self, observation: NDArray[np.float32]) -> int:
         """The action of the largest number where all actions are valid."""
@@ -294,7 +320,7 @@ class UpdateDQN(LearntPolicy):
     name = "dqn"
     options_class = UpdateDQNOptions
 
-    def train(self, course: Course) -> tuple[Weights, NDArray[np.float64]]:
+    def train(self, course: Course) -> Learnt:
         """Trains by RLlib."""
         # RLlib takes seconds to import, and serving does not need it
         from agents.updates.policies.rllib import trained_by_dqn
@@ -308,7 +334,7 @@ class UpdatePPO(LearntPolicy):
     name = "ppo"
     options_class = UpdatePPOOptions
 
-    def train(self, course: Course) -> tuple[Weights, NDArray[np.float64]]:
+    def train(self, course: Course) -> Learnt:
         """Trains by RLlib."""
         from agents.updates.policies.rllib import trained_by_ppo
 

@@ -1,11 +1,10 @@
 """RLlib's DQN and PPO for update policies: modules and exploration that know which actions are valid."""
 
+from collections import deque
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
-from numpy.typing import NDArray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.dqn.dqn_learner import QF_PREDS
 from ray.rllib.core.columns import Columns
@@ -22,7 +21,15 @@ from agents.rl.ppo import PPOOptions, ppo_config
 from agents.rl.rllib import local_algorithm
 from agents.rl.served import LearningCurve
 from agents.updates.monitoring import UpdateAction
-from agents.updates.policies.learnt import ACTIONS, Course, UpdateDQNOptions, UpdatePPOOptions, Weights
+from agents.updates.policies.learnt import (
+    ACTIONS,
+    SNAPSHOTS,
+    Course,
+    Learnt,
+    UpdateDQNOptions,
+    UpdatePPOOptions,
+    Weights,
+)
 
 
 def mask_of(observations: Tensor) -> Tensor:
@@ -85,8 +92,8 @@ class MaskedEnvRunner(EpsilonGreedyEnvRunner):
         return torch.where(acts, drawn, int(UpdateAction.KEEP))
 
 
-def trained_by_dqn(options: UpdateDQNOptions, course: Course) -> tuple[Weights, NDArray[np.float64]]:
-    """Weights of the advantages' network, and the learning curve."""
+def trained_by_dqn(options: UpdateDQNOptions, course: Course) -> Learnt:
+    """Networks of the advantages, and the learning curve."""
     sampling = DQNOptions(
         num_envs=course.num_envs,
         buffer=course.steps + 2 * course.num_envs * (course.steps // course.periods + 1),  # all of it, with resets
@@ -104,8 +111,8 @@ def trained_by_dqn(options: UpdateDQNOptions, course: Course) -> tuple[Weights, 
     return _trained(dqn_config(sampling), course, MaskedEnvRunner, MaskedDuelingModule, config, sampling)
 
 
-def trained_by_ppo(options: UpdatePPOOptions, course: Course) -> tuple[Weights, NDArray[np.float64]]:
-    """Weights of the policy's network, and the learning curve."""
+def trained_by_ppo(options: UpdatePPOOptions, course: Course) -> Learnt:
+    """Networks of the policy, and the learning curve."""
     sampling = PPOOptions(
         num_envs=course.num_envs,
         batch=options.batch_episodes * course.periods,
@@ -130,7 +137,7 @@ def _trained(
     module: type[nn.Module],
     model_config: dict[str, Any],
     sampling: DQNOptions | PPOOptions,
-) -> tuple[Weights, NDArray[np.float64]]:
+) -> Learnt:
     envs = course.make_envs(AutoresetMode.NEXT_STEP)
     try:
         with local_algorithm(
@@ -143,10 +150,11 @@ def _trained(
             limit=course.steps,
             options=sampling,
         ) as algorithm:
-            curve = LearningCurve(course.report)
+            curve, snapshots = LearningCurve(course.report), deque[tuple[int, Weights]](maxlen=SNAPSHOTS)
             while algorithm.requests < course.steps:
                 algorithm.train()
                 curve.add(algorithm.requests, algorithm.reward_per_request())
-            return algorithm.get_module().served_policy(), curve.points()
+                snapshots.append((algorithm.requests, algorithm.get_module().served_policy()))
+            return list(snapshots), curve.points()
     finally:
         envs.close()

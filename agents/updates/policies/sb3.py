@@ -1,12 +1,12 @@
 """Update policies by algorithms of Stable-Baselines3 that choose among actions; an invalid action counts as keep."""
 
 from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 from gymnasium.vector import AutoresetMode
-from numpy.typing import NDArray
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -18,7 +18,7 @@ from agents.rl.sb3 import SB3VecEnv
 from agents.rl.seeding import seeded_generators
 from agents.rl.served import LearningCurve
 from agents.updates.monitoring import UpdateAction
-from agents.updates.policies.learnt import Course, LearningOptions, LearntPolicy, Weights
+from agents.updates.policies.learnt import SNAPSHOTS, Course, LearningOptions, Learnt, LearntPolicy, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,19 +67,20 @@ class SB3UpdatePolicy(LearntPolicy):
     def reward_scale(self, course: Course) -> RewardScale | None:
         """What rewards are divided by; None for nothing."""
 
-    def train(self, course: Course) -> tuple[Weights, NDArray[np.float64]]:
+    def train(self, course: Course) -> Learnt:
         """Trains by Stable-Baselines3."""
         with one_thread(), seeded_generators(course.seed):
             env = SB3VecEnv(course.make_envs(AutoresetMode.SAME_STEP), self.reward_scale(course))
             try:
                 env.seed(course.seed)
                 model = self.make_model(env, course)
-                watch = _Watch(course)
+                watch = _Watch(course, lambda: arrays_of(self.network_of(model)))
                 rounds = course.steps // (course.periods * course.num_envs)
                 model.learn(rounds * course.periods * course.num_envs, watch)
             finally:
                 env.close()
-            return arrays_of(self.network_of(model)), watch.curve.points()
+            watch.keep()
+            return list(watch.snapshots), watch.curve.points()
 
 
 class _OnPolicy(SB3UpdatePolicy):
@@ -177,11 +178,23 @@ class SB3DQNUpdate(SB3UpdatePolicy):
 
 
 class _Watch(BaseCallback):
-    """Draws the learning curve, a point for each round of episodes."""
+    """Draws the learning curve, a point for each round of episodes, and keeps the last networks."""
 
-    def __init__(self, course: Course) -> None:
+    def __init__(self, course: Course, network: Callable[[], Weights]) -> None:
         super().__init__()
         self.curve, self._every = LearningCurve(course.report), course.periods * course.num_envs
+        self.snapshots: deque[tuple[int, Weights]] = deque(maxlen=SNAPSHOTS)
+        self._network = network
+
+    def keep(self) -> None:
+        """Keeps the network as it is."""
+        if self.num_timesteps:
+            self.snapshots.append((self.num_timesteps, self._network()))
+
+    def _on_rollout_start(self) -> None:
+        # what was sampled before has been learnt from by now
+        if self.num_timesteps % self._every == 0:
+            self.keep()
 
     def _on_step(self) -> bool:
         if self.num_timesteps % self._every == 0:

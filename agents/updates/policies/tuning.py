@@ -18,7 +18,7 @@ from agents.updates.policies.playing import Episode, Outcome, Player
 from envs.errors import ConfigurationError
 from envs.loading import made_from
 
-_VALIDATION_SHARE = 1 / 6
+_VALIDATION_SHARE = 1 / 5
 """Of a learnt family's episodes, those that its configurations are compared on."""
 
 
@@ -62,8 +62,8 @@ def tune(
     """The best configuration of a family within a number of simulated episodes.
 
     What is not learnt is tried: all configurations play the same episodes, half of what is left of the budget; the better half of
-    them go on, and so forth until the budget is spent or every episode played. A learnt family spends five sixths of its
-    episodes on training.
+    them go on, and so forth until the budget is spent or every episode played. A learnt family spends four fifths of its
+    episodes on training, and what is left on trying the networks at the last points of its learning curve in the same way.
 
     Args:
         family: one of `update_policy_names()`, or "file.py:Class".
@@ -91,16 +91,15 @@ def tune(
             stack.enter_context(ray_with(jobs))
         player = stack.enter_context(Player(markets, jobs))
         configurations = configurations_of(family, markets[0])
-        learnt = [policy for policy in configurations if isinstance(policy, LearntPolicy)]
+        learnt, spent = [policy for policy in configurations if isinstance(policy, LearntPolicy)], 0
         if learnt:
             spent = _train(learnt, markets, episodes, price, jobs, seed, report)
-            tried.play(player, configurations, range(len(configurations)), max(1, (episodes - spent) // len(learnt)))
-            report(spent + tried.count)
+            networks: list[UpdatePolicy] = [network for policy in learnt for network in policy.candidates()]
+            configurations = networks[: episodes - spent]
         else:
-            spent = 0
             drawn = np.random.default_rng(seed).permutation(len(configurations))[:episodes]
             configurations = [configurations[place] for place in sorted(drawn)]
-            _halve(player, configurations, tried, episodes, report)
+        _halve(player, configurations, tried, episodes - spent, lambda count: report(spent + count))
     best = tried.best(range(len(configurations)))[0]
     return Tuned(
         family=family,
