@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import qmc
 
 from agents.actions import PRESETS, weights_of_actions
-from agents.base import Agent, Training
+from agents.base import Agent, Training, TrainingStopped
 from agents.rerankers import log_counts, rerank
 from envs.logs.schema import InteractionLog
 from envs.observation import Observation
@@ -56,7 +56,11 @@ class Constant(Agent):
     """[S, 6] settings that were tried, see `SEARCH_COLUMNS`; the estimated return borrows from like settings."""
 
     def fit(self, log: InteractionLog, training: Training | None = None) -> Self:
-        """Counts the log, and tunes the weights on simulated traffic where there is some."""
+        """Counts the log, and tunes the weights on simulated traffic where there is some.
+
+        Raises:
+            TrainingStopped: if a reward is not finite; the weights are then the best ones of the rounds before.
+        """
         self.popularity_ = log_counts(log)
         self.weights_ = DEFAULT_WEIGHTS.copy()
         self.search_ = np.zeros((0, len(SEARCH_COLUMNS)))
@@ -78,10 +82,18 @@ class Constant(Agent):
         count = int(min(config.settings, per_round / (config.fewest_lives * traffic.requests_per_life)))
         settings = _settings(count, self.seed + training.seed)
         trials = _Trials(settings)
-        running = np.arange(count)
+        try:
+            self._halve(traffic, trials, settings)
+        finally:
+            if trials.lives.any():
+                self.search_ = np.column_stack([settings, trials.smoothed(), trials.lives]).astype(np.float64)
+
+    def _halve(self, traffic: "_Traffic", trials: "_Trials", settings: NDArray[np.float32]) -> None:
+        """Lets ever fewer of the settings [S, 4] serve ever more lives; the best so far are kept after each round."""
+        config, running = self.search, np.arange(len(settings))
         for rounds_left in range(config.rounds, 0, -1):
             # lives vary in length: the margin keeps a round from running out of traffic before its lives end
-            budget = 0.92 * (training.requests - traffic.spent) / rounds_left
+            budget = 0.92 * (traffic.limit - traffic.spent) / rounds_left
             number = int(budget / (max(len(running), 1) * traffic.requests_per_life))
             returns = traffic.returns(settings[running], number) if number > 1 and len(running) > 1 else None
             if returns is None:
@@ -90,8 +102,6 @@ class Constant(Agent):
             ranked = running[np.argsort(-trials.smoothed()[running], kind="stable")]
             self.weights_ = settings[ranked[0]]
             running = ranked[: max(2, int(np.ceil(config.kept * len(running))))]
-        if trials.lives.any():
-            self.search_ = np.column_stack([settings, trials.smoothed(), trials.lives]).astype(np.float64)
 
 
 class _Trials:
@@ -142,6 +152,11 @@ class _Traffic:
         self._lives, self._users_met, self._batches = 0, 0, 0
 
     @property
+    def limit(self) -> int:
+        """Requests that may be spent."""
+        return self._training.requests
+
+    @property
     def requests_per_life(self) -> float:
         """Mean so far."""
         return self.spent / max(self._lives, 1)
@@ -175,7 +190,13 @@ class _Traffic:
             if self.spent + env.num_envs > self._training.requests:
                 return None
             slates = rerank(env.observation, weights[place], self._popularity, self._slate_size)
-            earned[place] += env.step(slates)[1]
+            reward = env.step(slates)[1]
+            if not np.isfinite(reward).all():
+                raise TrainingStopped(
+                    f"agent 'constant' was given a reward that is not finite after {self.spent:,} requests; "
+                    "mend the environment."
+                )
+            earned[place] += reward
             self.spent += len(place)
             self._training.report(self.spent)
             if env.ended.any():

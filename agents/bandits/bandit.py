@@ -1,6 +1,7 @@
 """What the bandits share: how they learn from traffic, serve, go on learning, and are saved. They differ in how they explore."""
 
 from abc import abstractmethod
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,7 +14,7 @@ from tensorboardX import SummaryWriter
 from agents.actions.ranker_scores import RankerScores
 from agents.bandits.belief import LinearBelief
 from agents.bandits.features import BanditFeatures
-from agents.base import Agent, Training
+from agents.base import Agent, Training, TrainingStopped
 from agents.matching import matches, requests_of
 from agents.rerankers import best_first
 from agents.rl.checkpoints import Checkpoints, Progress
@@ -99,19 +100,21 @@ class BanditAgent(Agent):
         """Fits the rankers to the policy's log, and learns from simulated traffic; goes on from a checkpoint in `training.folder`.
 
         Raises:
-            AgentError: if there is no traffic to learn from, or its rewards are not finite.
+            AgentError: if there is no traffic to learn from.
+            TrainingStopped: if a reward is not finite; the belief, and the newest checkpoint, are of before.
             ArtefactError: if the folder's checkpoint is damaged, or one of another training.
             ConfigurationError: if a ranker cannot be found, or no request may be spent.
         """
         training = checked_training(self.name, training)
-        folder = training.folder
         rankers = RankerScores.for_training(self.options.rankers, log, training)
         self._begin(BanditFeatures(PublicItems.from_log(log), rankers), fingerprint(log))
-        self.learning_curve_ = self._learn(training)
-        if folder is not None:
-            with SummaryWriter(str(folder)) as writer:
-                for requests, reward in self.learning_curve_:
-                    writer.add_scalar("reward per request", reward, int(requests))
+        curve = LearningCurve(training.report)
+        with ExitStack() as opened:
+            writer = opened.enter_context(SummaryWriter(str(training.folder))) if training.folder is not None else None
+            try:
+                self._learn(training, curve, writer)
+            finally:
+                self.learning_curve_ = curve.points()
         return self
 
     def act(self, observation: Observation) -> NDArray[np.int64] | tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -216,13 +219,9 @@ class BanditAgent(Agent):
         self.belief_ = LinearBelief.blank(len(features.names()), self.options.ridge)
         self.__dict__.pop("_solved", None)
 
-    def _learn(self, training: Training) -> NDArray[np.float64]:
-        """Serves training users until the budget is spent; where it ends inside a vector step, the surplus is not learnt from.
-
-        Returns:
-            [M, 2] requests spent, mean reward of a request since the point before.
-        """
-        curve, spent, earned, since = LearningCurve(training.report), 0, 0.0, 0
+    def _learn(self, training: Training, curve: LearningCurve, writer: SummaryWriter | None) -> None:
+        """Serves training users until the budget is spent; where it ends inside a vector step, the surplus is not learnt from."""
+        spent, earned, since = 0, 0.0, 0
         lesson = _Lesson(
             self.belief_,
             np.random.default_rng(training.seed),
@@ -246,7 +245,7 @@ class BanditAgent(Agent):
             # a slot whose life is over only begins the next one
             rows = np.flatnonzero(info["active"])[: training.requests - spent]
             if not np.isfinite(reward[rows]).all():
-                raise AgentError(
+                raise TrainingStopped(
                     f"agent '{self.name}' was given a reward that is not finite after {spent:,} requests; mend the environment."
                 )
             clicked = info["clicked_slot"][rows, None] == np.arange(self.slate_size)
@@ -254,11 +253,13 @@ class BanditAgent(Agent):
             self._take_in(shown, reward[rows, None] * clicked, info["slate_items"][rows] >= 0)
             spent, since, earned = spent + len(rows), since + len(rows), earned + float(reward[rows].sum())
             if since >= self.options.iteration or spent == training.requests:
-                curve.add(spent, earned / max(since, 1))
+                reward_per_request = earned / max(since, 1)
+                if writer is not None:
+                    writer.add_scalar("reward", reward_per_request, spent)
+                curve.add(spent, reward_per_request)
                 earned, since = 0.0, 0
                 if checkpoints is not None and (checkpoints.due or spent == training.requests):
                     checkpoints.write(lesson, Progress(spent, {}, curve.points()))
-        return curve.points()
 
     def _take_in(
         self, features: NDArray[np.float32], earned: NDArray[np.floating], is_shown: NDArray[np.bool_]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from agents.base import Training
+from agents.base import Training, TrainingStopped
 from agents.constant import DEFAULT_WEIGHTS, SEARCH_COLUMNS, Constant, _Traffic, _Trials
 from agents.rerankers import rerank
 from envs.slate_env import SlateVectorEnv
@@ -114,3 +114,27 @@ def test_saved_and_loaded(tuned, tmp_path, observe):
     assert_array_equal(loaded.search_, tuned.search_)
     observation = observe(20, 40)
     assert_array_equal(loaded.act(observation), tuned.act(observation))
+
+
+def test_rewards_that_are_not_finite_stop_the_search_which_keeps_its_best(world):
+    """After the first round: the weights are the best of the settings that it tried."""
+
+    class Spoilt(SlateVectorEnv):
+        def step(self, actions):
+            observation, reward, *rest = super().step(actions)
+            return observation, reward * (np.nan if self.spoilt else 1), *rest
+
+    made = []
+
+    def make_env(num_envs, mode):
+        env = Spoilt(num_envs, world=world, users=np.arange(60), autoreset_mode=mode, slate_size=5)
+        # first lives of one setting tell how long lives are; then settings compete, then those that are left
+        env.spoilt = num_envs > 1 and len(made) > 1
+        made.extend([num_envs] * (num_envs > 1))
+        return env
+
+    agent = Constant(slate_size=5)
+    with pytest.raises(TrainingStopped, match="'constant' was given a reward that is not finite"):
+        agent.fit(world.policy_log, Training(make_env=make_env, requests=9_000, seed=0))
+    assert len(agent.search_) >= 4 and np.isfinite(agent.search_).all()
+    assert_array_equal(agent.weights_, agent.search_[np.argmax(agent.search_[:, -2]), :4].astype(np.float32))

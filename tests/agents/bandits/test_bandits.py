@@ -10,13 +10,13 @@ from gymnasium.vector import AutoresetMode
 from numpy.testing import assert_allclose, assert_array_equal
 
 from agents.actions.ranker_scores import RankerScores
-from agents.bandits import LinUCBAgent, ThompsonAgent
+from agents.bandits import LinUCBAgent, ThompsonAgent, bandit
 from agents.bandits.bandit import BanditAgent
 from agents.bandits.belief import LinearBelief
 from agents.bandits.features import BanditFeatures
 from agents.bandits.linucb import LinUCBOptions
 from agents.bandits.thompson import ThompsonOptions
-from agents.base import Training, checked_slates
+from agents.base import Training, TrainingStopped, checked_slates
 from agents.rankers import popularity
 from agents.rl import checkpoints
 from agents.summary import BOUND, PublicItems
@@ -414,19 +414,53 @@ def test_wrong_use_is_told(world, training, served, tmp_path):
         LinUCBAgent(options=LinUCBOptions(rankers=("sasrek",))).fit(world.policy_log, training)
 
 
-def test_rewards_that_are_not_finite_stop_the_training(world, training):
-    def make_env(num_envs, mode):
-        env = training.make_env(num_envs, mode)
-        step = env.step
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+def test_rewards_that_are_not_finite_stop_the_training(world, training, tmp_path, monkeypatch, kind, options):
+    """Kept are the belief and the checkpoint of before, and what the checkpoint goes on to is well in a world that is."""
+    monkeypatch.setattr(checkpoints, "_SHARE", 1e9)  # write all that can be written
 
-        def spoilt(actions):
-            observation, reward, *rest = step(actions)
-            reward[0] = np.nan
-            return observation, reward, *rest
+    step, taken = SlateVectorEnv.step, []
 
-        env.step = spoilt
-        return env
+    def spoilt(env, actions):
+        observation, reward, *rest = step(env, actions)
+        taken.append(1)
+        return observation, reward * (np.nan if len(taken) > 4 else 1), *rest
 
-    agent = LinUCBAgent(slate_size=4, options=LinUCBOptions(rankers=()))
-    with pytest.raises(AgentError, match="not finite"):
-        agent.fit(world.policy_log, replace(training, make_env=make_env))
+    agent = kind(slate_size=4, options=options(rankers=(), num_envs=64, iteration=64))
+    with monkeypatch.context() as patched, pytest.raises(TrainingStopped, match="not finite"):
+        patched.setattr(SlateVectorEnv, "step", spoilt)
+        agent.fit(world.policy_log, replace(training, folder=tmp_path))
+    assert np.isfinite(agent.belief_.precision).all() and np.isfinite(agent.belief_.earned).all()
+    assert agent.belief_.earned.any()
+    assert len(agent.learning_curve_) and np.isfinite(agent.learning_curve_).all()
+    agent.save(tmp_path / "agent.npz")
+    (kept,) = tmp_path.glob("checkpoint-*")
+    assert int(kept.name.rpartition("-")[2]) == agent.learning_curve_[-1, 0]
+    agent.fit(world.policy_log, replace(training, folder=tmp_path))
+    assert agent.learning_curve_[-1, 0] == training.requests and np.isfinite(agent.belief_.earned).all()
+
+
+def test_curves_are_written_while_it_learns(world, training, tmp_path, monkeypatch):
+    """Under the name that other agents' have; a training that goes on writes the points that are new."""
+    written = []
+
+    class Writer(bandit.SummaryWriter):
+        def add_scalar(self, tag, value, step):
+            written.append((tag, step, value))
+
+    def cut(requests):
+        assert written[-1][1] == requests
+        if requests > 300:
+            raise Cut
+
+    monkeypatch.setattr(bandit, "SummaryWriter", Writer)
+    monkeypatch.setattr(checkpoints, "_SHARE", 1e9)
+    options = LinUCBOptions(rankers=(), num_envs=64, iteration=64)
+    with pytest.raises(Cut):
+        LinUCBAgent(slate_size=4, options=options).fit(world.policy_log, replace(training, folder=tmp_path, report=cut))
+    cut_at = len(written)
+    agent = LinUCBAgent(slate_size=4, options=options).fit(world.policy_log, replace(training, folder=tmp_path))
+    # the point at which it was cut came after the last checkpoint
+    assert written[cut_at] == written[cut_at - 1]
+    assert {tag for tag, _, _ in written} == {"reward"}
+    assert_array_equal([point[1:] for point in written[: cut_at - 1] + written[cut_at:]], agent.learning_curve_)
