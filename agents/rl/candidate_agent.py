@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from agents.rerankers import best_first
 from agents.rl.networks import in_blocks
 from agents.rl.scorer import ItemTable
 from agents.rl.served import TrainedAgent, Weights, check_items
-from envs.errors import AgentError
+from envs.errors import AgentError, ConfigurationError
 from envs.logs.schema import InteractionLog
 from envs.observation import Observation
 from envs.slate_env import SlateVectorEnv
@@ -49,14 +49,31 @@ class CandidateAgent(TrainedAgent):
     candidates with the largest outputs unless it overrides `choose`.
 
     The options of a subclass are `CandidateOptions`, and more.
+
+    Raises:
+        ConfigurationError: if the options set what has no say here.
     """
 
+    idle_options: ClassVar[tuple[str, ...]] = ("hidden", "normalise")
+    """Options of the algorithm that have no say here: the networks score candidates, whose numbers are standardised already."""
     slot_by_slot: ClassVar[bool] = False
     """Whether requests are answered slot by slot; the layout then holds what earlier slots took."""
 
     rankers_: RankerScores
     items_: ItemTable
     layout_: RequestLayout
+
+    def __init__(self, slate_size: int = 10, seed: int = 0, options: Any = None) -> None:
+        super().__init__(slate_size, seed, options)
+        defaults = {field.name: field.default for field in fields(self.options)}
+        set_in_vain = [
+            name for name in self.idle_options if name in defaults and getattr(self.options, name) != defaults[name]
+        ]
+        if set_in_vain:
+            raise ConfigurationError(
+                f"agent '{self.name}' has no use for {' or '.join(set_in_vain)}: its networks score candidates; leave "
+                f"{'it' if len(set_in_vain) == 1 else 'them'} out."
+            )
 
     @abstractmethod
     def make_network(self) -> nn.Module:

@@ -28,7 +28,7 @@ from envs.observation import Observation
 
 @dataclass(frozen=True, kw_only=True)
 class DQNSlotsOptions(CandidateOptions, DQNOptions):
-    """Settings of DQN on slots; the defaults suit some 40,000 requests. `hidden` and `normalise` have no say here."""
+    """Settings of DQN on slots; the defaults suit some 40,000 requests. `hidden` and `normalise` have no say and are refused."""
 
     prior: float = 0.1
     """Value, before training, of a deviation of the first ranker's score within a request, in units of the reward."""

@@ -21,7 +21,8 @@ from agents.rl.served import Trained, Weights
 
 @dataclass(frozen=True, kw_only=True)
 class PPOSlateOptions(CandidateOptions, PPOOptions):
-    """Settings of PPO on slates; the defaults suit some 40,000 requests. `hidden` and deviations have no say here."""
+    """Settings of PPO on slates; the defaults suit some 40,000 requests. `hidden`, `normalise` and deviations have no say
+    and are refused."""
 
     sharpness: float = 3.0
     """Logits, before training, per deviation of the first ranker's score within a request: large ones explore little."""
@@ -76,6 +77,7 @@ class PPOSlateAgent(CandidateAgent):
 
     name = "ppo_slate"
     options_class = PPOSlateOptions
+    idle_options = ("hidden", "normalise", "initial_log_std", "final_log_std")
 
     def make_network(self) -> nn.Module:
         return PolicyNetwork(self.layout_, self.items_, self.options)

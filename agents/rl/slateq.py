@@ -53,7 +53,7 @@ PASSES = 6
 
 @dataclass(frozen=True, kw_only=True)
 class SlateQOptions(CandidateOptions, DQNOptions):
-    """Settings of SlateQ; the defaults suit some 40,000 requests. `hidden` and `normalise` have no say here."""
+    """Settings of SlateQ; the defaults suit some 40,000 requests. `hidden` and `normalise` have no say and are refused."""
 
     sharpness: float = 1.0
     """Logits of attraction, before training, per deviation of the first ranker's score within a request."""

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from agents import resolve_agent
 from agents.base import Training, checked_slates
 from agents.rankers.ranking_input import RankingInput
 from agents.rerankers import best_first
 from agents.rl.dqn_slots import DQNSlotsAgent, DQNSlotsOptions
 from agents.rl.slateq import SlateQAgent, SlateQOptions
 from envs.artefacts import load_arrays, save_arrays
-from envs.errors import AgentError, ArtefactError
+from envs.errors import AgentError, ArtefactError, ConfigurationError
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.observation import Observation
 from envs.slate_env import SlateVectorEnv
@@ -121,6 +122,23 @@ def test_slates_of_another_size_and_no_traffic_are_refused(world, kind):
     agent = kind(options=OPTIONS[kind])
     with pytest.raises(AgentError, match="simulated traffic"):
         agent.fit(world.policy_log)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dqn_slots", {"normalise": True}),
+        ("slateq", {"hidden": (32,)}),
+        ("ppo_slate", {"normalise": True}),
+        ("marwil", {"normalise": True}),
+        ("marwil", {"final_log_std": -2.0}),
+    ],
+)
+def test_options_that_have_no_say_are_refused(name, options):
+    kind = resolve_agent(name)
+    assert kind(options=kind.options_class(rankers=())).options.rankers == ()
+    with pytest.raises(ConfigurationError, match=f"agent '{name}' has no use for {next(iter(options))}"):
+        kind(options=kind.options_class(**options))
 
 
 def test_slateq_plans_in_the_tiny_world():
