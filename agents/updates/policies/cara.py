@@ -61,7 +61,7 @@ class CARA(UpdatePolicy):
     @classmethod
     def grid(cls, facts: MarketFacts) -> list[Self]:
         """Five thresholds on the cost or its sum, with each kind of update, at the market's prices."""
-        multiples = (0.25, 0.5, 1.0, 2.0, 4.0)
+        multiples = (0.25, 1.0, 4.0, 16.0, 64.0)
         return [
             cls(multiple, cumulative, action, facts.retrain_price, facts.budget_price)
             for multiple, cumulative, action in product(multiples, (True, False), UPDATES)

@@ -123,7 +123,7 @@ class PageHinkley(DriftDetector):
 
     name: ClassVar[str] = "page_hinkley"
 
-    threshold: float = 20.0
+    threshold: float = 90.0
     """Sum, in percent times periods, at which a drift is reported."""
     tolerance: float = 0.5
     """Percent by which each period may be worse for nothing."""
@@ -139,7 +139,7 @@ class PageHinkley(DriftDetector):
     @classmethod
     def grid(cls, facts: MarketFacts) -> list[Self]:
         """Five thresholds with each figure and kind of update."""
-        sums = (2.5, 7.5, 20.0, 50.0, 125.0)
+        sums = (10.0, 30.0, 90.0, 270.0, 810.0)
         return [cls(watched, action, threshold=total) for total, watched, action in product(sums, WATCHED, UPDATES)]
 
     def make_detector(self) -> Any:
