@@ -7,14 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 import simulate
 from agents import agent_names
 from envs.event_log import EventLog
+from envs.logs import load_log
+from envs.logs.schema import InteractionLog
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.users.fit import FitConfig
 from envs.users.resampling import drawn_users
@@ -38,12 +43,25 @@ SMALL = [
     "--no-references",
 ]
 HEURISTICS = ["--agents", "random,popular,mf", "--update-seeds", "0"]
+LOG = SyntheticConfig(num_users=60, num_items=200, events_per_user=20)
+"""The synthetic log of the file's tests: the default one takes half a minute to fit."""
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     # one cache for all tests of the file: the fit of the synthetic log is made once
     monkeypatch.setenv("DRIFTREC_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+    def load(dataset: str, *, seed: int, **how: Any) -> InteractionLog:
+        return generate_log(LOG, seed)[0] if dataset == "synthetic" else load_log(dataset, seed=seed, **how)
+
+    monkeypatch.setattr(simulate, "load_log", load)
+
+
+@pytest.fixture
+def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    # drawing takes longer than all else of a small run; other tests look at what is drawn
+    monkeypatch.setattr(simulate, "save_figures", lambda run: [])
 
 
 def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -77,6 +95,7 @@ def test_recall_is_made_of_the_channels_that_are_named() -> None:
     assert all(channel.seed == 5 for channel in stage.channels)
 
 
+@pytest.mark.usefixtures("_no_plots")
 def test_policies_choose_among_what_the_named_channels_recall(tmp_path: Path) -> None:
     popular, items = tmp_path / "popular", {}
     for folder, recall in ((popular, ["--recall", "popular=1"]), (tmp_path / "default", [])):
@@ -90,6 +109,7 @@ def test_policies_choose_among_what_the_named_channels_recall(tmp_path: Path) ->
     assert items["popular"] < items["default"], "all users are offered the same popular items"
 
 
+@pytest.mark.usefixtures("_no_plots")
 def test_an_aa_comparison_shows_no_difference(tmp_path: Path) -> None:
     twin = tmp_path / "twin.py"
     twin.write_text(
@@ -103,6 +123,7 @@ def test_an_aa_comparison_shows_no_difference(tmp_path: Path) -> None:
     assert figures["reward_random_minus_mf"] != 0
 
 
+@pytest.mark.usefixtures("_no_plots")
 def test_the_same_seed_gives_the_same_figures(tmp_path: Path) -> None:
     runs = []
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
@@ -127,7 +148,7 @@ def test_a_moving_world_of_drawn_users_is_compared(tmp_path: Path) -> None:
     assert figures["num_users"] == 12 and 0 <= figures["day_1_return_mf"] <= 1
     assert figures["day_7_return_mf"] is None, "no first visit ends a week before the horizon of four days"
     assert 0 < figures["born_exposed_random"] <= 1 and figures["days_to_exposure_random"] > 0
-    assert Run.open(out).table("users")["user"].min() >= 200, "log users only teach"
+    assert Run.open(out).table("users")["user"].min() >= LOG.num_users, "log users only teach"
 
 
 def test_plot_draws_saved_runs_again_and_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,6 +170,7 @@ def test_fit_prints_both_orders(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "fitted" in printed and "assumed" in printed
 
 
+@pytest.mark.usefixtures("_no_plots")
 def test_options_come_from_a_file_and_the_command_line_wins(tmp_path: Path) -> None:
     (tmp_path / "options.toml").write_text(
         'dataset = "synthetic"\nfast = true\nusers = 5\ndays = 3\nupdate-seeds = 0\n'
@@ -183,7 +205,11 @@ def test_an_interrupted_run_keeps_finished_agents_and_resumes(jobs: str, tmp_pat
         "    def fit(self, log, training=None):\n"
         "        time.sleep(0 if os.environ.get('QUICK') else 600)\n        return super().fit(log, training)\n"
     )
-    arguments = [*SMALL, "--agents", f"random,popular,{slow}:Slow", "--update-seeds", "0", "--jobs", jobs]
+    log = generate_log(replace(LOG, with_exposures=False), seed=0)[0]  # a process of its own generates larger ones
+    pl.DataFrame({"user": log.user, "item": log.item, "time": log.timestamp}).write_parquet(tmp_path / "log.parquet")
+    table = ["--dataset", str(tmp_path / "log.parquet"), "--columns", "user=user,item=item,time=time"]
+    agents = ["--agents", f"random,popular,{slow}:Slow", "--update-seeds", "0"]
+    arguments = [*table, *SMALL[2:], *agents, "--jobs", jobs]
     command = [sys.executable, "simulate.py", *arguments]
     process = subprocess.Popen(
         [*command, "--out", str(out)], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
