@@ -90,13 +90,14 @@ def perturbed_motion(moving_world):
 
 
 def fitted(name, world):
-    """The policy, fitted to the world's log; what is learnt need not be good."""
+    """The policy, fitted to what a quarter of the users left in the world's log; what is learnt need not be good."""
     agent = resolve_agent(name)()
     if isinstance(agent, RankerAgent):
         config = resolve_ranker(name).config_class()
         changes = QUICK[name] if name in QUICK else {"training": replace(config.training, epochs=1)}
         agent.config = replace(config, **changes)
-    return agent.fit(world.policy_log)
+    log = world.policy_log
+    return agent.fit(log.where(log.user % 4 == 0))
 
 
 def environment(world, recall):
