@@ -17,7 +17,7 @@ CONFIG = FitConfig(embedding_size=4, epochs=6, learning_rate_decay=0.85, item_we
 @pytest.fixture(scope="module")
 def log():
     truth = make_model(
-        users=150,
+        users=100,
         items=50,
         seed=1,
         short_decay=0.7,
