@@ -9,14 +9,15 @@ import stub
 from gymnasium.vector import AutoresetMode
 from numpy.testing import assert_allclose, assert_array_equal
 from ray import cloudpickle
-from stub import Bandit
+from stub import Bandit, WiderBandit
 from tensorboardX.proto.event_pb2 import Event
 
-from agents.base import Training
+from agents.base import Training, TrainingStopped
+from agents.rl import checkpoints
 from agents.rl.dqn import DQNAgent, DQNOptions
+from agents.rl.learner import ArrayLearner
 from agents.rl.ppo import PPOAgent, PPOOptions
 from agents.rl.ppo_slate import PPOSlateAgent, PPOSlateOptions
-from agents.rl.served import TrainingStopped
 from envs.errors import ArtefactError
 from envs.slate_env import SlateVectorEnv
 
@@ -117,6 +118,38 @@ def test_rewards_that_are_no_numbers_stop_the_training(kind, tmp_path):
     assert all(np.isfinite(array).all() for array in kept.final.values())
     (checkpoint,) = tmp_path.glob("checkpoint-*")
     assert int(checkpoint.name.rpartition("-")[2]) in kept.learning_curve[:, 0]
+
+
+@pytest.mark.parametrize(("kind", "steps"), [(PPOAgent, 0), (PPOAgent, 20), (DQNAgent, 60)])
+def test_losses_that_explode_stop_the_training(kind, steps, tmp_path, monkeypatch):
+    """By steps that are far too large: all of them, or those after a while, so that there is something to keep."""
+    monkeypatch.setattr(checkpoints, "_SHARE", 1e9)  # write all that can be written
+    descend, taken = ArrayLearner._descend, []
+
+    def exploding(self, rows, logged):
+        taken.append(1)
+        if len(taken) > steps:
+            self.get_optimizers_for_module("default_policy")[0][1].param_groups[0]["lr"] = 1e38
+        return descend(self, rows, logged)
+
+    monkeypatch.setattr(ArrayLearner, "_descend", exploding)
+    with pytest.raises(TrainingStopped, match=rf"'{kind.name}' cannot go on: .* not finite") as told:
+        trained(kind, tmp_path)
+    kept = told.value.trained
+    assert all(np.isfinite(array).all() for array in kept.final.values())
+    changed = any(not np.array_equal(kept.final[name], kept.initial[name]) for name in kept.final)
+    assert changed == (steps > 0)
+    found = [int(path.name.rpartition("-")[2]) for path in tmp_path.glob("checkpoint-*")]
+    assert found == kept.learning_curve[-1:, 0].tolist()
+    assert bool(found) == (steps > 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_of_another_shape_is_refused(kind, tmp_path):
+    with pytest.raises(Cut):
+        trained(kind, tmp_path, cut_at(600))
+    with pytest.raises(ArtefactError, match=r"another training \(shape differ\)"):
+        trained(kind, tmp_path, env=WiderBandit)
 
 
 @pytest.mark.slow
