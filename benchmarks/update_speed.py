@@ -23,7 +23,7 @@ from statistics import median_low
 from time import perf_counter
 
 from agents.updates.episode import Episode
-from agents.updates.market import Market, UpdateConfig
+from agents.updates.market import Market
 from agents.updates.monitoring import UpdateAction
 from envs.artefacts import save_json
 from envs.logs import load_log
