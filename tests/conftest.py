@@ -1,10 +1,12 @@
 import os
+from collections.abc import Iterator
 
 # one thread is faster for small arrays, and keeps tests that run side by side out of each other's way
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from agents.side_by_side import ray_with
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.modifiers import modifiers_from
 from envs.world import World, WorldConfig, build_world, default_world
@@ -31,3 +33,10 @@ def moving_world() -> World:
         seed=2,
     )
     return build_world(log, user_model, config)
+
+
+@pytest.fixture(scope="session")
+def two_workers() -> Iterator[None]:
+    """A Ray of two CPUs for all tests that come after: starting one, and loading its workers, costs seconds each time."""
+    with ray_with(2):
+        yield

@@ -4,9 +4,11 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import ray
 from numpy.testing import assert_array_equal
 from ray import cloudpickle
 
@@ -44,16 +46,16 @@ def _lives(shared: tuple[World, Path | None], begin: int, end: int) -> dict[str,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("two_workers")
 def test_shards_have_the_bits_of_one_process_though_a_worker_is_killed(world: World, tmp_path: Path) -> None:
     whole = _lives((world, None), 0, USERS)
     parts: list[int] = []
     # workers cannot import this file
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    with ray_with(2):
-        undisturbed = in_shards(_lives, (world, None), USERS, 3, parts.append)
-        disturbed = in_shards(_lives, (world, tmp_path / "killed"), USERS, 2)
-        with pytest.raises(ConfigurationError, match="from a task"):
-            in_shards(_failing, None, 10, 2)
+    undisturbed = in_shards(_lives, (world, None), USERS, 3, parts.append)
+    disturbed = in_shards(_lives, (world, tmp_path / "killed"), USERS, 2)
+    with pytest.raises(ConfigurationError, match="from a task"):
+        in_shards(_failing, None, 10, 2)
     assert (tmp_path / "killed").exists() and sorted(parts) == [40, 40, 40]
     for results in (undisturbed, disturbed):
         for name, array in whole.items():
@@ -65,20 +67,47 @@ def _names(shared: list[Ranker], begin: int, end: int) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("two_workers")
 def test_what_is_of_a_user_s_own_file_travels_to_workers(tmp_path: Path) -> None:
     """A ranker whose class no worker could import."""
     (tmp_path / "mine.py").write_text(
         "from agents.rankers.logistic import Logistic\n\n\nclass Mine(Logistic):\n    name = 'mine'\n"
     )
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    with ray_with(2):
-        assert in_shards(_names, [resolve_ranker(f"{tmp_path / 'mine.py'}:Mine")()], 1, 1) == [["mine"]]
+    assert in_shards(_names, [resolve_ranker(f"{tmp_path / 'mine.py'}:Mine")()], 1, 1) == [["mine"]]
 
 
 def _failing(shared: None, begin: int, end: int) -> None:
     raise ConfigurationError("from a task")
 
 
-def test_an_address_without_a_cluster_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("running", "expected"),
+    [(0, ["init 2", "inside", "shutdown"]), (1, ["shutdown", "init 2", "inside", "shutdown"]), (2, ["inside"])],
+)
+def test_a_ray_is_used_if_it_is_large_enough_and_otherwise_one_is_started_and_ended(
+    running: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpus, told = [running], []
+
+    def init(num_cpus: int, **how: Any) -> None:
+        cpus[0] = num_cpus
+        told.append(f"init {num_cpus}")
+
+    def shutdown() -> None:
+        cpus[0] = 0
+        told.append("shutdown")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: cpus[0] > 0)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": cpus[0]})
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", shutdown)
+    with ray_with(2):
+        told.append("inside")
+    assert told == expected
+
+
+def test_an_address_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(ConfigurationError, match="--ray-address is"), ray_with(1, "127.0.0.1:1"):
         pass

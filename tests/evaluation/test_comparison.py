@@ -10,7 +10,6 @@ from agents.base import Agent
 from agents.heuristics import Freshest, Popular, Random
 from agents.loading import resolve_agent
 from agents.oracles import OracleMyopic
-from agents.side_by_side import ray_with
 from envs.errors import AgentError, ConfigurationError
 from envs.measures import RewardWeights
 from evaluation.comparison import ComparisonConfig, ServingConfig, compare, evaluation_users, serve, split_users
@@ -207,6 +206,7 @@ def test_a_comparison_may_keep_no_events(fitted, small_world, candidate_source):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("two_workers")
 def test_shards_serve_the_same_lives_to_the_bit(small_world, candidate_source, small, tmp_path):
     (tmp_path / "mine.py").write_text(
         "import numpy as np\nfrom agents.base import Agent\n\n\nclass Odd(Agent):\n    def act(self, observation):\n"
@@ -215,12 +215,11 @@ def test_shards_serve_the_same_lives_to_the_bit(small_world, candidate_source, s
     )
     config = replace(small, traced_users=3)
     agents = {"odd": resolve_agent(f"{tmp_path / 'mine.py'}:Odd")(5), "oracle": OracleMyopic(5)}
-    with ray_with(2):
-        for name, agent in agents.items():
-            whole = serve(agent, small_world, candidate_source, config, name=name)
-            parts = serve(agent, small_world, candidate_source, config, name=name, shards=3)
-            assert_frame_equal(whole.users, parts.users)
-            assert_frame_equal(whole.agents.drop("serve_seconds"), parts.agents.drop("serve_seconds"))
-            assert_frame_equal(whole.interest, parts.interest)
-            assert_frame_equal(pl.from_arrow(whole.events.table), pl.from_arrow(parts.events.table))
+    for name, agent in agents.items():
+        whole = serve(agent, small_world, candidate_source, config, name=name)
+        parts = serve(agent, small_world, candidate_source, config, name=name, shards=3)
+        assert_frame_equal(whole.users, parts.users)
+        assert_frame_equal(whole.agents.drop("serve_seconds"), parts.agents.drop("serve_seconds"))
+        assert_frame_equal(whole.interest, parts.interest)
+        assert_frame_equal(pl.from_arrow(whole.events.table), pl.from_arrow(parts.events.table))
     assert len(whole.events) > 100

@@ -221,6 +221,7 @@ def test_jobs_must_be_positive(run, small_world, candidate_source):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("two_workers")
 def test_side_by_side_gives_the_same_as_one_after_the_other(
     tmp_path, monkeypatch, agent_file, small_world, candidate_source, few
 ):
@@ -228,12 +229,11 @@ def test_side_by_side_gives_the_same_as_one_after_the_other(
     monkeypatch.chdir(agent_file.parent)
     specs = ["random", "popular", "mine.py:Learner"]
     lessons = TrainingConfig(requests=10)
-    shards = replace(few, shard_users=5)  # where a Ray runs, as it does with two jobs
     results = []
-    for jobs in (1, 2):
+    for jobs, users in ((1, few), (2, replace(few, shard_users=5))):
         run = Run.create(tmp_path / f"jobs{jobs}", "compare", {})
         results.append(
-            run_comparison(specs, small_world, candidate_source, run, comparison=shards, training=lessons, jobs=jobs)
+            run_comparison(specs, small_world, candidate_source, run, comparison=users, training=lessons, jobs=jobs)
         )
     assert_frame_equal(results[0].users, results[1].users)
     run = Run.create(tmp_path / "failing", "compare", {})
