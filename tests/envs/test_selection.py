@@ -101,7 +101,7 @@ def thin_log_of_drifting_tastes(users: int, items: int, taste: float, events: in
 @pytest.mark.slow
 @pytest.mark.parametrize("taste", [0.0, 1.5])
 def test_among_ten_thousand_items_the_model_is_not_worse_than_popularity_whatever_there_is_to_learn(taste):
-    log = thin_log_of_drifting_tastes(users=40, items=10_000, taste=taste)
+    log = thin_log_of_drifting_tastes(users=100, items=10_000, taste=taste)
     assert log.has_repeats
     model = fit_interest_model(log, FitConfig(epochs=4), progress=False)
     popular = popularity_likelihood(split_events(log)).mean()[0]
