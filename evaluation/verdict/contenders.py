@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from agents.base import Agent
+from agents.base import Agent, TrainingStopped
 from agents.constant import Constant, SearchConfig
 from agents.loading import agent_names, resolve_agent
 from agents.pipeline import Pipeline, PipelineAgent, PipelineConfig
 from agents.rankers.loading import shown_name
-from agents.rl.served import TrainingStopped
 from envs.errors import ConfigurationError
 from envs.measures import RewardWeights
 from evaluation.comparison import blamed_on
@@ -114,7 +113,7 @@ class Contender:
     @property
     def stem(self) -> str:
         """What its files are called."""
-        return re.sub(r"[^A-Za-z0-9_.-]", "_", self.name)
+        return stem_of(self.name)
 
     # ------------------------------------------------------------------ configurations
     def configurations(self, count: int, seed: int) -> list[Settings]:
@@ -224,6 +223,11 @@ class Contender:
         if weights is not None and hasattr(options, "reward_weights"):
             options = replace(options, reward_weights=weights)
         return kind(slate_size=slate_size, seed=seed, options=options)
+
+
+def stem_of(name: str) -> str:
+    """A contender's name as files and figures bear it."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
 def contenders_of(config: VerdictConfig) -> list[Contender]:

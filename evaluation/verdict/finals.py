@@ -2,12 +2,11 @@
 
 tables/verdict/bound/<world>/<policy>               lives of the fresh users under random and the oracles
 tables/verdict/finals/<world>/<contender>-seed<n>/  tuning (lives of the tuning users), exposure, interest, learning,
-and, last,
-                                                    fresh (lives of the fresh users)
+                                                    and, written last, fresh (lives of the fresh users)
 agents/finals/<world>/<contender>-seed<n>           the trained agents
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from time import process_time
 
@@ -22,12 +21,12 @@ from evaluation.verdict.arena import Arena
 from evaluation.verdict.config import VerdictConfig
 from evaluation.verdict.contenders import CONSTANT, RL, SUPERVISED, Contender, Settings
 from evaluation.verdict.jobs import Job, Workshop
-from evaluation.verdict.search import prepare, spent_table
+from evaluation.verdict.search import Plan, prepare, spent_table
 
 ZERO, MYOPIC, ONE = "random", "oracle_myopic", "oracle_lookahead"
 """The ends of the normalised reward, and the oracle that does not look ahead."""
 BOUNDS = (ZERO, MYOPIC, ONE)
-LASTING = (1.0, 2.0, 3.0)
+TRIED_LASTING = (1.0, 2.0, 3.0)
 """Requests for which the look-ahead oracle lets a change of state count: the best of these on the tuning users is the bound."""
 
 Finalists = Sequence[tuple[Contender, Settings]]
@@ -39,7 +38,7 @@ def serve_bound(arena: Arena, table: str, name: str) -> None:
     agent = resolve_agent(name)(arena.comparison.serving.slate_size, arena.config.seed).fit(arena.world.policy_log)
     if isinstance(agent, OracleLookahead):
         worth = {}
-        for lasting in LASTING:
+        for lasting in TRIED_LASTING:
             agent.lasting = lasting
             worth[lasting] = arena.served(agent, name, fresh=False).users["reward"].to_numpy().mean()
         agent.lasting = max(worth, key=worth.__getitem__)
@@ -96,15 +95,19 @@ def measure_bounds(workshop: Workshop) -> None:
     workshop.do("bounds", jobs)
 
 
+def final_plans(worlds: Iterable[str], finalists: Finalists, config: VerdictConfig) -> list[Plan]:
+    """All trainings of all finalists."""
+    return [
+        (key, contender, settings, config.requests, seed)
+        for key in worlds
+        for contender, settings in finalists
+        for seed in config.training_seeds()
+    ]
+
+
 def finals(workshop: Workshop, finalists: Finalists, config: VerdictConfig) -> None:
     """Trains all finalists in all worlds."""
-    seeds = config.training_seeds()
-    plans = [
-        (key, contender, settings, config.requests, seed)
-        for key in workshop.arenas
-        for contender, settings in finalists
-        for seed in seeds
-    ]
+    plans = final_plans(workshop.arenas, finalists, config)
     prepare(workshop, plans, "finals")
     jobs = [
         Job(key, final_table(key, contender, seed), train_finalist, (contender, settings, seed))

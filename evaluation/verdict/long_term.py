@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from evaluation.statistics import Measured
 
-LASTING = ("visits", "day_7_return")
+LASTING_METRICS = ("visits", "day_7_return")
 """Figures of `evaluation.summary` that tell of the long run."""
 DAYS_BETWEEN = 2.0
 """Days between two points of the curves."""
@@ -19,8 +19,8 @@ def interest_entropy(interest: pl.DataFrame, days: int) -> pl.DataFrame:
     those who stay would be seen.
 
     Args:
-        interest: as `Served.interest` (agent, training_seed, user, request, day, category, share), of one or more
-        agents. days: horizon of a life.
+        interest: as `Served.interest` (agent, training_seed, user, request, day, category, share), of one or more agents.
+        days: horizon of a life.
 
     Returns:
         agent, day, value, low, high: mean over users in nats, with 95 % intervals over users and trainings.

@@ -7,9 +7,9 @@ from typing import Any
 import polars as pl
 from rich.table import Table
 
-from evaluation.verdict.contenders import CONSTANT, RL, SUPERVISED
+from evaluation.verdict.contenders import CONSTANT, RL, SUPERVISED, stem_of
 from evaluation.verdict.finals import MYOPIC, ONE, ZERO
-from evaluation.verdict.long_term import LASTING
+from evaluation.verdict.long_term import LASTING_METRICS
 from evaluation.verdict.study import Verdict
 
 _MARKS = {SUPERVISED: "supervised", CONSTANT: "constant", RL: "RL", "bandit": "bandit", "oracle": "oracle"}
@@ -45,7 +45,8 @@ def verdict_tables(found: Verdict, minutes: Mapping[str, float]) -> list[Table]:
 
 def verdict_figures(found: Verdict) -> dict[str, Any]:
     """Flat figures: for each world w `rl_minus_supervised_w` and `rl_minus_constant_w` with `_low` and `_high` (reward per user),
-    `best_rl_normalised_w`, `lookahead_minus_myopic_w`, and more of the kind."""
+    `best_rl_normalised_w`, `lookahead_minus_myopic_w`, and more of the kind; for each contender c what search and finals took:
+    `trials_c`, `events_c` and `minutes_c` (of CPU, with those of the rankers that it builds on)."""
     figures: dict[str, Any] = {}
     for row in found.margins.iter_rows(named=True):
         figures |= _bounded(f"rl_minus_{row['other_family']}_{row['world']}", row)
@@ -67,7 +68,18 @@ def verdict_figures(found: Verdict) -> dict[str, Any]:
     if found.volumes.width:
         for row in found.volumes.iter_rows(named=True):
             figures |= _bounded(f"hypervolume_{row['objective']}_{row['family']}", row)
+    for row in found.costs.iter_rows(named=True):
+        figures |= _taken(row)
     return figures
+
+
+def _taken(costs: Mapping[str, Any]) -> dict[str, Any]:
+    name = stem_of(costs["contender"])
+    return {
+        f"trials_{name}": costs["trials"],
+        f"events_{name}": costs["search_events"] + costs["final_events"],
+        f"minutes_{name}": costs["search_minutes"] + costs["final_minutes"] + costs["prepared_minutes"],
+    }
 
 
 def _lasting(world: str, summary: pl.DataFrame, entropy: pl.DataFrame) -> dict[str, Any]:
@@ -75,7 +87,7 @@ def _lasting(world: str, summary: pl.DataFrame, entropy: pl.DataFrame) -> dict[s
     and returns also less those of the best supervised pipeline."""
     figures: dict[str, Any] = {}
     best = summary.filter(pl.col("is_best"))
-    for row in best.filter(pl.col("metric").is_in(LASTING)).iter_rows(named=True):
+    for row in best.filter(pl.col("metric").is_in(LASTING_METRICS)).iter_rows(named=True):
         if row["versus"] is None:
             figures |= _bounded(f"{row['metric']}_{row['role']}_{world}", row)
         elif row["role"] == RL:
@@ -113,7 +125,8 @@ def _search_table(trials: pl.DataFrame) -> Table:
 
 def _costs_table(costs: pl.DataFrame, minutes: Mapping[str, float]) -> Table:
     table = Table(title="What each contender had", title_justify="left", caption_justify="left")
-    headings = ("trials", "events allowed", "used", "CPU min", "trainings in finals", "events", "CPU min", "stopped")
+    searched, final = ("trials", "events allowed", "used", "CPU min"), ("trainings in finals", "events", "CPU min")
+    headings = (*searched, *final, "rankers' CPU min", "stopped")
     for heading in ("contender", "family", *headings):
         table.add_column(heading, justify="left" if heading in ("contender", "family") else "right")
     for row in costs.iter_rows(named=True):
@@ -127,12 +140,14 @@ def _costs_table(costs: pl.DataFrame, minutes: Mapping[str, float]) -> Table:
             str(row["trainings"]),
             f"{row['final_events']:,}",
             f"{row['final_minutes']:.1f}",
+            f"{row['prepared_minutes']:.1f}",
             str(row["stopped"] or ""),
         )
     table.caption = (
-        f"Shared by all who build on them: fits of rankers {minutes['rankers']:.1f} minutes of CPU, events "
-        f"{minutes['events']:.1f}, rankers' lessons from them {minutes['taught']:.1f}. Pipelines that learn from the log "
-        "alone use no events. Stopped: trainings whose losses were no longer finite, judged by what they had learnt."
+        "Rankers that a contender builds on, fitted and taught, count in full for each who does. Made once for all were fits of "
+        f"rankers in {minutes['rankers']:.1f} minutes of CPU, events in {minutes['events']:.1f}, rankers' lessons in "
+        f"{minutes['taught']:.1f}. Pipelines that learn from the log alone use no events. Stopped: trainings whose losses were "
+        "no longer finite, judged by what they had learnt."
     )
     return table
 

@@ -66,27 +66,30 @@ Plan = tuple[str, Contender, Settings, int, int]
 """(world, contender, configuration, events, seed) of something to be trained."""
 
 
+def needed(arena: Arena, plan: Plan) -> dict[str, list[Job]]:
+    """What a plan builds on, each to be made once for all who do: 'rankers' fitted, 'events' simulated, 'lessons' taught."""
+    key, contender, settings, requests, seed = plan
+    found: dict[str, list[Job]] = {"rankers": [], "events": [], "lessons": []}
+    for spec in contender.rankers(settings):
+        path = arena.ranker_path(spec, seed)
+        found["rankers"].append(Job(key, f"verdict/rankers/{path.parent.name}/{path.name}", fit_ranker, (spec, seed)))
+    if contender.needs_events(settings):
+        found["events"].append(Job(key, f"verdict/events/{key}-seed{seed}", make_events, (seed,)))
+    lessons = settings.get("lessons", "log")
+    if lessons != "log":
+        table = f"verdict/taught/{key}/{contender.stem}-{lessons}-{requests}-seed{seed}"
+        found["lessons"].append(Job(key, table, teach_ranker, (contender.spec, lessons, requests, seed)))
+    return found
+
+
 def prepare(workshop: Workshop, plans: Iterable[Plan], title: str) -> None:
     """Fits rankers, simulates events and teaches rankers, each once, that the plans need."""
-    fits: dict[str, Job] = {}
-    events: dict[str, Job] = {}
-    taught: dict[str, Job] = {}
-    for key, contender, settings, requests, seed in plans:
-        arena = workshop.arenas[key]
-        for spec in contender.rankers(settings):
-            path = arena.ranker_path(spec, seed)
-            table = f"verdict/rankers/{path.parent.name}/{path.name}"
-            fits[table] = Job(key, table, fit_ranker, (spec, seed))
-        if contender.needs_events(settings):
-            table = f"verdict/events/{key}-seed{seed}"
-            events[table] = Job(key, table, make_events, (seed,))
-        lessons = settings.get("lessons", "log")
-        if lessons != "log":
-            table = f"verdict/taught/{key}/{contender.stem}-{lessons}-{requests}-seed{seed}"
-            taught[table] = Job(key, table, teach_ranker, (contender.spec, lessons, requests, seed))
-    workshop.do(f"{title}: rankers", list(fits.values()))
-    workshop.do(f"{title}: events", list(events.values()))
-    workshop.do(f"{title}: lessons", list(taught.values()))
+    jobs: dict[str, dict[str, Job]] = {"rankers": {}, "events": {}, "lessons": {}}
+    for plan in plans:
+        for kind, own in needed(workshop.arenas[plan[0]], plan).items():
+            jobs[kind] |= {job.table: job for job in own}
+    for kind, once in jobs.items():
+        workshop.do(f"{title}: {kind}", list(once.values()))
 
 
 def search(workshop: Workshop, contenders: Sequence[Contender], world: str, config: VerdictConfig) -> pl.DataFrame:

@@ -4,6 +4,7 @@ Tables: verdict_bounds, verdict_trials, verdict_summary, verdict_margins, verdic
 verdict_points, verdict_volumes, verdict_entropy, verdict_learning.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from evaluation.verdict.finals import (
     bound_table,
     chosen,
     exposures,
+    final_plans,
     final_table,
     finals,
     fresh_lives,
@@ -34,7 +36,7 @@ from evaluation.verdict.finals import (
 )
 from evaluation.verdict.jobs import Workshop
 from evaluation.verdict.long_term import interest_entropy
-from evaluation.verdict.search import finalists_of, search, spent_table
+from evaluation.verdict.search import Plan, finalists_of, needed, search, spent_table
 from evaluation.verdict.statistics import improvement_estimate
 from evaluation.verdict.sweep import sweep
 
@@ -56,7 +58,8 @@ class Verdict:
     improvement: pl.DataFrame
     """world ('all' for the mean over worlds), rl, baseline, value, low, high: probability of improvement."""
     costs: pl.DataFrame
-    """contender, family, and of search and finals the trials, events and minutes of CPU; and how many trainings were stopped."""
+    """contender, family, and of search and finals the trials, events and minutes of CPU; prepared_minutes of CPU for the rankers
+    that it builds on in both, fitted or taught, which count in full for each who does; and how many trainings were stopped."""
     points: pl.DataFrame
     volumes: pl.DataFrame
     """As `sweep` returns them; empty where there is no trade-off."""
@@ -116,7 +119,7 @@ def reach_verdict(workshop: Workshop, arenas: Mapping[str, Arena], config: Verdi
         summary=pl.concat([_summary(run, world, finalists, config, best[world]) for world in worlds]),
         margins=pl.concat([_margins(run, world, finalists, config, best[world]) for world in worlds]),
         improvement=_improvement(run, worlds, finalists, config, best),
-        costs=_costs(run, trials, worlds, finalists, config),
+        costs=_costs(run, arenas, trials, contenders, finalists, config),
         points=points,
         volumes=volumes,
         entropy=pl.concat(
@@ -212,17 +215,24 @@ def _better_baseline(
 
 
 def _costs(
-    run: Run, trials: pl.DataFrame, worlds: Sequence[str], finalists: Finalists, config: VerdictConfig
+    run: Run,
+    arenas: Mapping[str, Arena],
+    trials: pl.DataFrame,
+    contenders: Sequence[Contender],
+    finalists: Finalists,
+    config: VerdictConfig,
 ) -> pl.DataFrame:
-    """Rankers, events and lessons are made once for all who use them; their minutes are told as 'shared'."""
+    """Rankers are fitted and taught once for all who use them; so their minutes add up to more than was spent."""
+    by_name, searched = {contender.name: contender for contender in contenders}, next(iter(arenas))
     rows: list[dict[str, Any]] = []
     for (name, family), own in trials.group_by("contender", "family", maintain_order=True):
+        plans = final_plans(arenas, [entry for entry in finalists if entry[0].name == name], config)
         trained = [
-            run.table(spent_table(final_table(world, contender, seed)))
-            for contender, _ in finalists
-            if contender.name == name
-            for world in worlds
-            for seed in config.training_seeds()
+            run.table(spent_table(final_table(world, contender, seed))) for world, contender, _, _, seed in plans
+        ]
+        tried = [
+            (searched, by_name[str(name)], json.loads(settings), requests, config.seed)
+            for settings, requests in own.select("settings", "requests").iter_rows()
         ]
         final = pl.concat(trained) if trained else pl.DataFrame({"requests": [0], "seconds": [0.0], "stopped": [False]})
         rows.append(
@@ -236,11 +246,19 @@ def _costs(
                 "trainings": len(trained),
                 "final_events": int(final["requests"].sum()),
                 "final_minutes": float(final["seconds"].sum()) / 60,
+                "prepared_minutes": _prepared_minutes(run, arenas, [*tried, *plans]),
                 "stopped": int(own["stopped"].sum()) + int(final["stopped"].sum()),
             }
         )
     order = {family: place for place, family in enumerate(FAMILIES)}
     return pl.DataFrame(sorted(rows, key=lambda row: order[row["family"]]))
+
+
+def _prepared_minutes(run: Run, arenas: Mapping[str, Arena], plans: Sequence[Plan]) -> float:
+    """Minutes of CPU for fits of the rankers that the plans build on, and for their lessons, each counted once."""
+    made = [needed(arenas[plan[0]], plan) for plan in plans]
+    tables = {job.table for jobs in made for kind in ("rankers", "lessons") for job in jobs[kind]}
+    return sum(float(run.table(table)["seconds"][0]) for table in sorted(tables)) / 60
 
 
 def shared_minutes(run: Run) -> dict[str, float]:
