@@ -86,11 +86,12 @@ def tune(
         )
     begin = perf_counter()
     tried = _Tried(episodes_of(markets, seeds), price)
+    # before any Ray, which has to be told of classes in users' files
+    configurations = configurations_of(family, markets[0])
     with ExitStack() as stack:
         if jobs > 1:
             stack.enter_context(ray_with(jobs))
         player = stack.enter_context(Player(markets, jobs))
-        configurations = configurations_of(family, markets[0])
         learnt, spent = [policy for policy in configurations if isinstance(policy, LearntPolicy)], 0
         if learnt:
             spent = _train(learnt, markets, episodes, price, jobs, seed, report)
