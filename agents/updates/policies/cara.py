@@ -1,7 +1,7 @@
 """Cost-aware retraining: updates when keeping the models is estimated to cost more than updating them."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import ClassVar, Self
 
@@ -42,11 +42,11 @@ class CARA(UpdatePolicy):
     """Whether the staleness cost is summed since the last update."""
     action: UpdateAction = UpdateAction.FULL_RETRAIN
     """What an update is."""
-    retrain_price: float = 0.01
+    retrain_price: float = field(default=0.01, repr=False)
     """Retraining cost before the first update, in clicks per visit of one period."""
-    budget_price: float = 1.0
+    budget_price: float = field(default=1.0, repr=False)
     """Price of the whole budget, in the same unit; monitoring shows which share of it an update took."""
-    periods: int = 3
+    periods: int = field(default=3, repr=False)
     """Periods over which engagement is averaged, after an update and at last."""
 
     def __post_init__(self) -> None:

@@ -117,6 +117,12 @@ def test_grids_have_both_kinds_of_update_and_travel(name):
     assert make_update_policy(name).name == name
 
 
+def test_labels_tell_settings_but_not_the_markets_prices():
+    assert Every(3).label == "every(3, full_retrain)"
+    assert CARA.grid(FACTS)[0].label == "cara(0.25, True, full_retrain)"
+    assert Never().label == "never"
+
+
 def test_every_is_tuned_over_all_periods_with_both_kinds_of_update():
     assert PERIODS == (1, 2, 3, 5, 7, 10, 14, 21, 30)
     assert {(policy.periods, policy.action) for policy in Every.grid(FACTS)} == {
