@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.updates.costs import Cost
-from agents.updates.gate import Gate
+from agents.updates.gate import Gate, SharedTraffic
 from agents.updates.market import Market
 from agents.updates.models import PARTS, Part, ServedModels, joined, last_days
 from agents.updates.monitoring import TREND_DAYS, Monitoring, Reference, UpdateAction
 from agents.updates.registry import ModelRegistry
-from agents.updates.traffic import Day
+from agents.updates.traffic import Day, Trial
 from envs.catalogue import SECONDS_PER_DAY
 from envs.errors import ConfigurationError
 from envs.event_log import EventLog
@@ -216,7 +216,11 @@ class Episode:
     def _serve(self) -> Day:
         """Serves the coming period, and takes in which events are known at its end."""
         seconds = SECONDS_PER_DAY / self.market.plan.periods_per_day
-        day = self.traffic.serve(self.period, self.traffic.due_visits(self.period), self.models)
+        share, trial = self.market.config.challenger_share, None
+        if share and self._challenger is not None:
+            trial = Trial(self._challenger.models, share)
+        due = self.traffic.due_visits(self.period)
+        day = self.traffic.serve(self.period, due, self.models, trial=trial)
         self.history.append(day)
         if day.visits and self.version not in self._references:
             reference = Reference.of(*day.slots)
@@ -262,6 +266,7 @@ class Episode:
 
     def _challenge(self) -> _Change:
         models, cost = self.market.trained(self._training_log())
+        models.version = f"challenger {self.period}"
         self._challenger = _Challenger(models, cost, self.period)
         return _Change(cost)
 
@@ -270,7 +275,8 @@ class Episode:
         past = joined([market.log, *(self._log_of(place) for place in range(since))])
         events = EventLog.joined(self._known[since:])
         log = events.to_log(market.world.policy_log, market.world.reference_time)
-        decision = self.gate.judge(self.models, challenger.models, past, log)
+        traffic = _shared(events, challenger.models.version) if market.config.challenger_share else None
+        decision = self.gate.judge(self.models, challenger.models, past, log, traffic)
         self._challenger = None
         if decision.promote:
             self.models = challenger.models
@@ -332,6 +338,24 @@ class Episode:
             return True
         newest = max(place for place, clicks in enumerate(self._clicks) if clicks)
         return len(last_days(self._log_of(newest), days, self._now)) > 0
+
+
+def _shared(events: EventLog, challenger: str) -> SharedTraffic | None:
+    """What users did whom the challenger of that version served, and all others; None without events."""
+    table = events.table
+    if not len(table):
+        return None
+    _, user = np.unique(table["log_user"].to_numpy(), return_inverse=True)
+    tried = np.array(table["policy_version"].to_pylist()) == challenger
+    clicked = table["item"].to_numpy() >= 0
+
+    def side(rows: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(clicks, requests) of each user in `rows`."""
+        requests = np.bincount(user[rows], minlength=int(user.max()) + 1).astype(np.float64)
+        clicks = np.bincount(user[rows], clicked[rows], len(requests)).astype(np.float64)
+        return clicks[requests > 0], requests[requests > 0]
+
+    return SharedTraffic(*side(~tried), *side(tried))
 
 
 def kept_rewards(market: Market, seed: int) -> NDArray[np.float64]:

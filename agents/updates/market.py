@@ -57,6 +57,9 @@ class UpdateConfig:
     """Newest rows that the ranker learns from in a full retrain."""
     gate: GateConfig = field(default_factory=GateConfig)
     """What a challenger must show."""
+    challenger_share: float = 0.0
+    """Share of the users whom a challenger serves until it is judged, in [0, 1); the gate then judges clicks of both sides, too. A
+    small share tells little of few visits, and what cannot be told is not promoted."""
     weights: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 1.0)
     """Of engagement, diversity, freshness and -cost in the reward."""
     pipeline: PipelineConfig | None = None
@@ -71,6 +74,10 @@ class UpdateConfig:
             raise ConfigurationError(f"budget_retrains is {self.budget_retrains}; a budget must not be below zero.")
         if self.window_days is not None and not self.window_days > 0:
             raise ConfigurationError(f"window_days is {self.window_days}; a window must be longer than 0 days.")
+        if not 0 <= self.challenger_share < 1:
+            raise ConfigurationError(
+                f"challenger_share is {self.challenger_share}; it must be at least 0 and less than 1."
+            )
         if len(self.weights) != 4 or not np.isfinite(self.weights).all():
             raise ConfigurationError("weights must hold four numbers: of engagement, diversity, freshness and -cost.")
         _ = self.plan  # refuses what is out of range

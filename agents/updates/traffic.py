@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.rerankers import rerank
+from agents.updates.gate import challenged
 from agents.updates.models import ServedModels
 from envs.candidate_source import RecallRequest, is_excluded, tell_changes
 from envs.catalogue import SECONDS_PER_DAY
@@ -83,7 +84,8 @@ class Day:
     unseen: int
     """Slots filled with items that the models had no rows of."""
     scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    """[requests, K] what the models' ranking gave each slot, in the order of `events`; NaN for an empty one."""
+    """[requests, K] what the models' ranking gave each slot, in the order of `events`; NaN for an empty one, and for those that a
+    challenger on trial filled."""
     diverse: float = 0.0
     """Sum over what was consumed of its distance (0 to 1) from what was consumed before (`envs.measures.consumed_diversity`)."""
     fresh: int = 0
@@ -109,9 +111,26 @@ class Day:
         """Young items consumed per visit, 0 without traffic."""
         return self.fresh / max(self.visits, 1)
 
+    def with_trial(self, other: "Day") -> "Day":
+        """This and what a challenger on trial served, whose scores are not told."""
+        width = max(self.scores.shape[1], other.scores.shape[1])
+        scores = np.full((self.requests + other.requests, width), np.nan, np.float32)
+        scores[: self.requests, : self.scores.shape[1]] = self.scores
+        return Day(
+            EventLog.joined([self.events, other.events]),
+            self.visits + other.visits,
+            self.requests + other.requests,
+            self.clicks + other.clicks,
+            self.shown + other.shown,
+            self.unseen + other.unseen,
+            scores,
+            self.diverse + other.diverse,
+            self.fresh + other.fresh,
+        )
+
     @cached_property
     def slots(self) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """(whether each slot shown was clicked [n], its score [n])."""
+        """(whether each slot shown was clicked [n], its score [n]), but for those of a challenger on trial."""
         if not self.requests:
             return np.zeros(0, bool), np.zeros(0)
         slates, slot = matrix(self.events.table, "slate"), self.events.table["slot"].to_numpy()
@@ -139,6 +158,15 @@ class Served:
 
 
 Audit = Callable[[Served], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A challenger that serves some of the users, always the same ones, while it is judged."""
+
+    models: ServedModels
+    share: float
+    """Of the users, see `agents.updates.gate.challenged`."""
 
 
 def pipeline_of(world: World) -> PipelineConfig:
@@ -222,7 +250,8 @@ class Traffic:
             self._begin(np.flatnonzero(world.keeps_history(users)), 0)
         self._came = 0
         self._today: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
-        self._events: list[EventLog] = []
+        # of each period, with its first and last clock
+        self._events: list[tuple[EventLog, tuple[float, float]]] = []
 
     def due_visits(self, period: int) -> int:
         """Visits that the plan has for the day of `period`."""
@@ -232,18 +261,40 @@ class Traffic:
             visits *= (self._start_day <= day).sum() / max((self._start_day <= 0).sum(), 1)
         return round(visits)
 
-    def serve(self, period: int, num_visits: int, models: ServedModels, audit: Audit | None = None) -> Day:
-        """Lets `num_visits` users visit on the day of `period`, those of them whose hours are its, and serves them with `models`.
+    def serve(
+        self,
+        period: int,
+        num_visits: int,
+        models: ServedModels,
+        audit: Audit | None = None,
+        trial: Trial | None = None,
+    ) -> Day:
+        """Lets `num_visits` users visit on the day of `period`, those of them whose hours are its, and serves them with `models`,
+        but for those whom a challenger serves on trial.
 
         Raises:
             ConfigurationError: if users are fresh and there are none left.
         """
         day = period // self.plan.periods_per_day
         rows = self._visitors(period, num_visits)
+        self._begin(rows[~self._begun[rows]], day)
+        if trial is None:
+            served = self._serve(rows, day, models, audit)
+        else:
+            tried = challenged(self._state.user[rows], trial.share, self.seed)
+            served = self._serve(rows[~tried], day, models, audit).with_trial(
+                self._serve(rows[tried], day, trial.models, audit)
+            )
+        if served.visits:
+            clock = served.events.table["clock"].to_numpy()
+            self._events.append((served.events, (float(clock.min()), float(clock.max()))))
+        return served
+
+    def _serve(self, rows: NDArray[np.int64], day: int, models: ServedModels, audit: Audit | None) -> Day:
+        """Serves the visits of the users at `rows`."""
         events = EventLog()
         if not len(rows):
             return Day(events, 0, 0, 0, 0, 0)
-        self._begin(rows[~self._begun[rows]], day)
         visitors = self._arrive(rows, day)
         known, popularity = models.known, models.popularity
         tastes = models.recall.user_vectors(self._history[rows])
@@ -272,7 +323,6 @@ class Traffic:
             shown_scores.append(slot_scores)
         visitors.visit += 1
         self._state.put(rows, visitors)
-        self._events.append(events)
         requests = len(rows) * self.requests_per_visit
         scores = np.concatenate(shown_scores)
         return Day(events, len(rows), requests, clicks, shown, unseen, scores, diverse, fresh)
@@ -281,7 +331,9 @@ class Traffic:
         """Requests that have reached the models by `now`, in seconds since the run's start, but not yet by `since`: each does so
         `event_delay` hours after it was made."""
         delay = 3_600 * self.plan.event_delay
-        return EventLog.joined([events.during(since - delay, now - delay) for events in self._events])
+        begin, end = since - delay, now - delay
+        parts = [events for events, (first, last) in self._events if first < end and last >= begin]
+        return EventLog.joined([events.during(begin, end) for events in parts])
 
     def _visitors(self, period: int, num_visits: int) -> NDArray[np.int64]:
         """[V] rows of the users who visit, ascending."""

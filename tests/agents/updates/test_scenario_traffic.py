@@ -92,7 +92,7 @@ def test_events_are_known_a_delay_later_and_each_once(growing, models):
     served = traffic(growing, TrafficPlan(visits_per_day=20, event_delay=30.0))
     for day in range(3):
         served.serve(day, 20, models)
-    clocks = np.concatenate([events.table["clock"].to_numpy() for events in served._events])
+    clocks = np.concatenate([events.table["clock"].to_numpy() for events, _ in served._events])
     for now in (0.0, 1.5 * SECONDS_PER_DAY, 3 * SECONDS_PER_DAY, 9 * SECONDS_PER_DAY):
         known = served.events_known(now)
         assert len(known) == (clocks + 30 * 3600 < now).sum()

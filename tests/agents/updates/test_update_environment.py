@@ -176,6 +176,29 @@ def test_a_broken_challenger_never_goes_live(world, config, monkeypatch):
     assert any("ndcg" in info["gate"] for info in judged)  # there were events enough to tell
 
 
+def test_a_challenger_on_trial_serves_its_share_and_is_judged_by_its_clicks(world, config):
+    sharing = varied(config, challenger_share=0.3, visits_per_day=200, requests_per_visit=1)
+    env = ModelUpdateEnv(world, sharing)
+    run(env, [KEEP, CHALLENGER, KEEP], seed=0)
+    versions = [np.array(day.events.table["policy_version"].to_pylist()) for day in env.history]
+    users = [day.events.table["log_user"].to_numpy() for day in env.history]
+    tried = [np.unique(who[version == "challenger 1"]) for who, version in zip(users, versions, strict=True)]
+    assert not len(tried[0]) and 30 < len(tried[1]) < 90 and 30 < len(tried[2]) < 90
+    # always the same users, whose scores are not the champion's
+    for day in (1, 2):
+        assert_array_equal(np.intersect1d(tried[day], users[3 - day]), np.intersect1d(tried[day], tried[3 - day]))
+        assert_array_equal(np.isnan(env.history[day].scores).all(axis=1), versions[day] == "challenger 1")
+    assert env.history[2].visits == 200
+    asked = []
+    judge = env.episode.gate.judge
+    env.episode.gate.judge = lambda *given: asked.append(given[-1]) or judge(*given)
+    env.step(CHALLENGER)
+    (traffic,) = asked
+    assert traffic.challenger_requests.sum() == sum((version == "challenger 1").sum() for version in versions)
+    assert traffic.champion_requests.sum() + traffic.challenger_requests.sum() == 400
+    assert traffic.champion_clicks.sum() + traffic.challenger_clicks.sum() == sum(d.clicks for d in env.history[1:3])
+
+
 # ---------------------------------------------------------------------- cost and budget
 def test_a_daily_retrain_never_exhausts_the_default_budget(world, config):
     market = Market(world, varied(config, days=8))
@@ -394,6 +417,7 @@ def test_nothing_unborn_or_consumed_is_shown_and_nothing_twice(env, world, confi
         ("budget_retrains", float("nan")),
         ("window_days", 0.0),
         ("weights", (1.0, 1.0)),
+        ("challenger_share", 1.0),
         ("weekday_traffic", (1.0,) * 6),
         ("event_delay", -1.0),
         ("period_hours", 5),
