@@ -54,6 +54,8 @@ class Contender:
     """Budget."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Settings other than the agent's own."""
+    spec: str = ""
+    """Of the agent, where it goes by another name here."""
 
 
 NARROWING: Mapping[str, Any] = {
@@ -75,6 +77,18 @@ CONTENDERS: dict[str, Contender] = {
     "ppo": Contender(space="weights", requests=400_000, options=NARROWING),
     "ppo_preference": Contender(
         space="weights", requests=400_000, options={**NARROWING, "num_envs": 1024, "gae_lambda": 0.2}
+    ),
+    "sb3_dqn": Contender(
+        space="presets",
+        requests=40_000,
+        options={
+            "num_envs": 64,
+            "minibatch": 256,
+            "learning_rate": 2e-3,
+            "target_every": 500,
+            "further": {"n_steps": 3},
+        },
+        spec="sb3:DQN",
     ),
     "sb3_ppo": Contender(space="weights", requests=400_000, options={"initial_log_std": 0.0}),
     "ppo_slate": Contender(
@@ -158,9 +172,9 @@ that fades; chosen with seeds 101 and 102. `ppo_blend` has more room (4 in 1,000
 state), but far from where it begins, and so explores more widely than `ppo`. What is left to gain at last is a tenth of a request's
 reward in a state, which one batch does not tell from noise: hence many small updates, which average, and advantages that bootstrap
 after a request or two. Chosen on a copy of PPO that draws from the plan's probabilities, with rankers fitted with seeds 10 to 13;
-`ppo_preference` likewise, with seeds 12 and 13. `dqn_slots` and `slateq`
-take more gradient steps a request than they do by default, being given few requests for so small a network; chosen with seeds
-101 and 102. `marwil` learns from 10,000 requests that were answered at random, then by PPO; chosen with seeds 10 and 11."""
+`ppo_preference` likewise, with seeds 12 and 13. `dqn_slots`, `slateq` and
+`sb3_dqn` take more gradient steps a request than they do by default, being given few requests for so small a network; chosen with
+seeds 101 and 102. `marwil` learns from 10,000 requests that were answered at random, then by PPO; chosen with seeds 10 and 11."""
 
 
 def measured(name: str, seed: int) -> dict[str, float]:
@@ -170,7 +184,7 @@ def measured(name: str, seed: int) -> dict[str, float]:
         AgentError: if there is no such agent.
     """
     contender, plan, world = CONTENDERS[name], Plan.of(slate_size=SLATE_SIZE), tiny_world()
-    kind: Any = resolve_agent(name)
+    kind: Any = resolve_agent(contender.spec or name)
     agent = kind(slate_size=SLATE_SIZE, seed=seed, options=kind.options_class(**contender.options))
     begin = time.perf_counter()
     agent.fit(world.policy_log, tiny_training(contender.requests, seed, slate_size=SLATE_SIZE))
