@@ -77,6 +77,8 @@ class UpdateDQNOptions(LearningOptions):
 class UpdatePPOOptions(LearningOptions):
     """Settings of PPO by RLlib."""
 
+    learning_rate: float = 3e-3
+    """Adam's step size; with few updates, a small one would leave keeping the likeliest action whatever is learnt."""
     batch_episodes: int = 4
     """Episodes between two updates of the policy."""
     minibatch: int = 64
@@ -89,8 +91,9 @@ class UpdatePPOOptions(LearningOptions):
     """Change of an action's probability beyond which an update gains nothing more."""
     entropy: float = 0.005
     """Weight of the entropy bonus."""
-    initial_keep: float = 3.0
-    """How far the logit of keeping is above the others before training: large ones explore little."""
+    initial_keep: float = 1.5
+    """How far the logit of keeping is above the others before training: large ones explore little. With 1.5, four of ten
+    choices are to keep."""
 
 
 @dataclass(frozen=True)

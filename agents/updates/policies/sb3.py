@@ -25,11 +25,13 @@ from agents.updates.policies.learnt import SNAPSHOTS, Course, LearningOptions, L
 class SB3OnPolicyOptions(LearningOptions):
     """Settings of algorithms that learn from what they have just sampled."""
 
+    learning_rate: float = 3e-3
+    """Adam's step size (A2C: RMSprop's)."""
     gae_lambda: float = 0.9
     """Weight of longer returns in the advantage estimates."""
     entropy: float = 0.005
     """Weight of the entropy bonus."""
-    initial_keep: float = 3.0
+    initial_keep: float = 1.5
     """How far the logit of keeping is above the others before training."""
 
 
