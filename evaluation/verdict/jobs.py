@@ -1,4 +1,4 @@
-"""Jobs of a verdict: each leaves a table when it is done, written last, and is not done again.
+"""Jobs of a study: each leaves a table when it is done, written last, and is not done again.
 
 Successive halving by Ray Tune was looked at and left: `Tuner.restore` brings back trials, searcher and callbacks but not the
 scheduler (Ray 2.60, `TuneController.save_to_dir`), so a search that is cut short forgets its rungs; `HyperBandScheduler`
@@ -14,12 +14,11 @@ from typing import Any
 from agents.side_by_side import as_finished, ray_with
 from evaluation.progress import Progress
 from evaluation.runs import Run
-from evaluation.verdict.arena import Arena
 
 
 @dataclass(frozen=True)
 class Job:
-    """Something to be done in a world."""
+    """Something to be done in an arena: what all jobs of one world share, of a verdict `evaluation.verdict.arena.Arena`."""
 
     world: str
     """Key of the arena."""
@@ -40,7 +39,7 @@ class Workshop:
         jobs: side by side; 1 does all in this process.
     """
 
-    def __init__(self, arenas: Mapping[str, Arena], run: Run, progress: Progress, jobs: int) -> None:
+    def __init__(self, arenas: Mapping[str, Any], run: Run, progress: Progress, jobs: int) -> None:
         self.arenas, self.run, self._progress, self._jobs = arenas, run, progress, jobs
         self._shared: dict[str, Any] = {}
 
@@ -82,6 +81,6 @@ class Workshop:
             yield
 
 
-def _do(arena: Arena, job: Job) -> None:
+def _do(arena: Any, job: Job) -> None:
     """What a Ray task does."""
     job.work(arena, job.table, *job.arguments)
