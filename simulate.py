@@ -14,7 +14,7 @@ Examples:
     python simulate.py sensitivity                            what 'A beats B' rests on
     python simulate.py rankers                                supervised rankers: held-out rows, simulated users
     python simulate.py verdict                                does reinforcement learning beat what is supervised?
-    python simulate.py updates                                when to update the models: three rules and a DQN
+    python simulate.py updates                                when to update the models: tuned rules against RL
     python simulate.py plot RUN [RUN ...]                     draw saved runs again, or several together
     python simulate.py export RUN                             trajectories of a run as Parquet, or for Minari
 
@@ -33,8 +33,7 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
 
-from agents.updates.rules import DEFAULT_RULES, UpdatePolicy, rule
-from agents.updates.study import is_untrained, summarise_updates, update_figures
+from agents.updates.study import update_figures
 from envs.errors import ConfigurationError, DriftrecError
 from envs.logs import load_log
 from envs.logs.schema import InteractionLog
@@ -78,7 +77,6 @@ from evaluation.report import (
     make_console,
     parameter_table,
     print_figures,
-    updates_table,
 )
 from evaluation.runs import Run
 from evaluation.sensitivity import (
@@ -93,7 +91,11 @@ from evaluation.serving.study import serving_study
 from evaluation.summary import changed_conclusions
 from evaluation.training import run_comparison, under_user_models
 from evaluation.units import fitted_agents, named_agents
-from evaluation.update_runs import judge_updates, train_update_dqn, update_config
+from evaluation.updates.arena import UpdateArena
+from evaluation.updates.quick import judge_habits
+from evaluation.updates.report import policies_table, study_figures, study_tables
+from evaluation.updates.study import STUDY, study_updates
+from evaluation.updates.summary import points_table, summary_table
 from evaluation.verdict.arena import arenas_of
 from evaluation.verdict.contenders import contenders_of
 from evaluation.verdict.finals import measure_bounds
@@ -159,10 +161,11 @@ def compare(options: CompareOptions) -> None:
 
     if options.update_seeds:
         console.rule("model updates")
-        days = judge_updates(run, world, update_config(options), {name: rule(name) for name in DEFAULT_RULES}, options)
-        summary = summarise_updates(days)
+        days = judge_habits(run, world, options)
+        summary = summary_table(days)
         run.write_table("updates_summary", summary)
-        console.print(updates_table(summary))
+        run.write_table("updates_points", points_table(days))
+        console.print(policies_table(summary))
         figures |= update_figures(summary)
     finish(run, figures, console)
 
@@ -319,21 +322,19 @@ def verdict(options: VerdictOptions) -> None:
 
 
 def updates(options: UpdateOptions) -> None:
-    """Log → users → world → rules and a DQN that learns when to update → table and plots."""
-    options = options.sized()
+    """Log → users → scenarios → decay, tuned and trained policies, judged in fresh worlds, hindsight → tables and plots."""
+    config = options.study()
     console = make_console()
     log = read_log(options, console)
     run = open_run(options, "updates", options.resume)
     user_model = fit_user_model(options.user_model, log, fit_config(log, options, console))
-    world = build_world(log, user_model, options.world())
-    config = update_config(options)
-    dqn = train_update_dqn(run, world, config, options)
-    policies: dict[str, UpdatePolicy] = {name: rule(name) for name in DEFAULT_RULES} | {"dqn": dqn}
-    days = judge_updates(run, world, config, policies, options)
-    summary = summarise_updates(days)
-    run.write_table("updates_summary", summary)
-    console.print(updates_table(summary, untrained=["dqn"] if is_untrained(summary, "dqn") else []))
-    finish(run, update_figures(summary) | {"untrained_dqn": int(is_untrained(summary, "dqn"))}, console)
+    arena = UpdateArena.of(log, user_model, config, run)
+    workshop = Workshop({STUDY: arena}, run, progress, options.jobs)
+    with workshop.open():
+        found = study_updates(workshop, arena)
+    for table in study_tables(found):
+        console.print(table)
+    finish(run, study_figures(found), console)
 
 
 def plot(options: PlotOptions) -> None:

@@ -8,7 +8,6 @@ import polars as pl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from agents.updates.study import is_untrained
 from envs.artefacts import written_whole
 from envs.errors import ArtefactError
 from evaluation import plots
@@ -20,6 +19,9 @@ from evaluation.runs import Run
 from evaluation.serving.plots import correlation_page, feedback_page, serving_page
 from evaluation.serving.report import loop_estimates
 from evaluation.summary import num_users_and_seeds
+from evaluation.updates.plots import decay_page, front_page, importance_page, shown_policies, timeline_page
+from evaluation.updates.plots import learning_page as update_learning_page
+from evaluation.updates.plots import margins_page as updates_margins_page
 from evaluation.verdict.plots import learning_page, long_term_page, margins_page, tradeoff_page, verdict_page
 
 TRACED_PANELS = 3
@@ -36,7 +38,8 @@ def save_figures(runs: Run | Sequence[Run], folder: Path | None = None) -> list[
         folder: where the PNGs go; None for the plots folder of a single run.
 
     Returns:
-        Paths of the PNGs: comparison, tradeoff, interest, learning, updates, fidelity, sensitivity, rankers, ranker_pairs,
+        Paths of the PNGs: comparison, tradeoff, interest, learning, updates, updates_front,
+        updates_margins, updates_importance, updates_decay, updates_learning, fidelity, sensitivity, rankers, ranker_pairs,
         growth_amount, growth_delay, growth_labels, serving, offline_vs_simulated, feedback, verdict, verdict_margins,
         verdict_tradeoff, verdict_long_term, verdict_learning.
 
@@ -166,27 +169,42 @@ def _learning(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
             )
             references = levels.filter((pl.col("role") == "initial") | pl.col("agent").is_in(REFERENCES))
         plots.learning_curves(curves, axes, references)
-        if run.subcommand == "updates":
-            axes.set_xlabel("simulated days spent on training")
-            axes.set_ylabel("a day's reward beyond never's")
         _prefix(axes, title)
     return figure
 
 
 def _updates(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
-    """Model updates: over time and against cost, a row of panels for each run."""
-    figure = _figure(10, 4.2 * len(runs))
-    panels = figure.subplots(len(runs), 2, squeeze=False, width_ratios=[3, 2], sharex="col", sharey="col")
-    for (left, right), run, title in zip(panels, runs, titles, strict=True):
-        days = run.table("updates")
-        if run.has_table("updates_summary") and "dqn" in days["policy"]:
-            marked = {"dqn": "dqn (untrained)"} if is_untrained(run.table("updates_summary"), "dqn") else {}
-            days = days.with_columns(pl.col("policy").replace(marked))
-        plots.updates_over_time(days, left)
-        plots.updates_against_cost(days, right)
-        _prefix(left, title)
-        _prefix(right, title)
-    return figure
+    """Engagement and update marks over the days of the first run's scenarios."""
+    run, chosen = runs[0], {}
+    if run.has_table("updates_margins"):
+        met = run.table("updates_margins").filter(pl.col("trained_on") == "")
+        chosen = dict(met.select("scenario", "rl").iter_rows())
+    return timeline_page(run.table("updates"), shown_policies(run.table("updates_points"), chosen))
+
+
+def _updates_front(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """Engagement against cost in the first run's scenarios."""
+    return front_page(runs[0].table("updates_points"))
+
+
+def _updates_margins(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """Margins of the first run's learnt update policies."""
+    return updates_margins_page(runs[0].table("updates_margins"))
+
+
+def _updates_importance(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """What the first run's learnt update policies look at."""
+    return importance_page(runs[0].table("updates_importance"))
+
+
+def _updates_decay(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """Decay of the first run's frozen models."""
+    return decay_page(runs[0].table("updates_decay"))
+
+
+def _updates_learning(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """Learning curves of the first run's update policies."""
+    return update_learning_page(runs[0].table("updates_learning"))
 
 
 def _fidelity(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
@@ -292,7 +310,12 @@ _FIGURES: tuple[tuple[str, Callable[[Sequence[Run], Sequence[str]], Figure | Non
     ("tradeoff", _tradeoff, "summary"),
     ("interest", _interest, "interest"),
     ("learning", _learning, "learning"),
-    ("updates", _updates, "updates"),
+    ("updates", _updates, "updates_points"),
+    ("updates_front", _updates_front, "updates_points"),
+    ("updates_margins", _updates_margins, "updates_margins"),
+    ("updates_importance", _updates_importance, "updates_importance"),
+    ("updates_decay", _updates_decay, "updates_decay"),
+    ("updates_learning", _updates_learning, "updates_learning"),
     ("fidelity", _fidelity, "distances"),
     ("sensitivity", _sensitivity, "sensitivity"),
     ("rankers", _rankers, "rankers"),

@@ -14,11 +14,13 @@ import tyro
 
 from agents.loading import AGENT, agent_names, default_agents
 from agents.rankers.loading import RANKER, ranker_names, resolve_ranker, shown_name
+from agents.updates.policies.loading import UPDATE_POLICY, resolve_update_policy
 from envs.errors import ConfigurationError
 from envs.logs.schema import InteractionLog
 from envs.measures import RewardWeights
 from envs.modifiers import modifiers_from
 from envs.rewards import reward_from
+from envs.scenarios import SCENARIO, scenario
 from envs.users.fit import FitConfig
 from envs.users.models import check_user_model
 from envs.users.selection import Choice, choose_config
@@ -30,6 +32,7 @@ from evaluation.ranking.study import RANKER_PARTS
 from evaluation.ranking.trials import RankerStudyConfig
 from evaluation.serving.config import FLOOR, ServingStudyConfig
 from evaluation.training import TrainingConfig
+from evaluation.updates.config import UpdateStudyConfig
 from evaluation.verdict.config import VerdictConfig
 from evaluation.verdict.worlds import DEFAULT_WORLDS, PLAIN_MODEL, WORLD, own_world
 from recall import EmbeddingRecall, MergedRecall, RecallConfig
@@ -416,32 +419,142 @@ def _ranker_list(text: str, option: str) -> tuple[str, ...]:
     return names
 
 
-@dataclass(frozen=True, kw_only=True)
-class UpdateOptions(WorldOptions):
-    """Compares rules of updating the models with a DQN that learns when to update.
+@dataclass(frozen=True)
+class UpdateScale:
+    """How large a study of updates is, and the hours on two cores that it is made for."""
 
-    Example: python simulate.py updates --episodes 40 --update-seeds 8
+    config: UpdateStudyConfig
+    hours: float
+    """The episodes of `config` are those of so many hours; they grow in proportion to the hours that are given."""
+
+
+FAST_UPDATES = UpdateScale(
+    UpdateStudyConfig(
+        scenarios=("shock", "news"),
+        days=8,
+        visits=30,
+        seeds=2,
+        tuning_worlds=2,
+        episodes=6,
+        rules=("every", "cara"),
+        learners=("dqn",),
+        replays=4,
+        unmet=("news",),
+        decay_seeds=1,
+        decay_visits=15,
+    ),
+    hours=1 / 60,
+)
+SMALL_UPDATES = UpdateScale(
+    UpdateStudyConfig(
+        scenarios=("stationary", "shock", "news"),
+        days=40,
+        visits=200,
+        seeds=3,
+        tuning_worlds=3,
+        episodes=20,
+        decay_seeds=1,
+        decay_visits=150,
+    ),
+    hours=0.25,
+)
+REFERENCE_UPDATES = UpdateScale(
+    UpdateStudyConfig(
+        scenarios=("stationary", "slow-drift", "shock", "news", "season", "growth"),
+        unmet=("shock", "news"),
+        rankers=("neumf", "din"),
+    ),
+    hours=2.5,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateOptions(DataOptions):
+    """When should served models be refreshed? Tuned rules, drift detectors and reinforcement learning, where models age.
+
+    Policies are tuned and trained in worlds that they are not judged in, each family with the same number of episodes; schedules
+    replayed on the judged worlds say how good one could be. Without --fast or --reference it is a small study of a quarter of an
+    hour on two cores; its intervals are wide.
+
+    Example: python simulate.py updates --scenarios shock,news
     """
 
-    update_seeds: Annotated[int | None, _sized("5, or 2")] = None
-    """Seeds that each policy is judged on; none of them is met in training."""
-    episodes: Annotated[int | None, _sized("80, or 4")] = None
-    """Episodes of `days` days that the DQN learns from."""
+    reference: bool = False
+    """All scenarios, five judged worlds each, and pipelines of further rankers: made for two and a half hours on two cores."""
+    hours: float | None = None
+    """Hours to be spent, about: episodes of each family grow in proportion."""
+    scenarios: str | None = None
+    """Scenarios, separated by commas: stationary, slow-drift, shock, news, season, growth, or file.py:Class; by default as many as
+    the size of the study allows."""
+    update_agents: str = ""
+    """Update policies of your own, file.py:Class, separated by commas: tuned or trained and judged like the others; sb3:PPO and the
+    like too."""
+    event_delay: float = 0.0
+    """Hours by which events reach the models late."""
+    episodes: int | None = None
+    """Episodes of each family in each scenario; overrides --hours."""
+    update_seeds: int | None = None
+    """Worlds that policies are judged on: 3, 5 with --reference, 2 with --fast."""
+    visits: int | None = None
+    """Visits of a day: 200, 500 with --reference, 30 with --fast."""
+    days: int | None = None
+    """Length of an episode: 40, 60 with --reference, 8 with --fast."""
     jobs: int = 2 if (os.cpu_count() or 1) > 1 else 1
-    """Episodes judged side by side, as Ray tasks."""
+    """Parts of the study done side by side, as Ray tasks."""
     resume: Path | None = None
     """Folder of an interrupted run to go on with; give the other options as before."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(1, jobs=self.jobs, update_seeds=self.update_seeds, episodes=self.episodes)
+        _at_least(1, jobs=self.jobs, update_seeds=self.update_seeds, visits=self.visits)
+        _at_least(2, days=self.days)
+        _at_least(3, episodes=self.episodes)
+        if self.fast and self.reference:
+            raise ConfigurationError("--fast and --reference exclude each other; give one of them.")
+        if self.hours is not None and not 0 < self.hours < float("inf"):
+            raise ConfigurationError(f"--hours is {self.hours}; it must be a positive number.")
+        if not 0 <= self.event_delay < float("inf"):
+            raise ConfigurationError(
+                f"--event-delay is {self.event_delay}; it must be a number of hours from 0 upwards."
+            )
+        self.study()
 
-    def sized(self) -> "UpdateOptions":
-        """The options with sizes filled in."""
+    def scale(self) -> UpdateScale:
+        """How large it is unless options say otherwise."""
+        return FAST_UPDATES if self.fast else REFERENCE_UPDATES if self.reference else SMALL_UPDATES
+
+    def study(self) -> UpdateStudyConfig:
+        """Which policies meet which scenarios, and how often.
+
+        Raises:
+            ConfigurationError: if there is no such scenario, none is named, or two have the same name.
+            AgentError: if there is no such update policy.
+        """
+        scale = self.scale()
+        sizes = scale.config
+        scenarios = sizes.scenarios if self.scenarios is None else tuple(_listed(self.scenarios))
+        if not scenarios:
+            raise ConfigurationError(f"--scenarios is empty; name some of {', '.join(SCENARIO.known)}.")
+        scenarios = tuple(SCENARIO.absolute(spec) if ":" in spec else spec for spec in scenarios)
+        names = [scenario(spec).name for spec in scenarios]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigurationError(
+                    f"--scenarios names '{name}' twice; name it once, or give your own another `name`."
+                )
+        own = tuple(UPDATE_POLICY.absolute(spec) for spec in _listed(self.update_agents))
+        for spec in own:
+            resolve_update_policy(spec)
         return replace(
-            self,
-            update_seeds=self.update_seeds if self.update_seeds is not None else (2 if self.fast else 5),
-            episodes=self.episodes if self.episodes is not None else (4 if self.fast else 80),
+            sizes,
+            scenarios=scenarios,
+            own=own,
+            event_delay=self.event_delay,
+            episodes=self.episodes or max(round(sizes.episodes * (self.hours or scale.hours) / scale.hours), 3),
+            seeds=self.update_seeds or sizes.seeds,
+            visits=self.visits or sizes.visits,
+            days=self.days or sizes.days,
+            seed=self.seed,
         )
 
 

@@ -17,7 +17,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from evaluation.plot_style import BLUE, CYCLE, GREY, HALO, INK, PALE, VERMILLION, legend_below, place_labels
-from evaluation.statistics import Estimate, Measured
 from evaluation.summary import initial_name
 
 ROLE_COLOURS = {"baseline": BLUE, "learner": VERMILLION, "oracle": PALE}
@@ -280,94 +279,10 @@ def learning_curves(curves: pl.DataFrame, axes: Axes, references: pl.DataFrame |
     return axes
 
 
-def updates_over_time(days: pl.DataFrame, axes: Axes) -> Axes:
-    """Engagement over days under each update policy; marks stand on the days of its updates.
-
-    The line is the mean over seeds and the band its 95 % interval; where there are several seeds the marks are those of the
-    first.
-
-    Args:
-        days: policy, seed, day, engagement, action (0 keeps, the largest is a full refit, others are incremental).
-        axes: where to draw.
-    """
-    refit = days["action"].max() if len(days) else 0
-    for number, policy in enumerate(days["policy"].unique(maintain_order=True)):
-        colour = CYCLE[number % len(CYCLE)]
-        rows = days.filter(pl.col("policy") == policy)
-        daily = pl.DataFrame(
-            [
-                {"day": day, "value": daily.value, "low": daily.low, "high": daily.high}
-                for (day,), part in rows.sort("day").group_by("day", maintain_order=True)
-                for daily in [_over_seeds(part["engagement"])]
-            ]
-        )
-        axes.plot(daily["day"], daily["value"], color=colour, lw=1.6, label=policy)
-        axes.fill_between(daily["day"], daily["low"], daily["high"], color=colour, alpha=0.15, lw=0)
-        first = rows.filter(pl.col("seed") == pl.col("seed").min())
-        for kind, marker in (
-            (pl.col("action") == refit, "s"),
-            ((pl.col("action") > 0) & (pl.col("action") < refit), "^"),
-        ):
-            marked = first.filter(kind & (pl.col("action") > 0)).join(daily, on="day")
-            axes.plot(marked["day"], marked["value"], marker, color=colour, ms=4.5, mec="white", mew=0.5)
-    axes.set_title("Engagement as the models age")
-    axes.set_xlabel("day")
-    axes.set_ylabel("engagement (items consumed per visit)")
-    axes.grid(color=PALE, lw=0.5)
-    handles, _ = axes.get_legend_handles_labels()
-    marks = [
-        Line2D([], [], ls="", marker=marker, color=GREY, ms=4.5, label=label)
-        for marker, label in (("^", "incremental update"), ("s", "full refit"))
-    ]
-    legend_below(axes, [*handles, *marks])
-    return axes
-
-
-def updates_against_cost(days: pl.DataFrame, axes: Axes) -> Axes:
-    """Engagement and cost of each update policy, means over the days; whiskers over seeds.
-
-    `days` as for `updates_over_time`, with cost.
-    """
-    totals = days.group_by("policy", "seed", maintain_order=True).agg(pl.col("engagement", "cost").mean())
-    points, labels, lines = [], [], []
-    for number, policy in enumerate(totals["policy"].unique(maintain_order=True)):
-        rows = totals.filter(pl.col("policy") == policy)
-        across, up = _over_seeds(rows["cost"]), _over_seeds(rows["engagement"])
-        if rows.height > 1:
-            whiskers: dict[str, Any] = {"xerr": across.margin, "yerr": up.margin}
-            axes.errorbar(across.value, up.value, ecolor=GREY, elinewidth=0.8, fmt="none", zorder=2, **whiskers)
-        axes.scatter(
-            across.value,
-            up.value,
-            s=55,
-            color=CYCLE[number % len(CYCLE)],
-            marker=MARKERS[number % len(MARKERS)],
-            edgecolor=INK,
-            linewidth=0.7,
-            zorder=3,
-        )
-        points.append((across.value, up.value))
-        lines.append(((across.low, up.value), (across.high, up.value)))
-        lines.append(((across.value, up.low), (across.value, up.high)))
-        labels.append(policy)
-    axes.margins(0.2)
-    axes.set_title("Engagement against cost")
-    axes.set_xlabel("cost of updates per day (in the reward's unit)")
-    axes.set_ylabel("engagement (items consumed per visit)")
-    axes.grid(color=PALE, lw=0.5, zorder=0)
-    place_labels(axes, points, labels, lines)
-    return axes
-
-
 def _values(summary: pl.DataFrame, metric: str) -> pl.DataFrame:
     """The rows of a metric itself, not of differences; nulls as NaN."""
     rows = summary.filter((pl.col("metric") == metric) & pl.col("versus").is_null())
     return rows.with_columns(pl.col("value", "low", "high").cast(pl.Float64).fill_null(np.nan))
-
-
-def _over_seeds(values: pl.Series) -> Estimate:
-    """Mean over seeds with its t interval; no interval for a single one."""
-    return Measured.mean(values.to_numpy()).estimate()
 
 
 def _whisker(axes: Axes, row: dict[str, Any], place: int) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any, TextIO
 
@@ -58,13 +58,13 @@ def comparison_table(summary: pl.DataFrame, reference: str = "mf") -> Table:
     for agent in _ordered(summary):
         rows = summary.filter(pl.col("agent") == agent)
         own = {row["metric"]: row for row in rows.filter(pl.col("versus").is_null()).iter_rows(named=True)}
-        cells = [_with_margin(own.get(metric), places) for metric, places in decimals.items()]
+        cells = [with_margin(own.get(metric), places) for metric, places in decimals.items()]
         cells.append(" ".join(_alone(own.get(f"day_{days}_return")) for days in RETURN_DAYS))
         if len(paired):
             difference = (
                 paired.filter(pl.col("agent") == agent).row(0, named=True) if agent in paired["agent"] else None
             )
-            cells.append(_with_margin(difference, 2, sign=True))
+            cells.append(with_margin(difference, 2, sign=True))
         role, untrained = rows["role"][0], bool(rows["untrained"][0])
         style = "bold" if untrained else "dim" if role in ("oracle", "initial") else ""
         table.add_row(agent, *cells, "UNTRAINED" if untrained else _MARKS.get(role, ""), style=style)
@@ -130,7 +130,7 @@ def _alone(row: Mapping[str, Any] | None) -> str:
     return f"{row['value']:.2f}".removeprefix("0")
 
 
-def _with_margin(row: Mapping[str, Any] | None, decimals: int, sign: bool = False) -> str:
+def with_margin(row: Mapping[str, Any] | None, decimals: int, sign: bool = False) -> str:
     """'0.47 ± 0.04'; a dash where there is no figure."""
     if row is None or row["value"] is None or not isfinite(row["value"]):
         return "–"
@@ -218,44 +218,6 @@ def ablation_table(rows: Iterable[AblationRow]) -> Table:
             f"{row.gain:+.3f}",
             f"{row.gain_low:+.3f} to {row.gain_high:+.3f}",
             row.verdict,
-        )
-    return table
-
-
-def updates_table(summary: pl.DataFrame, untrained: Collection[str] = ()) -> Table:
-    """Update policies with 95 % intervals, best reward first.
-
-    Args:
-        summary: as `agents.updates.study.summarise_updates` makes it.
-        untrained: learnt policies that are not above `never`, their policy before training.
-    """
-    table = Table(
-        title=f"Model updates: means of a day, ± 95 % intervals over {summary.row(0, named=True)['seeds']} seeds"
-    )
-    table.title_justify = "left"
-    told = "Engagement: items consumed per visit. Reward: engagement minus cost. Minus never: reward, paired on seeds. "
-    told += "Refits and updates per episode."
-    if untrained:
-        told += " UNTRAINED: not above never, its policy before training."
-    table.caption = told
-    table.caption_justify = "left"
-    table.add_column("policy", no_wrap=True)
-    for heading in ("reward", "engagement", "cost", "minus never", "refits", "updates"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
-    rewards = summary.filter(pl.col("metric") == "reward").sort("value", descending=True, maintain_order=True)
-    for policy in rewards["policy"]:
-        rows = {row["metric"]: row for row in summary.filter(pl.col("policy") == policy).iter_rows(named=True)}
-        reward = rows["reward"]
-        paired = {
-            name: reward[f"difference{suffix}"] for name, suffix in (("value", ""), ("low", "_low"), ("high", "_high"))
-        }
-        table.add_row(
-            policy,
-            *[_with_margin(rows[metric], 4) for metric in ("reward", "engagement", "cost")],
-            _with_margin(paired, 4, sign=True),
-            *[f"{rows[metric]['value']:.1f}" for metric in ("refits", "updates")],
-            "UNTRAINED" if policy in untrained else "",
         )
     return table
 

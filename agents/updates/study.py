@@ -1,149 +1,165 @@
-"""Compares update policies: all meet the same episodes, so that differences are paired on the seeds."""
+"""Runs update policies through the same episodes, so that differences are paired on the seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from agents.side_by_side import as_finished, ray_with
-from agents.updates.environment import ModelUpdateEnv, UpdateConfig
+from agents.updates.environment import ModelUpdateEnv
 from agents.updates.intervals import mean_interval
+from agents.updates.market import Market
 from agents.updates.monitoring import UpdateAction
-from agents.updates.rules import UpdatePolicy
+from agents.updates.policies.base import UpdatePolicy, decide
 from envs.errors import ConfigurationError
-from envs.world import World
 
 DAILY = ("reward", "engagement", "cost")
-SUMMED = ("trained_samples", "updates", "refits", "seconds")
+SUMMED = ("trained_samples", "work", "updates", "retrains", "challenges", "rollbacks", "seconds")
+TOLD = (
+    "day",
+    "engagement",
+    "diversity",
+    "freshness",
+    "clicks",
+    "visits",
+    "unseen_share",
+    "cost",
+    "trained_samples",
+    "work",
+    "budget_left",
+    "model_version",
+    "gate",
+)
+"""Columns that are those of the infos."""
+_TYPES: dict[str, Any] = {"gate": pl.String, "observation": pl.List(pl.Float32), "mask": pl.List(pl.Int8)}
+_ACTIONS = {
+    "updates": (UpdateAction.UPDATE_RECALL, UpdateAction.UPDATE_RANKER, UpdateAction.UPDATE_BOTH),
+    "retrains": (UpdateAction.FULL_RETRAIN,),
+    "challenges": (UpdateAction.CHALLENGER,),
+    "rollbacks": (UpdateAction.ROLL_BACK,),
+}
 
 
 def run_update_study(
-    world: World,
-    config: UpdateConfig,
+    markets: Sequence[Market],
     policies: Mapping[str, UpdatePolicy],
     seeds: Sequence[int],
-    report: Callable[[int], None] = lambda days: None,
+    report: Callable[[int], None] = lambda periods: None,
     jobs: int = 1,
-    users: NDArray[np.int64] | None = None,
 ) -> pl.DataFrame:
     """Runs every policy through the episodes of `seeds`.
 
     Args:
-        world: users, log and births.
-        config: of the environment.
-        policies: by name.
+        markets: one for all episodes, or one for each seed.
+        policies: by name; each is begun anew with every episode.
         seeds: of the episodes; the same for all policies, so visitors, taste noise and walks are the same.
-        report: called with the number of days simulated so far.
+        report: called with the number of periods simulated so far.
         jobs: number of episodes run side by side, as Ray tasks; 1 runs them in this process.
-        users: log users whose visits make the traffic, by default all.
 
     Returns:
-        One row for each policy, seed and day: policy, seed, day, engagement (clicks per visit), clicks, visits,
-        unseen_share, action (as carried out), asked (as chosen), cost, trained_samples, reward, budget_left,
-        seconds (measured time of the update).
+        One row for each policy, seed and period: policy, seed, period (from 0), day (of the run), engagement (clicks per visit),
+        diversity, freshness, clicks, visits, unseen_share, action (as carried out), asked (as chosen), cost, trained_samples, work,
+        reward, budget_left, model_version, gate (why the gate decided as it did; null), seconds and serve_seconds (measured, of the
+        update and of traffic), observation and mask (what the policy saw when it chose, and which actions were valid).
 
     Raises:
-        ConfigurationError: if there is no policy or no seed, or a seed comes twice.
+        AgentError: if a policy returns something that is no action, or a user's policy fails.
+        ConfigurationError: if there is no policy or no seed, a seed comes twice, or markets are neither one nor one for each seed.
     """
     if not policies or not seeds or len(set(seeds)) < len(seeds):
         raise ConfigurationError("an update study needs at least one policy and one seed, and each seed once.")
+    if len(markets) not in (1, len(seeds)):
+        raise ConfigurationError(
+            f"there are {len(markets)} markets for {len(seeds)} seeds; give one for all, or one each."
+        )
+    of_seed = dict(zip(seeds, markets if len(markets) > 1 else [markets[0]] * len(seeds), strict=True))
     episodes = [(name, seed) for name in policies for seed in seeds]
     if jobs > 1 and len(episodes) > 1:
-        tables = _side_by_side(world, config, users, policies, episodes, report, jobs)
-    else:
-        env = ModelUpdateEnv(world, config, users)
-        tables = []
-        for number, (name, seed) in enumerate(episodes):
-            done = number * config.days
-            tables.append(_episode(env, name, policies[name], seed, lambda day, done=done: report(done + day)))  # type: ignore[misc]
+        return pl.concat(_side_by_side(of_seed, policies, episodes, report, jobs))
+    tables, done = [], 0
+    for name, seed in episodes:
+        begun = done
+
+        def told(periods: int, begun: int = begun) -> None:
+            report(begun + periods)
+
+        table = run_episode(of_seed[seed], name, policies[name], seed, told)
+        done += len(table)
+        tables.append(table)
     return pl.concat(tables)
 
 
-def _episode(
-    env: ModelUpdateEnv, name: str, policy: UpdatePolicy, seed: int, report: Callable[[int], None]
+def run_episode(
+    market: Market, name: str, policy: UpdatePolicy, seed: int, report: Callable[[int], None] = lambda periods: None
 ) -> pl.DataFrame:
-    """The days of one episode; `report` is called with their number so far."""
+    """The periods of one episode, as `run_update_study` has them; `report` is called with their number so far.
+
+    Raises:
+        AgentError: if the policy returns something that is no action, or a user's policy fails.
+    """
+    env = ModelUpdateEnv(market)
     rows: list[dict[str, object]] = []
-    observation, _ = env.reset(seed=seed)
+    policy.begin()
+    observation, info = env.reset(seed=seed)
     ended = False
     while not ended:
-        observation, reward, _, ended, info = env.step(policy.act(observation))
+        seen, mask = observation, info["action_mask"]
+        observation, reward, _, ended, info = env.step(decide(policy, seen, mask))
         rows.append(
-            {
-                "policy": name,
-                "seed": seed,
-                "day": info["day"],
-                "engagement": info["engagement"],
-                "clicks": info["clicks"],
-                "visits": info["visits"],
-                "unseen_share": info["unseen_share"],
+            {"policy": name, "seed": seed, "period": len(rows)}
+            | {key: info[key] for key in TOLD}
+            | {
                 "action": info["action_taken"],
                 "asked": info["action"],
-                "cost": info["cost"],
-                "trained_samples": info["trained_samples"],
                 "reward": reward,
-                "budget_left": info["budget_left"],
                 "seconds": env.update_seconds,
+                "serve_seconds": env.serve_seconds,
+                "observation": seen.tolist(),
+                "mask": mask.tolist(),
             }
         )
         report(len(rows))
-    return pl.DataFrame(rows)
+    return pl.DataFrame(rows, schema_overrides=_TYPES)
 
 
 def _side_by_side(
-    world: World,
-    config: UpdateConfig,
-    users: NDArray[np.int64] | None,
+    of_seed: Mapping[int, Market],
     policies: Mapping[str, UpdatePolicy],
     episodes: Sequence[tuple[str, int]],
     report: Callable[[int], None],
     jobs: int,
 ) -> list[pl.DataFrame]:
-    """The days of each episode, in the order given, run as Ray tasks."""
+    """The periods of each episode, in the order given, run as Ray tasks."""
     import ray
 
     with ray_with(jobs):
-        shared = ray.put(world)
-        task = ray.remote(num_cpus=1)(_episode_of)
-        calls = [(shared, config, users, name, policies[name], seed) for name, seed in episodes]
-        days: dict[int, pl.DataFrame] = {}
-        for place, result in as_finished(task, calls):
-            days[place] = result
-            report(len(days) * config.days)
-        return [days[place] for place in range(len(episodes))]
-
-
-def _episode_of(
-    world: World,
-    config: UpdateConfig,
-    users: NDArray[np.int64] | None,
-    name: str,
-    policy: UpdatePolicy,
-    seed: int,
-) -> pl.DataFrame:
-    """What a Ray task does."""
-    return _episode(ModelUpdateEnv(world, config, users), name, policy, seed, lambda day: None)
+        shared = {id(market): ray.put(market) for market in of_seed.values()}
+        task = ray.remote(num_cpus=1)(run_episode)
+        calls = [(shared[id(of_seed[seed])], name, policies[name], seed) for name, seed in episodes]
+        tables: dict[int, pl.DataFrame] = {}
+        for place, table in as_finished(task, calls):
+            tables[place] = table
+            report(sum(map(len, tables.values())))
+        return [tables[place] for place in range(len(episodes))]
 
 
 def summarise_updates(days: pl.DataFrame, versus: str = "never") -> pl.DataFrame:
-    """Means of a day and sums over an episode, averaged over seeds, and paired differences.
+    """Means of a period and sums over an episode, averaged over seeds, and paired differences.
 
     Args:
         days: as `run_update_study` returns it.
         versus: policy that the others are compared with; without it among them there are no differences.
 
     Returns:
-        One row for each policy and metric (a day's reward, engagement and cost; an episode's trained_samples, updates,
-        refits, seconds): policy, metric, value, low, high, difference, difference_low, difference_high, seeds. Intervals are
-        95 % t intervals over seeds, differences paired on the seeds; null where one seed tells nothing of the spread, or
-        where there is no `versus`.
+        One row for each policy and metric (a period's reward, engagement and cost; an episode's trained_samples, work and numbers
+        of updates, retrains, challenges and rollbacks; seconds): policy, metric, value, low, high, difference, difference_low,
+        difference_high, seeds. Intervals are 95 % t intervals over seeds, differences paired on the seeds; null where one seed
+        tells nothing of the spread, or where there is no `versus`.
     """
+    counted = {name: pl.col("action").is_in([int(action) for action in actions]) for name, actions in _ACTIONS.items()}
     totals = (
-        days.with_columns(
-            updates=pl.col("action").is_between(UpdateAction.UPDATE_RECALL, UpdateAction.UPDATE_BOTH),
-            refits=pl.col("action") == UpdateAction.FULL_RETRAIN,
-        )
+        days.with_columns(**counted)
         .group_by("policy", "seed", maintain_order=True)
         .agg(pl.col(DAILY).mean(), pl.col(SUMMED).sum())
         .sort("seed", maintain_order=True)

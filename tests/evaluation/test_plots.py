@@ -4,7 +4,6 @@ import numpy as np
 import polars as pl
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from envs.errors import ArtefactError
@@ -73,21 +72,6 @@ INTEREST = pl.DataFrame(
         for user in (3, 4)
         for request in range(9)
         for kind in range(8)
-    ]
-)
-UPDATES = pl.DataFrame(
-    [
-        {
-            "policy": policy,
-            "seed": seed,
-            "day": day,
-            "engagement": 1.0 + day * slope + seed,
-            "action": action,
-            "cost": 0.1 * action,
-        }
-        for policy, slope, action in (("never", -0.1, 0), ("daily", 0.0, 1), ("refit", 0.1, 2))
-        for seed in (0, 1)
-        for day in range(4)
     ]
 )
 
@@ -215,30 +199,10 @@ def test_a_learning_curve_of_one_point_or_of_none(axes):
     plots.learning_curves(CURVES.clear(), axes)
 
 
-def test_updates_are_marked_on_their_days(axes):
-    assert plots.updates_over_time(UPDATES, axes) is axes
-    assert all(told(axes))
-    marked = [line for line in axes.lines if line.get_marker() != "None" and len(line.get_xdata())]
-    marks = {line.get_marker(): line.get_xdata().tolist() for line in marked}
-    assert marks == {"^": [0, 1, 2, 3], "s": [0, 1, 2, 3]}
-
-
-def test_updates_against_cost_are_means_over_days(axes):
-    assert plots.updates_against_cost(UPDATES, axes) is axes
-    assert all(told(axes))
-    points = np.concatenate([part.get_offsets() for part in axes.collections if isinstance(part, PathCollection)])
-    assert np.allclose(points, [[0, 1.35], [0.1, 1.5], [0.2, 1.65]])
-
-
-def test_updates_of_one_seed_have_no_intervals(axes):
-    plots.updates_against_cost(UPDATES.filter(pl.col("seed") == 0), axes)
-    plots.updates_over_time(UPDATES.filter(pl.col("seed") == 0), axes)
-
-
 @pytest.fixture
 def run(tmp_path):
     run = Run.create(tmp_path / "first", "compare", {})
-    tables = {"summary": SUMMARIES["usual"], "learning": CURVES, "interest": INTEREST, "updates": UPDATES}
+    tables = {"summary": SUMMARIES["usual"], "learning": CURVES, "interest": INTEREST}
     for name, table in tables.items():
         run.write_table(name, table)
     return run
@@ -251,7 +215,6 @@ def test_every_figure_of_a_run_is_written(run):
         "tradeoff.png",
         "interest.png",
         "learning.png",
-        "updates.png",
     ]
     assert all(path.parent == run.folder / "plots" and path.read_bytes()[:4] == b"\x89PNG" for path in paths)
 
@@ -260,7 +223,7 @@ def test_several_runs_are_drawn_together(run, tmp_path):
     other = Run.create(tmp_path / "second", "compare", {})
     other.write_table("summary", SUMMARIES["one"])
     paths = save_figures([run, other], tmp_path / "both")
-    assert len(paths) == 5 and all(path.parent == tmp_path / "both" for path in paths)
+    assert len(paths) == 4 and all(path.parent == tmp_path / "both" for path in paths)
     assert not (run.folder / "plots").exists()
 
 

@@ -3,7 +3,6 @@ import io
 import polars as pl
 import pytest
 
-from agents.updates.study import is_untrained, summarise_updates
 from envs.users.ablation import EvolutionGain
 from evaluation.fidelity.report import survival_sentence
 from evaluation.report import (
@@ -14,7 +13,6 @@ from evaluation.report import (
     make_console,
     parameter_table,
     print_figures,
-    updates_table,
 )
 from evaluation.summary import initial_name
 
@@ -122,30 +120,6 @@ def test_likelihoods_leave_blank_what_is_missing():
     )
     assert "6.830" in row_of(text, "popularity") and "5.850 ± 0.020" in row_of(text, "evolving")
     assert "None" not in text
-
-
-def test_updates_table_by_hand():
-    days = pl.DataFrame(
-        {
-            "policy": ["never"] * 4 + ["mixed"] * 4,
-            "seed": [0, 0, 1, 1] * 2,
-            "day": [0, 1] * 4,
-            "engagement": [1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0],
-            "action": [0, 0, 0, 0, 1, 2, 2, 2],
-            "cost": [0.0] * 4 + [0.5, 1.0, 1.0, 1.0],
-            "trained_samples": [0] * 8,
-            "seconds": [0.0] * 8,
-        }
-    ).with_columns(reward=pl.col("engagement") - pl.col("cost"))
-    summary = summarise_updates(days)
-    mixed = {row["metric"]: row for row in summary.filter(pl.col("policy") == "mixed").iter_rows(named=True)}
-    assert (mixed["engagement"]["value"], mixed["cost"]["value"], mixed["reward"]["value"]) == (3.0, 0.875, 2.125)
-    assert (mixed["updates"]["value"], mixed["refits"]["value"], mixed["reward"]["seeds"]) == (0.5, 1.5, 2)
-    text = printed(updates_table(summary, untrained=["mixed"]))
-    assert text.index("│ mixed") < text.index("│ never")
-    assert "2.1250 ±" in row_of(text, "mixed") and "+1.1250 ±" in row_of(text, "mixed")
-    # the difference of two seeds, 0.25 and 2.0, leaves zero within the interval
-    assert is_untrained(summary, "mixed") and "UNTRAINED" in row_of(text, "mixed")
 
 
 @pytest.mark.parametrize(

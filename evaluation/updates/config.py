@@ -1,0 +1,96 @@
+"""How much of what a study of update policies rests on."""
+
+from dataclasses import dataclass
+
+from agents.updates.market import UpdateConfig
+from agents.updates.policies.loading import RULES
+from envs.errors import ConfigurationError
+
+TUNING_SEED = 1_000
+"""First seed of the worlds that policies are tuned and trained on; those that they are judged on have seeds from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateStudyConfig:
+    """Which policies meet which scenarios, and how often."""
+
+    scenarios: tuple[str, ...]
+    """By name, or "file.py:Class". One of a user's own is the same world under every seed."""
+    days: int = 60
+    """Length of an episode."""
+    visits: int = 500
+    """Visits a day, before what the scenario makes of it."""
+    seeds: int = 5
+    """Worlds that policies are judged on, one episode in each."""
+    tuning_worlds: int = 4
+    """Worlds that they are tuned and trained on."""
+    episodes: int = 60
+    """Episodes that each family of policies may simulate in each scenario, for tuning or training."""
+    rules: tuple[str, ...] = RULES
+    """Families that are tuned; `never` is there whether it is named or not."""
+    learners: tuple[str, ...] = ("dqn", "ppo")
+    """Families that are trained."""
+    own: tuple[str, ...] = ()
+    """Families of a user's own, tuned or trained as they are."""
+    replays: int = 30
+    """Schedules that hindsight replays in each judged world."""
+    unmet: tuple[str, ...] = ()
+    """Scenarios for which a policy is trained on all the others, too, and judged there."""
+    rankers: tuple[str, ...] = ()
+    """Rankers besides the logistic one: their decay is measured, and the chosen policies are judged on their pipelines, too."""
+    ranker_scenarios: tuple[str, ...] = ("shock", "news")
+    """Where."""
+    ranker_seeds: int = 2
+    """In how many of the judged worlds."""
+    ranker_settings: tuple[tuple[str, int], ...] = (("epochs", 1),)
+    """Of these rankers, besides what they learn from; small, since policies may have them retrain daily."""
+    decay_seeds: int = 5
+    """Worlds in which decay is measured."""
+    decay_visits: int = 300
+    """Visits a day in these."""
+    event_delay: float = 0.0
+    """Hours by which events reach the models late."""
+    seed: int = 0
+    """Of tuning's draws and of trainings."""
+
+    def __post_init__(self) -> None:
+        least = {
+            "days": 2,
+            "visits": 1,
+            "seeds": 1,
+            "tuning_worlds": 1,
+            "episodes": 3,
+            "replays": 1,
+            "ranker_seeds": 1,
+            "decay_seeds": 1,
+            "decay_visits": 1,
+        }
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
+        if not self.scenarios or not self.learners:
+            raise ConfigurationError("a study of updates needs at least one scenario and one learner.")
+        if self.event_delay < 0:
+            raise ConfigurationError(f"event_delay is {self.event_delay}; it must be a number of hours from 0 upwards.")
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """All that get episodes; `never` needs none."""
+        return tuple(name for name in (*self.rules, *self.learners, *self.own) if name != "never")
+
+    @property
+    def judged_seeds(self) -> range:
+        """Of worlds and episodes that policies are judged on."""
+        return range(self.seeds)
+
+    @property
+    def tuning_seeds(self) -> range:
+        """Of worlds and episodes that they are tuned and trained on."""
+        return range(TUNING_SEED, TUNING_SEED + self.tuning_worlds)
+
+    def environment(self, ranker: str = "logistic") -> UpdateConfig:
+        """Episodes on a pipeline with that ranker."""
+        if ranker == "logistic":
+            return UpdateConfig(days=self.days)
+        settings = {"samples": {"label": "consumed"}, **dict(self.ranker_settings)}
+        return UpdateConfig(days=self.days, ranker=ranker, settings=settings)

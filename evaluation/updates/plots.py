@@ -1,0 +1,351 @@
+"""Plots of the study of update policies: fronts, timelines, margins, what a policy looks at, and how models decay.
+
+Roles have a colour and a shape each, actions a shape and a fill, so that both can be told apart without colour.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from agents.updates.intervals import mean_interval
+from agents.updates.monitoring import UpdateAction
+from evaluation import plots
+from evaluation.plot_style import BLUE, CYCLE, GREEN, GREY, INK, PALE, VERMILLION, legend_below, place_labels
+from evaluation.updates.summary import HINDSIGHT, NEVER, OWN, REFERENCE, RL, RULE
+
+LOOK: Mapping[str, tuple[str, str, str]] = {
+    RULE: (BLUE, "s", "tuned rule"),
+    RL: (VERMILLION, "o", "reinforcement learning"),
+    OWN: (GREEN, "P", "own policy"),
+    REFERENCE: (GREY, "v", "hindsight (replays schedules on the judged seed)"),
+}
+"""Colour, marker and name of each role."""
+MARKS: Mapping[UpdateAction, tuple[str, bool, str]] = {
+    UpdateAction.UPDATE_RECALL: ("<", False, "update recall"),
+    UpdateAction.UPDATE_RANKER: (">", False, "update ranker"),
+    UpdateAction.UPDATE_BOTH: ("^", True, "update both"),
+    UpdateAction.ROLL_BACK: ("x", True, "roll back"),
+    UpdateAction.CHALLENGER: ("D", False, "challenger: train, or promote or drop"),
+    UpdateAction.FULL_RETRAIN: ("s", True, "full retrain"),
+}
+"""Marker of each action, whether it is filled, and its name."""
+DECAYING = {
+    "engagement": "engagement (clicks expected per visit)",
+    "recall_100": "recall@100",
+    "ndcg_10": "NDCG@10",
+    "calibration_error": "calibration error (ECE)",
+}
+"""Axis labels of the columns of a decay curve."""
+INTERVALS = "Bars and bands: 95 % intervals over seeds."
+
+
+def front(points: pl.DataFrame, axes: Axes) -> Axes:
+    """Engagement against cost; the line is the front of the tuned rules, level beyond its right end.
+
+    Args:
+        points: as `points_table` returns it, of one scenario.
+        axes: where to draw.
+    """
+    costs, engagements = points["cost"].to_numpy(), points["engagement"].to_numpy()
+    hull = points.filter(pl.col("on_rules_front")).sort("cost")
+    right = max(float(costs.max()), 1e-12) * 1.05
+    axes.plot([*hull["cost"], right], [*hull["engagement"], hull["engagement"][-1]], color=BLUE, lw=1.2, zorder=1)
+    whiskers = []
+    for row in points.iter_rows(named=True):
+        colour, marker, _ = LOOK[row["role"]]
+        for low, high, level, along in (
+            (row["cost_low"], row["cost_high"], row["engagement"], True),
+            (row["engagement_low"], row["engagement_high"], row["cost"], False),
+        ):
+            if low is not None:
+                ends = ((low, level), (high, level)) if along else ((level, low), (level, high))
+                axes.plot(*zip(*ends, strict=True), color=colour, lw=0.7, alpha=0.5, zorder=2)
+                whiskers.append(ends)
+        axes.plot(
+            row["cost"], row["engagement"], marker, color=colour, mfc=colour if row["on_front"] else "white", ms=6
+        )
+    axes.set_title("Engagement against cost")
+    axes.set_xlabel("cost of updates (clicks per visit)")
+    axes.set_ylabel("engagement (clicks per visit)")
+    axes.grid(color=PALE, lw=0.5)
+    axes.set_xlim(-0.08 * right, 1.1 * right)
+    axes.set_ylim(*_around(engagements, 0.6))
+    place_labels(
+        axes, list(zip(costs.tolist(), engagements.tolist(), strict=True)), points["policy"].to_list(), whiskers
+    )
+    return axes
+
+
+def timeline(days: pl.DataFrame, upper: Axes, lower: Axes, shown: Sequence[str] | None = None) -> tuple[Axes, Axes]:
+    """Engagement over the days under each policy, and below it a row of marks for each policy: what it did, and when.
+
+    Lines are means over seeds with 95 % bands; the marks are those of the first seed.
+
+    Args:
+        days: policy, seed, day, engagement, action; of one scenario.
+        upper: axes of the lines.
+        lower: axes of the marks; shares its x axis with `upper`.
+        shown: policies, in order; None takes all.
+    """
+    policies = list(shown) if shown is not None else days["policy"].unique(maintain_order=True).to_list()
+    levels = []
+    first = days.filter(pl.col("seed") == days["seed"].min())
+    for number, policy in enumerate(policies):
+        colour = CYCLE[number % len(CYCLE)]
+        line = _by_day(days.filter(pl.col("policy") == policy))
+        upper.plot(line["day"], line["value"], color=colour, ls=("-", "--", "-.")[number % 3], lw=1.4, label=policy)
+        levels.append(line["value"].to_numpy())
+        known = line.drop_nulls(["low", "high"])
+        upper.fill_between(known["day"], known["low"], known["high"], color=colour, alpha=0.12, lw=0)
+        own = first.filter(pl.col("policy") == policy)
+        lower.axhline(-number, color=PALE, lw=0.5, zorder=0)
+        for action, (marker, filled, _) in MARKS.items():
+            at = own.filter(pl.col("action") == int(action))["day"].to_numpy()
+            face = colour if filled else "white"
+            lower.plot(at, np.full(len(at), -number), marker, color=colour, mfc=face, ms=4, mew=0.9)
+    upper.set_ylim(*_around(np.concatenate(levels), 0.3))
+    upper.set_title("Engagement as the models age")
+    upper.set_ylabel("clicks per visit")
+    upper.grid(color=PALE, lw=0.5)
+    lower.set_yticks([-number for number in range(len(policies))], policies)
+    lower.set_ylim(-len(policies) + 0.4, 0.6)
+    lower.tick_params(axis="y", length=0)
+    lower.set_xlabel("day")
+    return upper, lower
+
+
+def _around(values: NDArray[np.float64], share: float) -> tuple[float, float]:
+    """Limits of an axis that shows `values` with room; intervals of very few seeds would leave nothing else to be seen."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    room = share * (high - low) or 0.1 * abs(high) or 1.0
+    return low - room, high + room
+
+
+def _by_day(days: pl.DataFrame) -> pl.DataFrame:
+    """day, value, low, high of engagement, over seeds; of one policy."""
+    rows = [
+        {"day": day, **dict(zip(("value", "low", "high"), mean_interval(part["engagement"].to_numpy()), strict=True))}
+        for (day,), part in days.sort("day").group_by("day", maintain_order=True)
+    ]
+    return pl.DataFrame(rows, schema_overrides=dict.fromkeys(("value", "low", "high"), pl.Float64))
+
+
+def margins(table: pl.DataFrame, axes: Axes) -> Axes:
+    """RL minus the tuned rules' front, scenario by scenario; right of zero RL is better.
+
+    Args:
+        table: scenario, rl, value, low, high.
+        axes: where to draw.
+    """
+    labels = []
+    for place, row in enumerate(reversed(table.to_dicts())):
+        colour, marker, _ = LOOK[RL]
+        if row["low"] is not None:
+            axes.plot([row["low"], row["high"]], [place, place], color=colour, lw=1.4)
+        axes.plot(row["value"], place, marker, color=colour, ms=6)
+        labels.append(f"{row['scenario']}: {row['rl']}")
+    axes.axvline(0, color=INK, lw=0.8)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(-0.6, len(labels) - 0.4)
+    axes.set_title("RL minus the tuned rules' front, at RL's cost")
+    axes.set_xlabel("engagement (clicks per visit)")
+    axes.grid(axis="x", color=PALE, lw=0.5)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def importances(table: pl.DataFrame, axes: Axes) -> Axes:
+    """Share of decisions that change when a field is shuffled: filled for any change, hollow for acting or not.
+
+    Args:
+        table: field and the columns of `importance`, of one scenario; the first row is drawn on top.
+        axes: where to draw.
+    """
+    for place, row in enumerate(reversed(table.to_dicts())):
+        for kind, offset, face in (("changed", 0.13, VERMILLION), ("flipped", -0.13, "white")):
+            level = place + offset
+            if row[f"{kind}_low"] is not None:
+                ends = [max(row[f"{kind}_low"], 0), min(row[f"{kind}_high"], 1)]
+                axes.plot(ends, [level, level], color=VERMILLION, lw=1)
+            axes.plot(row[kind], level, "o", color=VERMILLION, mfc=face, ms=4.5)
+    axes.set_yticks(range(len(table)), [name.replace("_", " ") for name in reversed(table["field"].to_list())])
+    axes.set_ylim(-0.6, len(table) - 0.4)
+    axes.set_xlim(left=-0.02)
+    axes.set_title("What the policy looks at")
+    axes.set_xlabel("share of decisions that change when it is shuffled")
+    axes.grid(axis="x", color=PALE, lw=0.5)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def decay(table: pl.DataFrame, axes: Axes, metric: str) -> Axes:
+    """A measure of models that nobody refreshes, against days since training; a line a model, with 95 % bands over worlds.
+
+    Args:
+        table: model, day, metric, value, low, high; of one scenario.
+        axes: where to draw.
+        metric: which.
+    """
+    for number, model in enumerate(table["model"].unique(maintain_order=True)):
+        own = table.filter((pl.col("model") == model) & (pl.col("metric") == metric)).sort("day")
+        colour = CYCLE[number % len(CYCLE)]
+        axes.plot(own["day"], own["value"], color=colour, ls=("-", "--", ":")[number % 3], lw=1.6, label=model)
+        known = own.drop_nulls(["low", "high"])
+        axes.fill_between(known["day"], known["low"], known["high"], color=colour, alpha=0.15, lw=0)
+    axes.set_xlabel("days since training")
+    axes.set_ylabel(DECAYING[metric])
+    axes.set_ylim(bottom=0)
+    axes.grid(color=PALE, lw=0.5)
+    return axes
+
+
+# ------------------------------------------------------------------------------------------------------------- the pages
+def front_page(points: pl.DataFrame) -> Figure:
+    """A front for each scenario."""
+    figure, panels = _panels(points, 5.2, 4.0)
+    for axes, (scenario, own) in zip(panels, _scenarios(points), strict=False):
+        front(own, axes)
+        axes.set_title(f"{scenario}: engagement against cost")
+    roles = [role for role in LOOK if role in points["role"]]
+    handles = [Line2D([], [], color=LOOK[role][0], marker=LOOK[role][1], ls="", label=LOOK[role][2]) for role in roles]
+    handles.append(Line2D([], [], color=BLUE, lw=1.2, label="front of the tuned rules"))
+    title = f"{INTERVALS} Filled: on the front of all but hindsight."
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), title=title, title_fontsize=8)
+    return figure
+
+
+def timeline_page(days: pl.DataFrame, chosen: Mapping[str, Sequence[str]]) -> Figure:
+    """Lines and marks for each scenario.
+
+    Args:
+        days: scenario, policy, seed, day, engagement, action.
+        chosen: scenario -> the policies that are shown.
+    """
+    scenarios = _scenarios(days)
+    columns = min(len(scenarios), 2)
+    lines = -(-len(scenarios) // columns)
+    most = max(len(chosen[scenario]) for scenario, _ in scenarios)
+    figure = _figure(6.4 * columns, (2.6 + 0.22 * most) * lines + 0.8)
+    heights = [3.0, 0.3 * most + 0.2] * lines
+    panels = figure.subplots(2 * lines, columns, squeeze=False, sharex="col", height_ratios=heights)
+    for place in range(lines * columns):
+        upper, lower = panels[2 * (place // columns) : 2 * (place // columns) + 2, place % columns]
+        if place >= len(scenarios):
+            upper.set_visible(False)
+            lower.set_visible(False)
+            continue
+        scenario, own = scenarios[place]
+        timeline(own, upper, lower, chosen[scenario])
+        upper.set_title(f"{scenario}: engagement as the models age")
+        lower.tick_params(labelbottom=True)
+    handles = [
+        Line2D([], [], ls="", marker=marker, color=GREY, mfc=GREY if filled else "white", ms=5, label=name)
+        for marker, filled, name in MARKS.values()
+    ]
+    title = "Marks: actions in the first seed, in the policy's colour. Lines: means over seeds, 95 % bands."
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), title=title, title_fontsize=8)
+    return figure
+
+
+def margins_page(table: pl.DataFrame) -> Figure:
+    """Margins of all scenarios, those of policies that never met the scenario in a panel of their own.
+
+    Args:
+        table: as `margins_table` returns it, with trained_on ('' where the policy was trained on the scenario itself).
+    """
+    met, unmet = table.filter(pl.col("trained_on") == ""), table.filter(pl.col("trained_on") != "")
+    shown = [
+        (met, "RL minus the tuned rules' front, at RL's cost"),
+        (unmet, "Likewise, trained on other scenarios only"),
+    ]
+    shown = [(own, title) for own, title in shown if len(own)]
+    figure = _figure(5.6 * len(shown), 0.34 * max(len(own) for own, _ in shown) + 1.4)
+    for axes, (own, title) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        margins(own, axes)
+        axes.set_title(title)
+    _footnote(figure, "Bars: 95 % intervals over seeds, paired.")
+    return figure
+
+
+def importance_page(table: pl.DataFrame) -> Figure:
+    """What the learnt policy of each scenario looks at."""
+    figure, panels = _panels(table, 4.2, 0.24 * table["field"].n_unique() + 1.0)
+    for axes, (scenario, own) in zip(panels, _scenarios(table), strict=False):
+        importances(own, axes)
+        axes.set_title(f"{scenario}: what {own['policy'][0]} looks at")
+    _footnote(figure, f"Filled: another action. Hollow: acts instead of keeping, or keeps. {INTERVALS}")
+    return figure
+
+
+def decay_page(table: pl.DataFrame) -> Figure:
+    """A row for each measure and a column for each scenario."""
+    scenarios = _scenarios(table)
+    figure = _figure(3.4 * len(scenarios), 2.6 * len(DECAYING))
+    panels = figure.subplots(len(DECAYING), len(scenarios), squeeze=False, sharex=True, sharey="row")
+    for line, metric in zip(panels, DECAYING, strict=True):
+        for axes, (scenario, own) in zip(line, scenarios, strict=True):
+            decay(own, axes, metric)
+            if line is panels[0]:
+                axes.set_title(f"{scenario}: never refreshed")
+            if line is not panels[-1]:
+                axes.set_xlabel("")
+            if axes is not line[0]:
+                axes.set_ylabel("")
+    legend_below(panels[-1][0])
+    _footnote(figure, "Bands: 95 % intervals over worlds.")
+    return figure
+
+
+def learning_page(curves: pl.DataFrame) -> Figure:
+    """Learning curves of each scenario."""
+    figure, panels = _panels(curves, 5.2, 3.8)
+    for axes, (scenario, own) in zip(panels, _scenarios(curves), strict=False):
+        plots.learning_curves(own, axes)
+        axes.set_title(f"{scenario}: while learning, with exploration")
+        axes.set_xlabel("simulated days of training")
+        axes.set_ylabel("a day's reward (clicks per visit)")
+    return figure
+
+
+def shown_policies(points: pl.DataFrame, chosen: Mapping[str, str]) -> dict[str, list[str]]:
+    """Policies of each scenario that the timeline shows: never, the two rules of best reward, the chosen RL policy, hindsight."""
+    shown = {}
+    for scenario, own in _scenarios(points):
+        by_reward = own.sort(pl.col("engagement") - pl.col("cost"), descending=True, maintain_order=True)
+        rules = [name for name in by_reward.filter(pl.col("role") == RULE)["policy"] if name != NEVER][:2]
+        wanted = [NEVER, *rules, *([chosen[scenario]] if scenario in chosen else []), HINDSIGHT]
+        shown[scenario] = [name for name in wanted if name in own["policy"]]
+    return shown
+
+
+def _scenarios(table: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
+    names = table["scenario"].unique(maintain_order=True)
+    return [(name, table.filter(pl.col("scenario") == name)) for name in names]
+
+
+def _panels(table: pl.DataFrame, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each scenario, three in a row."""
+    count = table["scenario"].n_unique()
+    columns = min(count, 3)
+    lines = -(-count // columns)
+    figure = _figure(width * columns, height * lines + 0.6)
+    panels = list(figure.subplots(lines, columns, squeeze=False).ravel())
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    return figure, panels
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _footnote(figure: Figure, text: str) -> None:
+    figure.supxlabel(text, fontsize=7.5, color=GREY, x=0.01, ha="left")

@@ -1,0 +1,333 @@
+"""The stages of a study of update policies: each job leaves a table when it is done, and is not done again.
+
+updates/decay/<scenario>-<model>-<seed>      losses, and ..._curves
+updates/tuned/<scenario>-<family>            what tuning or training came to
+updates/judged/<scenario>-<seed>             days of all policies in a world that none has met
+updates/hindsight/<scenario>-<seed>          days of the best schedule in that world
+updates/importance/<scenario>                what the chosen learnt policy looks at
+updates/taught/<scenario>-<family>           what training on the other scenarios came to
+updates/unmet/<scenario>-<seed>              days of that policy
+updates/pipelines/<scenario>-<ranker>-<seed> days of the chosen policies on a pipeline with another ranker
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import polars as pl
+
+from agents.updates.decay import measure_decay
+from agents.updates.fronts import Front
+from agents.updates.market import Market
+from agents.updates.models import ServedModels
+from agents.updates.policies.base import UpdatePolicy
+from agents.updates.policies.hindsight import best_in_hindsight
+from agents.updates.policies.learnt import OBSERVED, LearntPolicy
+from agents.updates.policies.rules import Every, Never
+from agents.updates.policies.tuning import tune
+from agents.updates.study import run_episode
+from envs.world import World
+from evaluation.updates.arena import UpdateArena, table_of
+from evaluation.updates.summary import HINDSIGHT, NEVER, OWN, REFERENCE, RL, RULE, importance
+from evaluation.verdict.jobs import Job
+
+STUDY = "study"
+"""Key of the arena in the workshop."""
+DECAY_DAYS = 30
+NIGHTLY = Every(1)
+"""What is done out of habit; judged whatever tuning finds."""
+FRONT_RULES = 6
+"""Configurations on the tuning worlds' front that are judged besides the best of each family, at most."""
+_ALSO = 2
+"""Judged policies whose schedules hindsight begins with: the best ones."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A policy that is judged."""
+
+    name: str
+    """In tables: the label of a rule, the family of a learnt policy."""
+    role: str
+    family: str
+    label: str
+
+    def policy(self, arena: UpdateArena, scenario: str) -> UpdatePolicy:
+        """The policy itself."""
+        if self.family == NEVER:
+            return Never()
+        return NIGHTLY if self.label == NIGHTLY.label else arena.policy(scenario, self.family, self.label)
+
+
+# ------------------------------------------------------------------------------------------------------------------- decay
+def decay_jobs(arena: UpdateArena) -> list[Job]:
+    """A job for each scenario, model and world."""
+    models = ("logistic", *arena.config.rankers)
+    return [
+        Job(STUDY, table_of("decay", name, model, seed), measure, (name, model, seed))
+        for name in arena.specs
+        for model in models
+        for seed in range(arena.config.decay_seeds)
+    ]
+
+
+def measure(arena: UpdateArena, table: str, scenario: str, model: str, seed: int) -> None:
+    """The decay of a frozen pipeline in one world."""
+    config = arena.config.environment(model)
+
+    def models(world: World) -> ServedModels:
+        served = ServedModels(
+            config.embedding,
+            config.model_seed,
+            ranker=config.ranker,
+            settings=config.settings,
+            most_rows=config.most_rows,
+        )
+        return served.fit(world.policy_log)
+
+    asked = arena.scenario(scenario, seed, DECAY_DAYS, arena.config.decay_visits)
+    found = measure_decay([asked], models)
+    keys = [pl.lit(scenario).alias("scenario"), pl.lit(model).alias("model"), pl.lit(seed).alias("seed")]
+    arena.run.write_table(f"{table}_curves", found.curves.with_columns(keys))
+    arena.run.write_table(table, found.losses.with_columns(keys))
+
+
+# ------------------------------------------------------------------------------------------------------ tuning and training
+def tuning_jobs(arena: UpdateArena) -> list[Job]:
+    """A job for each scenario and family."""
+    return [
+        Job(STUDY, table_of("tuned", name, family), tune_in, (name, family))
+        for name in arena.specs
+        for family in arena.config.families
+    ]
+
+
+def tune_in(arena: UpdateArena, table: str, scenario: str, family: str) -> None:
+    """Tunes or trains a family on the scenario's tuning worlds."""
+    _tune(arena, table, [(scenario, seed) for seed in arena.config.tuning_seeds], family, scenario)
+
+
+def teach(arena: UpdateArena, table: str, scenario: str, family: str) -> None:
+    """Trains a family on the tuning worlds of all scenarios but one, the same number of episodes."""
+    others = [name for name in arena.specs if name != scenario]
+    worlds = [
+        (name, seed) for seed in arena.config.tuning_seeds[: -(-len(arena.config.tuning_seeds) // 2)] for name in others
+    ]
+    _tune(arena, table, worlds, family, unmet_folder(scenario))
+
+
+def unmet_folder(scenario: str) -> str:
+    """Folder of policies trained on all scenarios but this one."""
+    return f"{scenario}-unmet"
+
+
+def _tune(arena: UpdateArena, table: str, worlds: Sequence[tuple[str, int]], family: str, folder: str) -> None:
+    markets = [arena.market(name, seed) for name, seed in worlds]
+    config = arena.config
+    found = tune(family, markets, config.tuning_seeds, config.episodes, seed=config.seed)
+    learnt = isinstance(found.policy, LearntPolicy)
+    if isinstance(found.policy, LearntPolicy):
+        found.policy.save(arena.policy_path(folder, family))
+        curve = pl.DataFrame(found.policy.learning_curve_, schema=["requests", "reward"], orient="row")
+        arena.run.write_table(f"{table}_curve", curve)
+    chosen = pl.col("configuration") == next(
+        place for place, policy in enumerate(found.configurations) if policy is found.policy
+    )
+    arena.run.write_table(
+        table,
+        found.outcomes.select(
+            pl.lit(folder).alias("scenario"),
+            pl.lit(family).alias("family"),
+            pl.lit(learnt).alias("learnt"),
+            pl.all(),
+            chosen.alias("chosen"),
+            pl.lit(found.episodes).alias("episodes"),
+            pl.lit(found.seconds).alias("seconds"),
+        ),
+    )
+
+
+def tuned(arena: UpdateArena, scenario: str) -> pl.DataFrame:
+    """What all families came to in a scenario's tuning worlds."""
+    return arena.tables(*[table_of("tuned", scenario, family) for family in arena.config.families])
+
+
+def chosen_learner(arena: UpdateArena, scenario: str) -> str:
+    """The learnt family that stands for its side: the one of the largest mean reward in the tuning worlds."""
+    table = tuned(arena, scenario).filter(pl.col("family").is_in(arena.config.learners) & pl.col("chosen"))
+    means = table.group_by("family", maintain_order=True).agg(pl.col("worth").mean())
+    return str(means.sort("worth", descending=True, maintain_order=True)["family"][0])
+
+
+def chosen_rule(arena: UpdateArena, scenario: str) -> Entrant:
+    """The tuned rule of the largest mean reward in the tuning worlds, on the episodes that the best of all families have played."""
+    table = tuned(arena, scenario).filter(pl.col("family").is_in(arena.config.rules) & pl.col("chosen"))
+    means = _on_common_episodes(table).sort("worth", descending=True, maintain_order=True)
+    return Entrant(means["label"][0], RULE, means["family"][0], means["label"][0])
+
+
+def entrants(arena: UpdateArena, scenario: str) -> list[Entrant]:
+    """Who is judged: never, what is done out of habit, the best configuration of each family, and the rules on the front of cost
+    and engagement in the tuning worlds, on the episodes that all configurations have played."""
+    table = tuned(arena, scenario)
+    rules = table.filter(pl.col("family").is_in(arena.config.rules))
+    found = [Entrant(NEVER, RULE, NEVER, NEVER), Entrant(NIGHTLY.label, RULE, NIGHTLY.name, NIGHTLY.label)]
+    best = rules.filter(pl.col("chosen")).select("family", "label").unique(maintain_order=True)
+    found += [Entrant(label, RULE, family, label) for family, label in best.iter_rows()]
+    means = _on_common_episodes(rules)
+    points = {
+        label: (cost, engagement) for label, cost, engagement in means.select("label", "cost", "engagement").iter_rows()
+    }
+    families = dict(means.select("label", "family").iter_rows())
+    names = Front.of(points).names if points else ()
+    kept = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, FRONT_RULES).round().astype(int))]
+    found += [Entrant(label, RULE, families[label], label) for label in kept]
+    found += [Entrant(name, RL, name, name) for name in arena.config.learners]
+    own = table.filter(pl.col("family").is_in(arena.config.own) & pl.col("chosen"))
+    found += [
+        Entrant(label, OWN, family, label) for family, label in own.select("family", "label").unique().iter_rows()
+    ]
+    return list({entrant.name: entrant for entrant in reversed(found)}.values())[::-1]
+
+
+def _on_common_episodes(table: pl.DataFrame) -> pl.DataFrame:
+    """family, label, and mean cost, engagement and worth on the episodes that all of the table's configurations have played."""
+    everybody = table.select("family", "label").n_unique() if len(table) else 0
+    common = table.group_by("market", "seed").agg(pl.struct("family", "label").n_unique().alias("count"))
+    common = common.filter(pl.col("count") == everybody).select("market", "seed")
+    return (
+        table.join(common, on=["market", "seed"], how="semi", maintain_order="left")
+        .group_by("family", "label", maintain_order=True)
+        .agg(pl.col("cost", "engagement", "worth").mean())
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------- judging
+def judging_jobs(arena: UpdateArena) -> list[Job]:
+    """A job for each scenario and judged world."""
+    return [
+        Job(STUDY, table_of("judged", name, seed), judge, (name, seed, tuple(entrants(arena, name))))
+        for name in arena.specs
+        for seed in arena.config.judged_seeds
+    ]
+
+
+def judge(arena: UpdateArena, table: str, scenario: str, seed: int, judged: Sequence[Entrant]) -> None:
+    """The days of all entrants in one world."""
+    market = arena.market(scenario, seed)
+    parts = [
+        _days(market, scenario, entrant.name, entrant.role, entrant.policy(arena, scenario), seed) for entrant in judged
+    ]
+    arena.run.write_table(table, pl.concat(parts))
+
+
+def _days(market: Market, scenario: str, name: str, role: str, policy: UpdatePolicy, seed: int) -> pl.DataFrame:
+    keys = [pl.lit(scenario).alias("scenario"), pl.lit(role).alias("role")]
+    return run_episode(market, name, policy, seed).select(*keys, pl.all())
+
+
+def judged(arena: UpdateArena, scenario: str) -> pl.DataFrame:
+    """Days of all entrants in all judged worlds of a scenario."""
+    return arena.tables(*[table_of("judged", scenario, seed) for seed in arena.config.judged_seeds])
+
+
+def hindsight_jobs(arena: UpdateArena) -> list[Job]:
+    """A job for each scenario and judged world."""
+    return [
+        Job(STUDY, table_of("hindsight", name, seed), look_back, (name, seed))
+        for name in arena.specs
+        for seed in arena.config.judged_seeds
+    ]
+
+
+def look_back(arena: UpdateArena, table: str, scenario: str, seed: int) -> None:
+    """The days of the best schedule in one judged world."""
+    market = arena.market(scenario, seed)
+    days = arena.run.table(table_of("judged", scenario, seed))
+    means = days.group_by("policy", maintain_order=True).agg(pl.col("reward").mean(), pl.col("action"))
+    best = means.sort("reward", descending=True, maintain_order=True)["action"].head(_ALSO).to_list()
+    begin = perf_counter()
+    found = best_in_hindsight(market, seed, arena.config.replays, also=[tuple(schedule) for schedule in best])
+    days = _days(market, scenario, HINDSIGHT, REFERENCE, found.policy, seed)
+    spent = [pl.lit(found.tried).alias("replays"), pl.lit(perf_counter() - begin).alias("search_seconds")]
+    arena.run.write_table(table, days.with_columns(spent))
+
+
+def importance_jobs(arena: UpdateArena) -> list[Job]:
+    """A job for each scenario."""
+    return [Job(STUDY, table_of("importance", name), look_at, (name,)) for name in arena.specs]
+
+
+def look_at(arena: UpdateArena, table: str, scenario: str) -> None:
+    """What the chosen learnt policy looks at, by what it saw in the judged worlds."""
+    name = chosen_learner(arena, scenario)
+    days = judged(arena, scenario).filter(pl.col("policy") == name)
+    episodes = [
+        (np.array(own["observation"].to_list(), np.float32), np.array(own["mask"].to_list(), np.int8))
+        for _, own in days.sort("period").group_by("seed", maintain_order=True)
+    ]
+    found = importance(arena.policy(scenario, name, name), episodes, OBSERVED)
+    arena.run.write_table(
+        table, found.select(pl.lit(scenario).alias("scenario"), pl.lit(name).alias("policy"), pl.all())
+    )
+
+
+# --------------------------------------------------------------------------------------------- what was never met, pipelines
+def teaching_jobs(arena: UpdateArena) -> list[Job]:
+    """A job for each scenario that a policy is not to meet; none where there is no other scenario."""
+    return [
+        Job(STUDY, table_of("taught", name, chosen_learner(arena, name)), teach, (name, chosen_learner(arena, name)))
+        for name in unmet_scenarios(arena)
+    ]
+
+
+def unmet_scenarios(arena: UpdateArena) -> list[str]:
+    """Scenarios on which a policy that was trained on the others is judged."""
+    wanted = [name.replace("-", "_") for name in arena.config.unmet]
+    return [name for name in arena.specs if name in wanted and len(arena.specs) > 1]
+
+
+def unmet_jobs(arena: UpdateArena) -> list[Job]:
+    """A job for each such scenario and judged world."""
+    return [
+        Job(STUDY, table_of("unmet", name, seed), judge_unmet, (name, seed, chosen_learner(arena, name)))
+        for name in unmet_scenarios(arena)
+        for seed in arena.config.judged_seeds
+    ]
+
+
+def judge_unmet(arena: UpdateArena, table: str, scenario: str, seed: int, family: str) -> None:
+    """The days of the policy that has never met the scenario."""
+    policy = arena.policy(unmet_folder(scenario), family, family)
+    days = _days(arena.market(scenario, seed), scenario, f"{family}, unmet", RL, policy, seed)
+    arena.run.write_table(table, days)
+
+
+def pipeline_jobs(arena: UpdateArena) -> list[Job]:
+    """A job for each ranker, scenario and judged world that the study has for it."""
+    wanted = [name.replace("-", "_") for name in arena.config.ranker_scenarios]
+    return [
+        Job(STUDY, table_of("pipelines", name, ranker, seed), judge_pipeline, (name, ranker, seed, _few(arena, name)))
+        for ranker in arena.config.rankers
+        for name in arena.specs
+        if name in wanted
+        for seed in arena.config.judged_seeds[: arena.config.ranker_seeds]
+    ]
+
+
+def _few(arena: UpdateArena, scenario: str) -> tuple[Entrant, ...]:
+    """Never, the best rule and the chosen learnt policy."""
+    learner = chosen_learner(arena, scenario)
+    return (Entrant(NEVER, RULE, NEVER, NEVER), chosen_rule(arena, scenario), Entrant(learner, RL, learner, learner))
+
+
+def judge_pipeline(
+    arena: UpdateArena, table: str, scenario: str, ranker: str, seed: int, judged: Sequence[Entrant]
+) -> None:
+    """The days of a few policies, tuned on the logistic pipeline, on that of another ranker."""
+    market = arena.market(scenario, seed, ranker)
+    parts = [
+        _days(market, scenario, entrant.name, entrant.role, entrant.policy(arena, scenario), seed) for entrant in judged
+    ]
+    arena.run.write_table(table, pl.concat(parts).with_columns(ranker=pl.lit(ranker)))

@@ -1,0 +1,178 @@
+"""The study of update policies from end to end, and the tables that all of it is told by.
+
+Tables: updates_decay, updates_losses, updates_tuning, updates (days of all judged episodes), updates_points, updates_summary,
+updates_margins, updates_importance, updates_learning, updates_budget, updates_pipelines.
+"""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from agents.updates.decay import Decay
+from agents.updates.policies.loading import resolve_update_policy
+from evaluation.updates.arena import UpdateArena, table_of
+from evaluation.updates.stages import (
+    STUDY,
+    chosen_learner,
+    decay_jobs,
+    hindsight_jobs,
+    importance_jobs,
+    judged,
+    judging_jobs,
+    pipeline_jobs,
+    teaching_jobs,
+    tuned,
+    tuning_jobs,
+    unmet_jobs,
+    unmet_scenarios,
+)
+from evaluation.updates.summary import HINDSIGHT, RULE, margins_table, points_table, summary_table
+from evaluation.verdict.jobs import Workshop
+
+__all__ = ["STUDY", "UpdateStudy", "study_updates"]
+
+
+@dataclass(frozen=True)
+class UpdateStudy:
+    """What was found, as tidy tables."""
+
+    decay: pl.DataFrame
+    """scenario, model, day, metric, value, low, high."""
+    losses: pl.DataFrame
+    """scenario, model, loss, low, high, seeds: `decay_30_days`."""
+    tuning: pl.DataFrame
+    """scenario, family, learnt, configuration, label, market, seed, engagement, cost, reward, worth, chosen, episodes, seconds."""
+    days: pl.DataFrame
+    """scenario, role and what `run_update_study` returns, of all entrants and hindsight."""
+    points: pl.DataFrame
+    """As `points_table` returns it."""
+    summary: pl.DataFrame
+    """As `summary_table` returns it, with chosen."""
+    margins: pl.DataFrame
+    """As `margins_table` returns it, with trained_on: '' where that is the scenario itself, else the other scenarios."""
+    importance: pl.DataFrame
+    """scenario, policy and what `importance` returns."""
+    learning: pl.DataFrame
+    """scenario, agent, training_seed, requests (periods), reward (of a period, beyond that of keeping)."""
+    budget: pl.DataFrame
+    """policy, stage, episodes, minutes."""
+    pipelines: pl.DataFrame
+    """ranker and the columns of `summary_table`, of the chosen policies on pipelines with other rankers; empty without."""
+
+
+def study_updates(workshop: Workshop, arena: UpdateArena) -> UpdateStudy:
+    """Measures decay, tunes and trains, chooses, judges, looks back, and writes everything; what the run has is not done again."""
+    workshop.do("decay", decay_jobs(arena))
+    workshop.do("tuning and training", tuning_jobs(arena))
+    workshop.do("judging", judging_jobs(arena))
+    workshop.do("hindsight", hindsight_jobs(arena))
+    workshop.do("what policies look at", importance_jobs(arena))
+    workshop.do("training on other scenarios", teaching_jobs(arena))
+    workshop.do("judging where they never were", unmet_jobs(arena))
+    workshop.do("pipelines of other rankers", pipeline_jobs(arena))
+    run, names = arena.run, list(arena.specs)
+    chosen = {name: chosen_learner(arena, name) for name in names}
+    looked_back = arena.tables(*[job.table for job in hindsight_jobs(arena)])
+    days = pl.concat([*[judged(arena, name) for name in names], looked_back.drop("replays", "search_seconds")])
+    days = days.sort(
+        pl.col("scenario").replace_strict(dict(zip(names, range(len(names)), strict=True))), maintain_order=True
+    )
+    decay, losses = _decay(arena)
+    found = UpdateStudy(
+        decay=decay,
+        losses=losses,
+        tuning=pl.concat([tuned(arena, name) for name in names]),
+        days=days,
+        points=points_table(days),
+        summary=summary_table(days).with_columns(
+            chosen=pl.col("policy") == pl.col("scenario").replace_strict(chosen, return_dtype=pl.String)
+        ),
+        margins=_margins(arena, days, chosen),
+        importance=arena.tables(*[job.table for job in importance_jobs(arena)]),
+        learning=_learning(arena),
+        budget=_budget(arena, days, looked_back),
+        pipelines=_pipelines(arena),
+    )
+    for name, table in vars(found).items():
+        if table.width:
+            run.write_table("updates" if name == "days" else f"updates_{name}", table)
+    return found
+
+
+def _decay(arena: UpdateArena) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(curves, losses) of every scenario and model."""
+    curves, losses = [], []
+    for name in arena.specs:
+        for model in ("logistic", *arena.config.rankers):
+            tables = [table_of("decay", name, model, seed) for seed in range(arena.config.decay_seeds)]
+            found = Decay(arena.tables(*[f"{table}_curves" for table in tables]), arena.tables(*tables))
+            keys = [pl.lit(name).alias("scenario"), pl.lit(model).alias("model")]
+            curves.append(found.summary().select(*keys, pl.all()))
+            loss, low, high = (None if value != value else value for value in found.loss())
+            row = {"scenario": name, "model": model, "loss": loss, "low": low, "high": high, "seeds": len(tables)}
+            losses.append(row)
+    return pl.concat(curves), pl.DataFrame(losses, schema_overrides=dict.fromkeys(("loss", "low", "high"), pl.Float64))
+
+
+def _margins(arena: UpdateArena, days: pl.DataFrame, chosen: dict[str, str]) -> pl.DataFrame:
+    """RL minus the rules' front: of the chosen policies, and of those that never met the scenario."""
+    tables = [margins_table(days, chosen).with_columns(trained_on=pl.lit(""))]
+    for name in unmet_scenarios(arena):
+        own = arena.tables(*[table_of("unmet", name, seed) for seed in arena.config.judged_seeds])
+        rules = days.filter((pl.col("scenario") == name) & (pl.col("role") == RULE))
+        others = ", ".join(other for other in arena.specs if other != name)
+        table = margins_table(pl.concat([rules, own]), {name: own["policy"][0]})
+        tables.append(table.with_columns(trained_on=pl.lit(others)))
+    return pl.concat(tables)
+
+
+def _learning(arena: UpdateArena) -> pl.DataFrame:
+    curves = []
+    for name in arena.specs:
+        for family in arena.config.families:
+            table = f"{table_of('tuned', name, family)}_curve"
+            if arena.run.has_table(table):
+                keys = [pl.lit(name).alias("scenario"), pl.lit(family).alias("agent")]
+                seed = pl.lit(arena.config.seed).alias("training_seed")
+                curves.append(arena.run.table(table).select(*keys, seed, pl.all()))
+    return pl.concat(curves)
+
+
+def _budget(arena: UpdateArena, days: pl.DataFrame, looked_back: pl.DataFrame) -> pl.DataFrame:
+    """Episodes and minutes, all scenarios together."""
+    rows = []
+
+    def add(stage: str, tables: list[str]) -> None:
+        for (family,), own in arena.tables(*tables).group_by("family", maintain_order=True):
+            spent = own.select("scenario", "episodes", "seconds").unique()
+            name = resolve_update_policy(str(family)).name if family in arena.config.own else family
+            row = {"policy": name, "stage": stage, "episodes": spent["episodes"].sum()}
+            rows.append(row | {"minutes": spent["seconds"].sum() / 60})
+
+    add("tuning or training", [job.table for job in tuning_jobs(arena)])
+    if unmet_scenarios(arena):
+        add("training on other scenarios", [job.table for job in teaching_jobs(arena)])
+    entrants = days.filter(pl.col("policy") != HINDSIGHT)
+    judging = {
+        "episodes": entrants.select("scenario", "policy", "seed").n_unique(),
+        "minutes": float((entrants["seconds"] + entrants["serve_seconds"]).sum()) / 60,
+    }
+    rows.append({"policy": "all", "stage": "judging"} | judging)
+    replayed = looked_back.select("scenario", "seed", "replays", "search_seconds").unique()
+    minutes = float(replayed["search_seconds"].sum()) / 60
+    rows.append(
+        {"policy": HINDSIGHT, "stage": "replays", "episodes": int(replayed["replays"].sum()), "minutes": minutes}
+    )
+    return pl.DataFrame(rows)
+
+
+def _pipelines(arena: UpdateArena) -> pl.DataFrame:
+    tables = [job.table for job in pipeline_jobs(arena)]
+    if not tables:
+        return pl.DataFrame()
+    days = arena.tables(*tables)
+    rankers = days["ranker"].unique(maintain_order=True)
+    of_ranker = {ranker: days.filter(pl.col("ranker") == ranker).drop("ranker") for ranker in rankers}
+    return pl.concat(
+        [summary_table(own).select(pl.lit(ranker).alias("ranker"), pl.all()) for ranker, own in of_ranker.items()]
+    )

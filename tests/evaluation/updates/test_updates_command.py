@@ -1,0 +1,95 @@
+"""`simulate.py updates` from end to end in the smallest worlds."""
+
+import json
+
+import polars as pl
+import pytest
+
+import simulate
+from envs.logs.synthetic import SyntheticConfig, generate_log
+from evaluation.options import UpdateOptions
+from evaluation.runs import Run
+
+LOG, MODEL = generate_log(SyntheticConfig(num_users=40, num_items=130, events_per_user=10), seed=0)
+TINY = ["updates", "--fast", "--dataset", "synthetic", "--days", "4", "--visits", "8", "--episodes", "3", "--jobs", "1"]
+
+
+@pytest.fixture
+def _tiny(monkeypatch):
+    """Users are those who made the log, not fitted; nothing is drawn."""
+    monkeypatch.setattr(simulate, "load_log", lambda *how, **more: LOG)
+    monkeypatch.setattr(simulate, "fit_user_model", lambda *how: MODEL)
+    monkeypatch.setattr(simulate, "save_figures", lambda run: [])
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_a_study_ends_with_its_figures_and_resumes_where_it_was_cut(tmp_path, capsys, monkeypatch):
+    own = tmp_path / "mine.py"
+    own.write_text(
+        "from agents.updates.policies import UpdatePolicy\n\n"
+        "class Impatient(UpdatePolicy):\n    name = 'impatient'\n\n    def act(self, observation):\n        return 3\n"
+    )
+    command = [*TINY, "--update-agents", f"{own}:Impatient"]
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        # cut before anything is judged
+        patch.setattr("evaluation.updates.study.judging_jobs", lambda arena: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert simulate.main([*command, "--out", str(out)]) == 130
+    assert "--resume" in capsys.readouterr().err
+    tuned = sorted((out / "tables/updates/tuned").glob("*.parquet"))
+    before = [path.stat().st_mtime_ns for path in tuned]
+    assert len(before) == 2 * 4 + 2  # of each scenario two rules, a learner, one's own, and the learner's curve
+    assert simulate.main([*command, "--resume", str(out)]) == 0
+    assert [path.stat().st_mtime_ns for path in tuned] == before
+    figures = json.loads((out / "updates.json").read_text())
+    told = capsys.readouterr().out.splitlines()
+    for scenario in ("shock", "news"):
+        for name in (f"rl_minus_best_rule_{scenario}", f"decay_30_days_{scenario}"):
+            assert {name, f"{name}_low", f"{name}_high"} <= set(figures)
+            assert any(line.startswith(f"{name}: ") for line in told)
+    assert "rl_unmet_minus_best_rule_news" in figures and "rl_unmet_minus_best_rule_shock" not in figures
+
+    run = Run.open(out)
+    days = run.table("updates")
+    assert days.group_by("scenario", "policy").agg(pl.len())["len"].unique().to_list() == [2 * 4]
+    assert {"never", "every(1, full_retrain)", "impatient", "dqn", "hindsight"} <= set(days["policy"])
+    assert dict(days.select("policy", "role").iter_rows())["impatient"] == "own"
+    # no policy of an episode earns more than the best schedule that was replayed on it
+    rewards = days.group_by("scenario", "seed", "policy").agg(pl.col("reward").mean())
+    best = rewards.filter(pl.col("policy") == "hindsight").select("scenario", "seed", best="reward")
+    joined = rewards.join(best, on=["scenario", "seed"])
+    assert (joined["reward"] <= joined["best"] + 1e-9).all()
+    episodes = dict(run.table("updates_budget").group_by("policy").agg(pl.col("episodes").sum()).iter_rows())
+    assert episodes["every"] == episodes["impatient"] == 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--scenarios", "shok"], "shock"),
+        (["--scenarios", "shock,shock"], "twice"),
+        (["--scenarios", ","], "--scenarios is empty"),
+        (["--update-agents", "no/such.py:Policy"], "no/such.py"),
+        (["--event-delay", "-1"], "--event-delay"),
+        (["--fast", "--reference"], "exclude each other"),
+        (["--hours", "0"], "--hours"),
+        (["--episodes", "2"], "--episodes"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_sentence(arguments, told, capsys, tmp_path):
+    assert simulate.main(["updates", *arguments, "--out", str(tmp_path / "run")]) == 2
+    assert told in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_hours_buy_episodes_and_options_reach_the_study():
+    plain, longer = (UpdateOptions(reference=True, hours=hours).study() for hours in (None, 5.0))
+    assert longer.episodes == 2 * plain.episodes and longer.scenarios == plain.scenarios
+    study = UpdateOptions(scenarios="slow-drift", event_delay=6.0, update_seeds=7, days=9, visits=11, seed=3).study()
+    assert (study.scenarios, study.event_delay, study.seeds, study.days, study.visits, study.seed) == (
+        ("slow-drift",),
+        6.0,
+        7,
+        9,
+        11,
+        3,
+    )
