@@ -448,7 +448,7 @@ FAST_UPDATES = UpdateScale(
 SMALL_UPDATES = UpdateScale(
     UpdateStudyConfig(
         scenarios=("stationary", "shock", "news"),
-        days=40,
+        days=30,
         visits=200,
         seeds=3,
         tuning_worlds=3,
@@ -461,6 +461,7 @@ SMALL_UPDATES = UpdateScale(
 REFERENCE_UPDATES = UpdateScale(
     UpdateStudyConfig(
         scenarios=("stationary", "slow-drift", "shock", "news", "season", "growth"),
+        visits=300,
         unmet=("shock", "news"),
         rankers=("neumf", "din"),
     ),
@@ -496,9 +497,9 @@ class UpdateOptions(DataOptions):
     update_seeds: int | None = None
     """Worlds that policies are judged on: 3, 5 with --reference, 2 with --fast."""
     visits: int | None = None
-    """Visits of a day: 200, 500 with --reference, 30 with --fast."""
+    """Visits of a day: 200, 300 with --reference, 30 with --fast."""
     days: int | None = None
-    """Length of an episode: 40, 60 with --reference, 8 with --fast."""
+    """Length of an episode: 30, 60 with --reference, 8 with --fast."""
     jobs: int = 2 if (os.cpu_count() or 1) > 1 else 1
     """Parts of the study done side by side, as Ray tasks."""
     resume: Path | None = None

@@ -154,14 +154,14 @@ def tuned(arena: UpdateArena, scenario: str) -> pl.DataFrame:
 
 
 def chosen_learner(arena: UpdateArena, scenario: str) -> str:
-    """The learnt family that stands for its side: the one of the largest mean reward in the tuning worlds."""
+    """The learnt family that stands for its side: the one of the largest mean reward in the tuning worlds, on the episodes that all
+    have played."""
     table = tuned(arena, scenario).filter(pl.col("family").is_in(arena.config.learners) & pl.col("chosen"))
-    means = table.group_by("family", maintain_order=True).agg(pl.col("worth").mean())
-    return str(means.sort("worth", descending=True, maintain_order=True)["family"][0])
+    return str(_on_common_episodes(table).sort("worth", descending=True, maintain_order=True)["family"][0])
 
 
 def chosen_rule(arena: UpdateArena, scenario: str) -> Entrant:
-    """The tuned rule of the largest mean reward in the tuning worlds, on the episodes that the best of all families have played."""
+    """The tuned rule of the largest mean reward in the tuning worlds, likewise."""
     table = tuned(arena, scenario).filter(pl.col("family").is_in(arena.config.rules) & pl.col("chosen"))
     means = _on_common_episodes(table).sort("worth", descending=True, maintain_order=True)
     return Entrant(means["label"][0], RULE, means["family"][0], means["label"][0])
