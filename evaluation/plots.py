@@ -244,7 +244,7 @@ def learning_curves(curves: pl.DataFrame, axes: Axes, references: pl.DataFrame |
     for number, agent in enumerate(agents):
         colour = CYCLE[number % len(CYCLE)]
         rows = curves.filter(pl.col("agent") == agent)
-        runs = [part.sort("requests") for part in rows.partition_by("training_seed", maintain_order=True)]
+        runs = [_whole(part.sort("requests")) for part in rows.partition_by("training_seed", maintain_order=True)]
         if len(runs) > 1:
             for run in runs:
                 axes.plot(run["requests"], run["reward"], color=colour, lw=0.7, alpha=0.45)
@@ -277,6 +277,12 @@ def learning_curves(curves: pl.DataFrame, axes: Axes, references: pl.DataFrame |
     if agents:
         legend_below(axes)
     return axes
+
+
+def _whole(run: pl.DataFrame) -> pl.DataFrame:
+    """A curve without its last point where that is the mean of few requests, those left over at the end: it would be noise."""
+    spans = np.diff(run["requests"].to_numpy(), prepend=0)
+    return run[:-1] if len(run) > 2 and spans[-1] < np.median(spans) / 4 else run
 
 
 def _values(summary: pl.DataFrame, metric: str) -> pl.DataFrame:

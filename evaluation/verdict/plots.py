@@ -13,6 +13,8 @@ from evaluation.plot_style import BLUE, GREEN, GREY, INK, ORANGE, PALE, VERMILLI
 from evaluation.verdict.contenders import BANDIT, CONSTANT, RL, SUPERVISED
 from evaluation.verdict.finals import MYOPIC, ONE, ZERO
 
+PANELS_IN_A_LINE = 3
+"""Of a page with a panel for each world."""
 LOOK: Mapping[str, tuple[str, str, str]] = {
     RL: (VERMILLION, "o", "reinforcement learning"),
     SUPERVISED: (BLUE, "s", "supervised pipeline"),
@@ -151,19 +153,14 @@ def verdict_page(summary: pl.DataFrame) -> Figure:
     worlds = summary["world"].unique(maintain_order=True).to_list()
     metric = "normalised_reward" if _scaled_everywhere(summary) else "reward"
     agents = summary.group_by("world").agg(pl.col("agent").n_unique())["agent"].to_numpy().max()
-    columns = min(len(worlds), 3)
-    lines = -(-len(worlds) // columns)
-    figure = _figure(4.6 * columns, (0.27 * agents + 1.3) * lines + 0.6)
-    panels = list(figure.subplots(lines, columns, squeeze=False).ravel())
-    for axes, world in zip(panels, worlds, strict=False):
+    figure, panels = _panels(len(worlds), 4.6, 0.27 * agents + 1.3, 0.6)
+    for axes, world in zip(panels, worlds, strict=True):
         rewards(summary.filter(pl.col("world") == world), axes, metric)
         axes.set_title(f"{world}: reward" + (", normalised" if metric == "normalised_reward" else ""))
-    for axes in panels[len(worlds) :]:
-        axes.set_visible(False)
     users, seeds = (summary[name].to_numpy().max() for name in ("num_users", "num_seeds"))
     roles = [role for role in LOOK if role in summary["role"]]
     told = f"bars: 95 % over {users} fresh users, trainings: {seeds}; filled: chosen on tuning users"
-    _legend(figure, roles, told, 2 * columns)
+    _legend(figure, roles, told, 2 * min(len(worlds), PANELS_IN_A_LINE))
     return figure
 
 
@@ -208,7 +205,7 @@ def tradeoff_page(points: pl.DataFrame, table: pl.DataFrame) -> Figure:
         left.set_title(f"Engagement against {objective}")
         volumes(table.filter(pl.col("objective") == objective), right, f"items × {objective}")
     figure.supxlabel(
-        "Filled: Pareto front of all three. Bars: 95 % intervals.", fontsize=7.5, color=GREY, x=0.01, ha="left"
+        "Filled: Pareto front of all. Bars: 95 % intervals.", fontsize=7.5, color=GREY, x=0.01, ha="left"
     )
     return figure
 
@@ -243,8 +240,7 @@ def long_term_page(table: pl.DataFrame, summary: pl.DataFrame) -> Figure:
 def learning_page(curves: pl.DataFrame, summary: pl.DataFrame) -> Figure:
     """Sample efficiency, a panel for each world; the best supervised pipeline and constant are lines."""
     worlds = curves["world"].unique(maintain_order=True).to_list()
-    figure = _figure(6 * len(worlds), 4.8)
-    panels = figure.subplots(1, len(worlds), squeeze=False)[0]
+    figure, panels = _panels(len(worlds), 6, 4.8)
     for axes, world in zip(panels, worlds, strict=True):
         levels = summary.filter(
             (pl.col("world") == world)
@@ -271,6 +267,17 @@ def _shown_roles(summary: pl.DataFrame) -> dict[str, str]:
 def _scaled_everywhere(summary: pl.DataFrame) -> bool:
     own = summary.filter(pl.col("metric") == "normalised_reward")
     return own["world"].n_unique() == summary["world"].n_unique()
+
+
+def _panels(number: int, width: float, height: float, rest: float = 0.0) -> tuple[Figure, list[Axes]]:
+    """A figure with `number` panels of one size, in lines, and `rest` inches beside them in height."""
+    columns = min(number, PANELS_IN_A_LINE)
+    lines = -(-number // columns)
+    figure = _figure(width * columns, height * lines + rest)
+    panels = list(figure.subplots(lines, columns, squeeze=False).ravel())
+    for axes in panels[number:]:
+        axes.set_visible(False)
+    return figure, panels[:number]
 
 
 def _figure(width: float, height: float) -> Figure:
