@@ -198,12 +198,21 @@ class Beginnings:
         """(state, history [N, H], its clock in days [N, H], bits of items seen) of the users at `rows` [N], as copies."""
         missing = rows[~self._made[rows]]
         if len(missing):
+            self._make_writable()
             users = self.users[missing]
             self._state.put(missing, self.world.start_state(users, np.zeros_like(users)))
             self._history[missing], self._days[missing] = self.world.history(self.history_size, users)
             self._seen[missing] = self.world.seen(users)
             self._made[missing] = True
         return self._state.take(rows), self._history[rows], self._days[rows], self._seen[rows]
+
+    def _make_writable(self) -> None:
+        """Takes copies where Ray handed its shared memory on, which nobody may write to."""
+        if not self._made.flags.writeable:
+            self._state = self._state.take(np.arange(len(self.users)))
+            self._made, self._history, self._days, self._seen = (
+                array.copy() for array in (self._made, self._history, self._days, self._seen)
+            )
 
 
 class Traffic:

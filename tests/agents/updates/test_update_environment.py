@@ -53,6 +53,14 @@ def test_same_seed_and_actions_give_the_same_bits(market, world, config, env):
     assert not same(first[:1], run(env, PLAN[:1], seed=4))
 
 
+def test_a_market_in_memory_that_nobody_may_write_to_gives_the_same_bits(world, config, env):
+    """As Ray hands on what its tasks share."""
+    buffers: list[pickle.PickleBuffer] = []
+    fresh = pickle.dumps(Market(world, config), protocol=5, buffer_callback=buffers.append)
+    shared = pickle.loads(fresh, buffers=[memoryview(buffer.raw()).toreadonly() for buffer in buffers])
+    assert same(run(env, PLAN, seed=3), run(ModelUpdateEnv(shared), PLAN, seed=3))
+
+
 def test_an_episode_is_truncated_after_its_days_and_must_be_reset(env, config):
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.step(KEEP)
