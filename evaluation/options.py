@@ -462,6 +462,7 @@ REFERENCE_UPDATES = UpdateScale(
     UpdateStudyConfig(
         scenarios=("stationary", "slow-drift", "shock", "news", "season", "growth"),
         visits=300,
+        episodes=40,
         unmet=("shock", "news"),
         rankers=("neumf", "din"),
     ),

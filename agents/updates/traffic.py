@@ -210,9 +210,8 @@ class Beginnings:
         """Takes copies where Ray handed its shared memory on, which nobody may write to."""
         if not self._made.flags.writeable:
             self._state = self._state.take(np.arange(len(self.users)))
-            self._made, self._history, self._days, self._seen = (
-                array.copy() for array in (self._made, self._history, self._days, self._seen)
-            )
+            self._made, self._history = self._made.copy(), self._history.copy()
+            self._days, self._seen = self._days.copy(), self._seen.copy()
 
 
 class Traffic:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from agents.updates.market import UpdateConfig
+from agents.updates.models import OTHER_SETTINGS
 from agents.updates.policies.loading import RULES
 from envs.errors import ConfigurationError
 
@@ -42,8 +43,8 @@ class UpdateStudyConfig:
     """Where."""
     ranker_seeds: int = 2
     """In how many of the judged worlds."""
-    ranker_settings: tuple[tuple[str, int], ...] = (("epochs", 1),)
-    """Of these rankers, besides what they learn from; small, since policies may have them retrain daily."""
+    ranker_epochs: int = 1
+    """Passes of a full training of these rankers; few, since policies may have them retrain daily."""
     decay_seeds: int = 5
     """Worlds in which decay is measured."""
     decay_visits: int = 300
@@ -62,6 +63,7 @@ class UpdateStudyConfig:
             "episodes": 3,
             "replays": 1,
             "ranker_seeds": 1,
+            "ranker_epochs": 1,
             "decay_seeds": 1,
             "decay_visits": 1,
         }
@@ -92,5 +94,5 @@ class UpdateStudyConfig:
         """Episodes on a pipeline with that ranker."""
         if ranker == "logistic":
             return UpdateConfig(days=self.days)
-        settings = {"samples": {"label": "consumed"}, **dict(self.ranker_settings)}
+        settings = {**OTHER_SETTINGS, "training": {"epochs": self.ranker_epochs}}
         return UpdateConfig(days=self.days, ranker=ranker, settings=settings)

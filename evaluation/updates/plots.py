@@ -36,7 +36,7 @@ MARKS: Mapping[UpdateAction, tuple[str, bool, str]] = {
 }
 """Marker of each action, whether it is filled, and its name."""
 DECAYING = {
-    "engagement": "engagement (clicks expected per visit)",
+    "engagement": "engagement (clicks per visit)",
     "recall_100": "recall@100",
     "ndcg_10": "NDCG@10",
     "calibration_error": "calibration error (ECE)",
@@ -85,7 +85,7 @@ def front(points: pl.DataFrame, axes: Axes) -> Axes:
 def timeline(days: pl.DataFrame, upper: Axes, lower: Axes, shown: Sequence[str] | None = None) -> tuple[Axes, Axes]:
     """Engagement over the days under each policy, and below it a row of marks for each policy: what it did, and when.
 
-    Lines are means over seeds with 95 % bands; the marks are those of the first seed.
+    Lines are means over seeds, with 95 % bands from three seeds on; the marks are those of the first seed.
 
     Args:
         days: policy, seed, day, engagement, action; of one scenario.
@@ -101,7 +101,8 @@ def timeline(days: pl.DataFrame, upper: Axes, lower: Axes, shown: Sequence[str] 
         line = _by_day(days.filter(pl.col("policy") == policy))
         upper.plot(line["day"], line["value"], color=colour, ls=("-", "--", "-.")[number % 3], lw=1.4, label=policy)
         levels.append(line["value"].to_numpy())
-        known = line.drop_nulls(["low", "high"])
+        # bands of fewer seeds would cover everything
+        known = line.drop_nulls(["low", "high"]) if days["seed"].n_unique() > 2 else line.clear()
         upper.fill_between(known["day"], known["low"], known["high"], color=colour, alpha=0.12, lw=0)
         own = first.filter(pl.col("policy") == policy)
         lower.axhline(-number, color=PALE, lw=0.5, zorder=0)
@@ -178,7 +179,7 @@ def importances(table: pl.DataFrame, axes: Axes) -> Axes:
     axes.set_ylim(-0.6, len(table) - 0.4)
     axes.set_xlim(left=-0.02)
     axes.set_title("What the policy looks at")
-    axes.set_xlabel("share of decisions that change when it is shuffled")
+    axes.set_xlabel("share of decisions that change when shuffled")
     axes.grid(axis="x", color=PALE, lw=0.5)
     axes.set_axisbelow(True)
     return axes
@@ -200,7 +201,6 @@ def decay(table: pl.DataFrame, axes: Axes, metric: str) -> Axes:
         axes.fill_between(known["day"], known["low"], known["high"], color=colour, alpha=0.15, lw=0)
     axes.set_xlabel("days since training")
     axes.set_ylabel(DECAYING[metric])
-    axes.set_ylim(bottom=0)
     axes.grid(color=PALE, lw=0.5)
     return axes
 
@@ -248,7 +248,9 @@ def timeline_page(days: pl.DataFrame, chosen: Mapping[str, Sequence[str]]) -> Fi
         Line2D([], [], ls="", marker=marker, color=GREY, mfc=GREY if filled else "white", ms=5, label=name)
         for marker, filled, name in MARKS.values()
     ]
-    title = "Marks: actions in the first seed, in the policy's colour. Lines: means over seeds, 95 % bands."
+    title = (
+        "Marks: actions in the first seed, in the policy's colour. Lines: means over seeds, 95 % bands from three on."
+    )
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), title=title, title_fontsize=8)
     return figure
 
@@ -288,15 +290,16 @@ def decay_page(table: pl.DataFrame) -> Figure:
     scenarios = _scenarios(table)
     figure = _figure(3.4 * len(scenarios), 2.6 * len(DECAYING))
     panels = figure.subplots(len(DECAYING), len(scenarios), squeeze=False, sharex=True, sharey="row")
-    for line, metric in zip(panels, DECAYING, strict=True):
-        for axes, (scenario, own) in zip(line, scenarios, strict=True):
-            decay(own, axes, metric)
-            if line is panels[0]:
+    for row, metric in enumerate(DECAYING):
+        for column, (scenario, own) in enumerate(scenarios):
+            axes = decay(own, panels[row, column], metric)
+            if row == 0:
                 axes.set_title(f"{scenario}: never refreshed")
-            if line is not panels[-1]:
+            if row < len(DECAYING) - 1:
                 axes.set_xlabel("")
-            if axes is not line[0]:
+            if column:
                 axes.set_ylabel("")
+        panels[row, 0].set_ylim(bottom=0)  # now that all that share it are drawn
     legend_below(panels[-1][0])
     _footnote(figure, "Bands: 95 % intervals over worlds.")
     return figure

@@ -204,9 +204,7 @@ def tradeoff_page(points: pl.DataFrame, table: pl.DataFrame) -> Figure:
         tradeoff(points, left, objective, unit, legend=number == 0)
         left.set_title(f"Engagement against {objective}")
         volumes(table.filter(pl.col("objective") == objective), right, f"items × {objective}")
-    figure.supxlabel(
-        "Filled: Pareto front of all. Bars: 95 % intervals.", fontsize=7.5, color=GREY, x=0.01, ha="left"
-    )
+    figure.supxlabel("Filled: Pareto front of all. Bars: 95 % intervals.", fontsize=7.5, color=GREY, x=0.01, ha="left")
     return figure
 
 

@@ -64,6 +64,21 @@ def test_a_timeline_marks_what_was_done_and_when(panels):
     assert [label.get_text() for label in lower.get_yticklabels()] == ["never", "dqn", "hindsight"]
 
 
+def test_decay_of_every_scenario_and_measure_lies_within_its_panel():
+    page = plots.decay_page(
+        made_up.decay().with_columns(value=pl.col("value") * (pl.col("scenario") == "stationary") * 2)
+    )
+    panels = page.axes
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in panels[:2]] == [
+        "shock: never refreshed",
+        "stationary: never refreshed",
+    ]
+    assert [bool(axes.get_xlabel()) for axes in panels] == [False] * 6 + [True] * 2
+    for axes in panels:
+        low, high = axes.get_ylim()
+        assert low == 0 and all(max(line.get_ydata()) <= high for line in axes.lines)
+
+
 def test_shown_are_never_the_best_rules_the_chosen_and_hindsight():
     shown = plots.shown_policies(made_up.tables()["updates_points"], {"shock": "dqn"})
     assert shown["shock"] == ["never", "every(2, full_retrain)", "dqn", "hindsight"]

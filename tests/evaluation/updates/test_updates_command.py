@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 import simulate
+from agents.updates.models import ServedModels
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from evaluation.options import UpdateOptions
 from evaluation.runs import Run
@@ -79,6 +80,13 @@ def test_a_study_ends_with_its_figures_and_resumes_where_it_was_cut(tmp_path, ca
 def test_wrong_options_are_refused_in_one_sentence(arguments, told, capsys, tmp_path):
     assert simulate.main(["updates", *arguments, "--out", str(tmp_path / "run")]) == 2
     assert told in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("ranker", UpdateOptions(reference=True).study().rankers)
+def test_rankers_of_the_reference_can_be_served_and_learn_quickly(ranker):
+    config = UpdateOptions(reference=True).study().environment(ranker)
+    models = ServedModels(config.embedding, ranker=ranker, settings=config.settings)
+    assert models.ranker.config.training.epochs == 1 and models.ranker.config.samples.label == "consumed"
 
 
 def test_hours_buy_episodes_and_options_reach_the_study():
