@@ -7,11 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import stub
 import torch
 from gymnasium.vector import AutoresetMode
 from numpy.testing import assert_allclose, assert_array_equal
-from ray import cloudpickle
 from stub import BEST_PRESET, BEST_WEIGHTS, WIDTH, Bandit, BrokenBandit
 
 from agents.base import Training
@@ -23,8 +21,7 @@ from agents.rl.ppo import PPOAgent, PPOOptions, gaussian, ppo_config
 from agents.rl.rllib import local_algorithm
 from envs.errors import AgentError, ConfigurationError
 
-# workers cannot import what lies beside a test
-cloudpickle.register_pickle_by_value(stub)
+pytestmark = pytest.mark.usefixtures("sent_by_value")
 
 PPO_OPTIONS = PPOOptions(num_envs=32, batch=512, minibatch=128, epochs=10, learning_rate=3e-3)
 DQN_OPTIONS = DQNOptions(num_envs=32, minibatch=64, learning_rate=3e-3, target_every=200, iteration=500)

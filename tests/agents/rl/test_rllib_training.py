@@ -5,10 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import stub
 from gymnasium.vector import AutoresetMode
 from numpy.testing import assert_allclose, assert_array_equal
-from ray import cloudpickle
 from stub import Bandit, WiderBandit
 from tensorboardX.proto.event_pb2 import Event
 
@@ -21,9 +19,7 @@ from agents.rl.ppo_slate import PPOSlateAgent, PPOSlateOptions
 from envs.errors import ArtefactError
 from envs.slate_env import SlateVectorEnv
 
-# workers cannot import what lies beside a test
-cloudpickle.register_pickle_by_value(stub)
-
+pytestmark = pytest.mark.usefixtures("sent_by_value")
 OPTIONS = {
     PPOAgent: PPOOptions(num_envs=16, batch=300, minibatch=100, epochs=3, learning_rate=3e-3, normalise=True),
     DQNAgent: DQNOptions(num_envs=16, minibatch=32, learning_rate=3e-3, target_every=200, iteration=300, buffer=2_000),

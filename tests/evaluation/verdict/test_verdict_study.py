@@ -233,8 +233,9 @@ def test_lessons_of_its_own_are_told_kept_and_other_for_each_seed(config, worlds
     assert not np.array_equal(learnt[0].item, others[0].item)
 
 
-def test_sequence_models_learn_from_events_what_is_liked_of_what_was_shown(finished):
-    arena = replace(finished[1]["calm"], config=replace(finished[1]["calm"].config, epochs=1))
+def test_sequence_models_learn_from_events_what_is_liked_of_what_was_shown(config, worlds, tmp_path):
+    calm = made(config, worlds[:1], tmp_path / "run")[1]["calm"]
+    arena = replace(calm, config=replace(calm.config, epochs=1))
     assert arena.taught_ranker("sasrec", "events", 30, 0).config.within_slates
     assert not arena.ranker("sasrec", 0).config.within_slates
 
