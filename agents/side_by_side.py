@@ -104,11 +104,19 @@ def in_shards(
     edges = [count * shard // shards for shard in range(shards + 1)]
     kept = ray.put(shared)
     task = ray.remote(num_cpus=1, max_retries=REPLACEMENTS)(work)
-    results: dict[int, Result] = {}
-    for shard, result in as_finished(task, [(kept, edges[shard], edges[shard + 1]) for shard in range(shards)]):
-        results[shard] = result
-        finished(edges[shard + 1] - edges[shard])
-    return [results[shard] for shard in range(shards)]
+    calls = [(kept, edges[shard], edges[shard + 1]) for shard in range(shards)]
+    return in_order(task, calls, lambda shard, result: finished(edges[shard + 1] - edges[shard]))
+
+
+def in_order(
+    task: Any, calls: Sequence[tuple[Any, ...]], finished: Callable[[int, Any], None] = lambda place, result: None
+) -> list[Any]:
+    """What `as_finished` yields, in the order of the calls; `finished` is told of each, as it is done."""
+    results: dict[int, Any] = {}
+    for place, result in as_finished(task, calls):
+        results[place] = result
+        finished(place, result)
+    return [results[place] for place in range(len(calls))]
 
 
 def as_finished(task: Any, calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:

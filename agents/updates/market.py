@@ -82,6 +82,12 @@ class UpdateConfig:
             raise ConfigurationError("weights must hold four numbers: of engagement, diversity, freshness and -cost.")
         _ = self.plan  # refuses what is out of range
 
+    def models(self) -> ServedModels:
+        """What serves, before it has learnt anything."""
+        return ServedModels(
+            self.embedding, self.model_seed, ranker=self.ranker, settings=self.settings, most_rows=self.most_rows
+        )
+
     @property
     def plan(self) -> TrafficPlan:
         """Traffic where no scenario tells it."""
@@ -172,12 +178,5 @@ class Market:
 
     def trained(self, log: InteractionLog) -> tuple[ServedModels, Cost]:
         """Models fitted anew to the rows of `log`, and what that cost."""
-        config = self.config
-        models = ServedModels(
-            config.embedding,
-            config.model_seed,
-            ranker=config.ranker,
-            settings=config.settings,
-            most_rows=config.most_rows,
-        )
+        models = self.config.models()
         return models, models.refit(log)

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from agents.side_by_side import as_finished, ray_with
+from agents.side_by_side import in_order, ray_with
 from agents.updates.environment import ModelUpdateEnv
 from agents.updates.intervals import mean_interval
 from agents.updates.market import Market
 from agents.updates.monitoring import UpdateAction
-from agents.updates.policies.base import UpdatePolicy, decide
+from agents.updates.policies.base import UpdatePolicy
+from agents.updates.policies.playing import periods_of
 from envs.errors import ConfigurationError
 
 DAILY = ("reward", "engagement", "cost")
@@ -100,23 +101,18 @@ def run_episode(
     """
     env = ModelUpdateEnv(market)
     rows: list[dict[str, object]] = []
-    policy.begin()
-    observation, info = env.reset(seed=seed)
-    ended = False
-    while not ended:
-        seen, mask = observation, info["action_mask"]
-        observation, reward, _, ended, info = env.step(decide(policy, seen, mask))
+    for period in periods_of(env, policy, seed):
         rows.append(
             {"policy": name, "seed": seed, "period": len(rows)}
-            | {key: info[key] for key in TOLD}
+            | {key: period.info[key] for key in TOLD}
             | {
-                "action": info["action_taken"],
-                "asked": info["action"],
-                "reward": reward,
+                "action": period.info["action_taken"],
+                "asked": period.info["action"],
+                "reward": period.reward,
                 "seconds": env.update_seconds,
                 "serve_seconds": env.serve_seconds,
-                "observation": seen.tolist(),
-                "mask": mask.tolist(),
+                "observation": period.observation.tolist(),
+                "mask": period.mask.tolist(),
             }
         )
         report(len(rows))
@@ -137,11 +133,14 @@ def _side_by_side(
         shared = {id(market): ray.put(market) for market in of_seed.values()}
         task = ray.remote(num_cpus=1)(run_episode)
         calls = [(shared[id(of_seed[seed])], name, policies[name], seed) for name, seed in episodes]
-        tables: dict[int, pl.DataFrame] = {}
-        for place, table in as_finished(task, calls):
-            tables[place] = table
-            report(sum(map(len, tables.values())))
-        return [tables[place] for place in range(len(episodes))]
+        done = 0
+
+        def told(place: int, table: pl.DataFrame) -> None:
+            nonlocal done
+            done += len(table)
+            report(done)
+
+        return in_order(task, calls, told)
 
 
 def summarise_updates(days: pl.DataFrame, versus: str = "never") -> pl.DataFrame:

@@ -77,14 +77,7 @@ def measure(arena: UpdateArena, table: str, scenario: str, model: str, seed: int
     config = arena.config.environment(model)
 
     def models(world: World) -> ServedModels:
-        served = ServedModels(
-            config.embedding,
-            config.model_seed,
-            ranker=config.ranker,
-            settings=config.settings,
-            most_rows=config.most_rows,
-        )
-        return served.fit(world.policy_log)
+        return config.models().fit(world.policy_log)
 
     asked = arena.scenario(scenario, seed, DECAY_DAYS, arena.config.decay_visits)
     found = measure_decay([asked], models)
@@ -215,11 +208,14 @@ def judging_jobs(arena: UpdateArena) -> list[Job]:
 
 def judge(arena: UpdateArena, table: str, scenario: str, seed: int, judged: Sequence[Entrant]) -> None:
     """The days of all entrants in one world."""
-    market = arena.market(scenario, seed)
-    parts = [
+    arena.run.write_table(table, _judged_in(arena, arena.market(scenario, seed), scenario, seed, judged))
+
+
+def _judged_in(arena: UpdateArena, market: Market, scenario: str, seed: int, judged: Sequence[Entrant]) -> pl.DataFrame:
+    """Days of policies, as they were tuned in the scenario, in a market of it."""
+    return pl.concat(
         _days(market, scenario, entrant.name, entrant.role, entrant.policy(arena, scenario), seed) for entrant in judged
-    ]
-    arena.run.write_table(table, pl.concat(parts))
+    )
 
 
 def _days(market: Market, scenario: str, name: str, role: str, policy: UpdatePolicy, seed: int) -> pl.DataFrame:
@@ -326,8 +322,5 @@ def judge_pipeline(
     arena: UpdateArena, table: str, scenario: str, ranker: str, seed: int, judged: Sequence[Entrant]
 ) -> None:
     """The days of a few policies, tuned on the logistic pipeline, on that of another ranker."""
-    market = arena.market(scenario, seed, ranker)
-    parts = [
-        _days(market, scenario, entrant.name, entrant.role, entrant.policy(arena, scenario), seed) for entrant in judged
-    ]
-    arena.run.write_table(table, pl.concat(parts).with_columns(ranker=pl.lit(ranker)))
+    days = _judged_in(arena, arena.market(scenario, seed, ranker), scenario, seed, judged)
+    arena.run.write_table(table, days.with_columns(ranker=pl.lit(ranker)))

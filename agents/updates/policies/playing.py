@@ -1,13 +1,15 @@
 """Plays whole episodes of update policies, one after the other or side by side."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from agents.side_by_side import as_finished, ray_with
+from agents.side_by_side import in_order, ray_with
 from agents.updates.environment import ModelUpdateEnv
 from agents.updates.market import Market
 from agents.updates.policies.base import UpdatePolicy, decide
@@ -31,25 +33,44 @@ class Outcome:
         return self.reward - (price - 1) * self.cost
 
 
+@dataclass(frozen=True)
+class Period:
+    """A period of an episode that was played."""
+
+    observation: NDArray[np.float32]
+    """[S] that the policy saw when it chose."""
+    mask: NDArray[np.int8]
+    """[A] of the actions that were valid then."""
+    reward: float
+    info: dict[str, Any]
+
+
+def periods_of(env: ModelUpdateEnv, policy: UpdatePolicy, seed: int) -> Iterator[Period]:
+    """Plays the episode of a seed, period by period.
+
+    Raises:
+        AgentError: if the policy fails, or returns what is no action.
+    """
+    policy.begin()
+    observation, info = env.reset(seed=seed)
+    ended = False
+    while not ended:
+        seen, mask = observation, info["action_mask"]
+        observation, reward, terminated, truncated, info = env.step(decide(policy, seen, mask))
+        ended = terminated or truncated
+        yield Period(seen, mask, float(reward), info)
+
+
 def play(env: ModelUpdateEnv, policy: UpdatePolicy, seed: int) -> Outcome:
     """Plays the episode of a seed.
 
     Raises:
         AgentError: if the policy fails, or returns what is no action.
     """
-    observation, info = env.reset(seed=seed)
-    policy.begin()
-    rows: list[tuple[float, float, float]] = []
-    actions: list[int] = []
-    ended = False
-    while not ended:
-        action = decide(policy, observation, info["action_mask"])
-        observation, reward, terminated, truncated, info = env.step(action)
-        ended = terminated or truncated
-        rows.append((info["engagement"], info["cost"], float(reward)))
-        actions.append(int(info["action_taken"]))
-    engagement, cost, mean_reward = np.mean(rows, axis=0).tolist()
-    return Outcome(engagement, cost, mean_reward, tuple(actions))
+    periods = list(periods_of(env, policy, seed))
+    rows = [(period.info["engagement"], period.info["cost"], period.reward) for period in periods]
+    engagement, cost, reward = np.mean(rows, axis=0).tolist()
+    return Outcome(engagement, cost, reward, tuple(period.info["action_taken"] for period in periods))
 
 
 @dataclass(frozen=True)
@@ -91,19 +112,17 @@ class Player:
         self, episodes: Sequence[Episode], report: Callable[[int], None] = lambda episodes: None
     ) -> list[Outcome]:
         """Outcomes in the order of the episodes; `report` is called with the number of those that are over."""
-        outcomes: dict[int, Outcome] = {}
         if self.jobs > 1:
             calls = [(self._kept[episode.market], episode.policy, episode.seed) for episode in episodes]
-            for place, outcome in as_finished(self._task, calls):
-                outcomes[place] = outcome
-                report(len(outcomes))
-        else:
-            for place, episode in enumerate(episodes):
-                if episode.market not in self._envs:
-                    self._envs[episode.market] = ModelUpdateEnv(self.markets[episode.market])
-                outcomes[place] = play(self._envs[episode.market], episode.policy, episode.seed)
-                report(len(outcomes))
-        return [outcomes[place] for place in range(len(episodes))]
+            done = count(1)
+            return in_order(self._task, calls, lambda place, outcome: report(next(done)))
+        outcomes = []
+        for episode in episodes:
+            if episode.market not in self._envs:
+                self._envs[episode.market] = ModelUpdateEnv(self.markets[episode.market])
+            outcomes.append(play(self._envs[episode.market], episode.policy, episode.seed))
+            report(len(outcomes))
+        return outcomes
 
 
 def _played(market: Market, policy: UpdatePolicy, seed: int) -> Outcome:
