@@ -12,7 +12,7 @@ from agents.updates.costs import Cost
 from agents.updates.gate import Gate, SharedTraffic
 from agents.updates.market import Market
 from agents.updates.models import PARTS, Part, ServedModels, joined, last_days
-from agents.updates.monitoring import TREND_DAYS, Monitoring, Reference, UpdateAction
+from agents.updates.monitoring import ACTION_CHOICES, TREND_DAYS, Monitoring, Reference, UpdateAction
 from agents.updates.registry import ModelRegistry
 from agents.updates.traffic import Day, Trial
 from envs.catalogue import SECONDS_PER_DAY
@@ -375,5 +375,4 @@ def known_action(action: Any) -> UpdateAction:
     try:
         return UpdateAction(int(action))
     except (TypeError, ValueError) as error:
-        choices = ", ".join(f"{member.value} ({member.name.lower()})" for member in UpdateAction)
-        raise ConfigurationError(f"the action is {action!r}; ModelUpdate-v0 takes {choices}.") from error
+        raise ConfigurationError(f"the action is {action!r}; ModelUpdate-v0 takes {ACTION_CHOICES}.") from error

@@ -28,6 +28,10 @@ class UpdateAction(IntEnum):
     FULL_RETRAIN = 6
 
 
+ACTION_CHOICES = ", ".join(f"{action.value} ({action.name.lower()})" for action in UpdateAction)
+"""The actions, for messages."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Monitoring:
     """What is known before a period of traffic, in natural units."""

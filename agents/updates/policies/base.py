@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.updates.monitoring import UpdateAction
+from agents.updates.monitoring import ACTION_CHOICES, UpdateAction
 from envs.errors import AgentError
 from envs.loading import FromFile, failing_in
 
@@ -76,7 +76,6 @@ def decide(policy: UpdatePolicy, observation: NDArray[np.float32], mask: NDArray
     try:
         return UpdateAction(index(chosen))
     except (TypeError, ValueError) as error:
-        choices = ", ".join(f"{action.value} ({action.name.lower()})" for action in UpdateAction)
         raise AgentError(
-            f"update policy '{policy.name}' returned the action {chosen!r}; choose from {choices}."
+            f"update policy '{policy.name}' returned the action {chosen!r}; choose from {ACTION_CHOICES}."
         ) from error

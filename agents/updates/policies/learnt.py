@@ -56,11 +56,9 @@ class LearningOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpdateDQNOptions(LearningOptions):
-    """Settings of DQN by RLlib."""
+class ReplayOptions(LearningOptions):
+    """Settings of algorithms that learn values from what they have kept."""
 
-    n_step: int = 5
-    """Periods whose rewards are summed before the value of the next one is trusted."""
     minibatch: int = 128
     """Transitions of one gradient step."""
     gradient_steps: int = 6
@@ -74,26 +72,41 @@ class UpdateDQNOptions(LearningOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpdatePPOOptions(LearningOptions):
-    """Settings of PPO by RLlib."""
+class UpdateDQNOptions(ReplayOptions):
+    """Settings of DQN by RLlib."""
+
+    n_step: int = 5
+    """Periods whose rewards are summed before the value of the next one is trusted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPolicyOptions(LearningOptions):
+    """Settings of algorithms that learn from what they have just sampled."""
 
     learning_rate: float = 3e-3
-    """Adam's step size; with few updates, a small one would leave keeping the likeliest action whatever is learnt."""
+    """Adam's step size (A2C: RMSprop's); with few updates, a small one would leave keeping the likeliest action whatever is
+    learnt."""
+    gae_lambda: float = 0.9
+    """Weight of longer returns in the advantage estimates."""
+    entropy: float = 0.005
+    """Weight of the entropy bonus."""
+    initial_keep: float = 1.5
+    """How far the logit of keeping is above the others before training: large ones explore little. With 1.5, four of ten
+    choices are to keep."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdatePPOOptions(OnPolicyOptions):
+    """Settings of PPO by RLlib."""
+
     batch_episodes: int = 4
     """Episodes between two updates of the policy."""
     minibatch: int = 64
     """Periods of one gradient step."""
     epochs: int = 8
     """Passes over each batch."""
-    gae_lambda: float = 0.9
-    """Weight of longer returns in the advantage estimates."""
     clip: float = 0.2
     """Change of an action's probability beyond which an update gains nothing more."""
-    entropy: float = 0.005
-    """Weight of the entropy bonus."""
-    initial_keep: float = 1.5
-    """How far the logit of keeping is above the others before training: large ones explore little. With 1.5, four of ten
-    choices are to keep."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gymnasium.vector import AutoresetMode
@@ -18,37 +17,15 @@ from agents.rl.sb3 import SB3VecEnv
 from agents.rl.seeding import seeded_generators
 from agents.rl.served import LearningCurve
 from agents.updates.monitoring import UpdateAction
-from agents.updates.policies.learnt import SNAPSHOTS, Course, LearningOptions, Learnt, LearntPolicy, Weights
-
-
-@dataclass(frozen=True, kw_only=True)
-class SB3OnPolicyOptions(LearningOptions):
-    """Settings of algorithms that learn from what they have just sampled."""
-
-    learning_rate: float = 3e-3
-    """Adam's step size (A2C: RMSprop's)."""
-    gae_lambda: float = 0.9
-    """Weight of longer returns in the advantage estimates."""
-    entropy: float = 0.005
-    """Weight of the entropy bonus."""
-    initial_keep: float = 1.5
-    """How far the logit of keeping is above the others before training."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SB3DQNOptions(LearningOptions):
-    """Settings of SB3's DQN, which is neither double nor duelling."""
-
-    minibatch: int = 128
-    """Transitions of one gradient step."""
-    gradient_steps: int = 6
-    """Gradient steps after each period of all episodes."""
-    target_every: int = 120
-    """Periods between two copies of the network to its target."""
-    warm_up_share: float = 0.1
-    """Share of the budget that is explored before learning begins."""
-    epsilon_end: float = 0.1
-    """Share of explored choices from 60 % of the budget on."""
+from agents.updates.policies.learnt import (
+    SNAPSHOTS,
+    Course,
+    Learnt,
+    LearntPolicy,
+    OnPolicyOptions,
+    ReplayOptions,
+    Weights,
+)
 
 
 class SB3UpdatePolicy(LearntPolicy):
@@ -86,13 +63,13 @@ class SB3UpdatePolicy(LearntPolicy):
 
 
 class _OnPolicy(SB3UpdatePolicy):
-    options_class = SB3OnPolicyOptions
+    options_class = OnPolicyOptions
 
     def reward_scale(self, course: Course) -> RewardScale | None:
         return RewardScale(course.num_envs, self.options.gamma)
 
     def make_model(self, env: SB3VecEnv, course: Course) -> BaseAlgorithm:
-        options: SB3OnPolicyOptions = self.options
+        options: OnPolicyOptions = self.options
         kind: Any = self.algorithm
         model = kind(
             "MlpPolicy",
@@ -140,17 +117,17 @@ class SB3A2CUpdate(_OnPolicy):
 
 
 class SB3DQNUpdate(SB3UpdatePolicy):
-    """Deep Q-network."""
+    """Deep Q-network, neither double nor duelling."""
 
     name = "sb3:DQN"
-    options_class = SB3DQNOptions
+    options_class = ReplayOptions
     algorithm = DQN
 
     def reward_scale(self, course: Course) -> RewardScale | None:
         return None
 
     def make_model(self, env: SB3VecEnv, course: Course) -> BaseAlgorithm:
-        options: SB3DQNOptions = self.options
+        options: ReplayOptions = self.options
         kind: Any = self.algorithm
         model = kind(
             "MlpPolicy",
