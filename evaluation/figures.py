@@ -5,14 +5,13 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from envs.artefacts import written_whole
 from envs.errors import ArtefactError
 from evaluation import plots
 from evaluation.fidelity.plots import fidelity_page
-from evaluation.plot_style import GREY, house_style
+from evaluation.plot_style import GREY, blank_figure, house_style
 from evaluation.ranking.growth import GROWTH
 from evaluation.ranking.plots import growth_page, pairs_page
 from evaluation.runs import Run
@@ -70,12 +69,6 @@ def _titles(runs: Sequence[Run]) -> list[str]:
     return names if len(runs) > 1 else [""]
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _save(figure: Figure, path: Path) -> Path:
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png")
@@ -88,7 +81,7 @@ def _comparison(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
     scaled = all("normalised_reward" in summary["metric"] for summary in summaries)
     metric = "normalised_reward" if scaled else "reward"
     height = max(0.3 * max(summary["agent"].n_unique() for summary in summaries), 1.6)
-    figure = _figure(9, 0.9 + (height + 0.7) * len(runs))
+    figure = blank_figure(9, 0.9 + (height + 0.7) * len(runs))
     panels = figure.subplots(len(runs), 2, squeeze=False, sharex="col")
     for row, (summary, title) in enumerate(zip(summaries, titles, strict=True)):
         last = row == len(runs) - 1
@@ -112,7 +105,7 @@ def _seeds_told(seeds: int) -> str:
 
 def _tradeoff(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
     """Engagement against diversity, a panel for each run."""
-    figure = _figure(7 * len(runs), 4.8)
+    figure = blank_figure(7 * len(runs), 4.8)
     panels = figure.subplots(1, len(runs), squeeze=False, sharex=True, sharey=True)[0]
     for axes, run, title in zip(panels, runs, titles, strict=True):
         plots.tradeoff(run.table("summary"), axes)
@@ -134,7 +127,7 @@ def _interest(runs: Sequence[Run], titles: Sequence[str]) -> Figure | None:
         return None
     shown = trajectories.filter(pl.col("user").is_in(users))
     categories = plots.top_categories(shown)
-    figure = _figure(4.4 * len(policies) + 1, 1.75 * len(users) + 0.6)
+    figure = blank_figure(4.4 * len(policies) + 1, 1.75 * len(users) + 0.6)
     panels = figure.subplots(len(users), len(policies), squeeze=False, sharey=True, sharex="row")
     for number, (row, user) in enumerate(zip(panels, users, strict=True)):
         for axes, policy in zip(row, policies, strict=True):
@@ -158,7 +151,7 @@ def _two_policies(agents: Sequence[str]) -> list[str]:
 
 def _learning(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
     """Learning curves, a panel for each run."""
-    figure = _figure(7 * len(runs), 4.6)
+    figure = blank_figure(7 * len(runs), 4.6)
     panels = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
     for axes, run, title in zip(panels, runs, titles, strict=True):
         curves = run.table("learning")
@@ -218,7 +211,7 @@ def _sensitivity(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
     table = runs[0].table("sensitivity")
     pairs = list(table.select("first", "second").unique(maintain_order=True).iter_rows())
     rows = len(table) // len(pairs)
-    figure = _figure(5 * len(pairs) + 2, 0.28 * rows + 1.2)
+    figure = blank_figure(5 * len(pairs) + 2, 0.28 * rows + 1.2)
     panels = figure.subplots(1, len(pairs), squeeze=False, sharey=True)[0]
     for axes, (first, second) in zip(panels, pairs, strict=True):
         plots.differences(table.filter((pl.col("first") == first) & (pl.col("second") == second)), axes)
@@ -235,7 +228,7 @@ def _rankers(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
         "ndcg10_cut": "NDCG@10, after one cut in time",
     }
     shown = {name: title for name, title in shown.items() if name in table["measure"]}
-    figure = _figure(4.2 * len(shown), 0.3 * table["ranker"].n_unique() + 1.2)
+    figure = blank_figure(4.2 * len(shown), 0.3 * table["ranker"].n_unique() + 1.2)
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, (name, title) in zip(panels, shown.items(), strict=True):
         plots.points(table.filter(pl.col("measure") == name).sort("value"), axes)

@@ -4,10 +4,9 @@ from typing import Any
 
 import polars as pl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from evaluation.plot_style import BLUE, GREY, INK, PALE
+from evaluation.plot_style import BLUE, GREY, INK, PALE, blank_figure
 
 PANELS = {
     "ctr": ("Click rate", "clicks per request"),
@@ -31,8 +30,7 @@ def monitoring_page(table: pl.DataFrame) -> Figure:
     """
     known = [measure for measure in PANELS if table[measure].is_not_nan().any()]
     rows = max((len(known) + 1) // 2, 1)
-    figure = Figure(figsize=(8, 2.2 * rows))
-    FigureCanvasAgg(figure)
+    figure = blank_figure(8, 2.2 * rows)
     panels = figure.subplots(rows, 2, sharex=True, squeeze=False).ravel()
     for measure, axes in zip(known, panels, strict=False):
         over_days(table, axes, measure)

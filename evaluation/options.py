@@ -56,6 +56,13 @@ def _at_least(low: int, **options: int | None) -> None:
             raise ConfigurationError(f"--{name.replace('_', '-')} is {value}; it must be at least {low}.")
 
 
+def _one_size(fast: bool, reference: bool, hours: float | None) -> None:
+    if fast and reference:
+        raise ConfigurationError("--fast and --reference exclude each other; give one of them.")
+    if hours is not None and not 0 < hours < float("inf"):
+        raise ConfigurationError(f"--hours is {hours}; it must be a positive number.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """Options that every subcommand but `plot` has."""
@@ -511,10 +518,7 @@ class UpdateOptions(DataOptions):
         _at_least(1, jobs=self.jobs, update_seeds=self.update_seeds, visits=self.visits)
         _at_least(2, days=self.days)
         _at_least(3, episodes=self.episodes)
-        if self.fast and self.reference:
-            raise ConfigurationError("--fast and --reference exclude each other; give one of them.")
-        if self.hours is not None and not 0 < self.hours < float("inf"):
-            raise ConfigurationError(f"--hours is {self.hours}; it must be a positive number.")
+        _one_size(self.fast, self.reference, self.hours)
         if not 0 <= self.event_delay < float("inf"):
             raise ConfigurationError(
                 f"--event-delay is {self.event_delay}; it must be a number of hours from 0 upwards."
@@ -674,10 +678,7 @@ class VerdictOptions(DataOptions):
         _at_least(1, jobs=self.jobs, configurations=self.configurations, training_seeds=self.training_seeds)
         _at_least(1, requests=self.requests)
         _at_least(6, users=self.users)
-        if self.fast and self.reference:
-            raise ConfigurationError("--fast and --reference exclude each other; give one of them.")
-        if self.hours is not None and not 0 < self.hours < float("inf"):
-            raise ConfigurationError(f"--hours is {self.hours}; it must be a positive number.")
+        _one_size(self.fast, self.reference, self.hours)
         for world in self.world_specs():
             if world not in DEFAULT_WORLDS:
                 own_world(world)

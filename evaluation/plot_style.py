@@ -8,6 +8,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
@@ -24,6 +26,8 @@ GREY, PALE, INK = "#8A8A8A", "#D0D0D0", "#262626"
 CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY, YELLOW)
 HALO = [patheffects.withStroke(linewidth=2, foreground="white")]
 
+PANELS_IN_A_LINE = 3
+"""Of a page with a panel for each world or scenario."""
 LEGEND_DROP = 38
 """Points between the x axis and a legend below it: room for tick labels and the axis label."""
 
@@ -126,3 +130,21 @@ def _overlap(box: tuple[float, ...], others: NDArray[np.float64]) -> float:
     """Area in pixels that a box (left, bottom, right, top) shares with others [M, 4], added up."""
     shared = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
     return float(np.maximum(shared, 0).prod(axis=1).sum())
+
+
+def blank_figure(width: float, height: float) -> Figure:
+    """A figure of so many inches that needs no window."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def panels_page(number: int, width: float, height: float, rest: float = 0.0) -> tuple[Figure, list[Axes]]:
+    """A figure with `number` panels of one size, in lines, and `rest` inches beside them in height."""
+    columns = min(number, PANELS_IN_A_LINE)
+    lines = -(-number // columns)
+    figure = blank_figure(width * columns, height * lines + rest)
+    panels = list(figure.subplots(lines, columns, squeeze=False).ravel())
+    for axes in panels[number:]:
+        axes.set_visible(False)
+    return figure, panels[:number]

@@ -6,11 +6,10 @@ import matplotlib.ticker
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from evaluation.plot_style import BLUE, GREEN, GREY, INK, ORANGE, VERMILLION, house_style
+from evaluation.plot_style import BLUE, GREEN, GREY, INK, ORANGE, VERMILLION, blank_figure, house_style
 
 SOURCES = {
     "real": ("real", INK, "-"),
@@ -112,8 +111,7 @@ def fidelity_page(
     answers = [answer for answer in _ANSWERS if answer[0] in curves["curve"].unique()]
     height = 4 if answers else 3
     with house_style():
-        figure = Figure(figsize=(15, 4 * height))
-        FigureCanvasAgg(figure)
+        figure = blank_figure(15, 4 * height)
         panels = figure.subplots(height, 3)
         ratios(distances, panels[0, 0])
         roc(scores, tests, panels[0, 1])

@@ -3,10 +3,9 @@
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from evaluation.plot_style import CYCLE, GREY, PALE
+from evaluation.plot_style import CYCLE, GREY, PALE, blank_figure
 from evaluation.ranking.growth import GROWTH
 
 _MARKERS = "osD^vPX"
@@ -23,8 +22,7 @@ def growth_page(growth: pl.DataFrame, kind: str) -> Figure:
     """Quality of each ranker under each level of one `kind` of `GROWTH`, a panel for each measure."""
     own = growth.filter(pl.col("kind") == kind)
     shown = {measure: title for measure, title in _GROWN.items() if measure in own["measure"]}
-    figure = Figure(figsize=(4.6 * len(shown) + 1.2, 3.6))
-    FigureCanvasAgg(figure)
+    figure = blank_figure(4.6 * len(shown) + 1.2, 3.6)
     rankers = own["ranker"].unique(maintain_order=True).to_list()
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, (measure, title) in zip(panels, shown.items(), strict=True):
@@ -62,8 +60,7 @@ def levels(table: pl.DataFrame, axes: Axes, order: list[str], rankers: list[str]
 def pairs_page(pairs: pl.DataFrame) -> Figure:
     """The difference of each pair of rankers, a panel for each measure; bold where its interval is off zero."""
     shown = {measure: title for measure, title in _PAIRED.items() if measure in pairs["measure"]}
-    figure = Figure(figsize=(5.4 * len(shown), 4.6))
-    FigureCanvasAgg(figure)
+    figure = blank_figure(5.4 * len(shown), 4.6)
     for axes, (measure, title) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
         differences(pairs.filter(pl.col("measure") == measure), axes)
         axes.set_title(f"{title}, row minus column")

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from evaluation.plot_style import CYCLE, GREY, INK, PALE, place_labels
+from evaluation.plot_style import CYCLE, GREY, INK, PALE, blank_figure, place_labels
 from evaluation.serving.config import CONTROL, reward_metric
 
 MARKERS = "osD^vPX<>*"
@@ -146,7 +145,7 @@ def serving_page(serving: pl.DataFrame) -> Figure:
     own = serving.filter(pl.col("reranker").is_not_null() & pl.col("versus").is_null())
     rankers, rerankers = (own[name].unique(maintain_order=True).to_list() for name in ("ranker", "reranker"))
     groups = list(own.select("user_model", "training").unique(maintain_order=True).iter_rows())
-    figure = _figure(3.3 * len(measures) + 0.6, (0.32 * len(rankers) + 0.75) * len(groups) + 0.6)
+    figure = blank_figure(3.3 * len(measures) + 0.6, (0.32 * len(rankers) + 0.75) * len(groups) + 0.6)
     panels = figure.subplots(len(groups), len(measures), squeeze=False, sharex="col", sharey=True)
     for number, (model, training) in enumerate(groups):
         line = panels[number]
@@ -168,7 +167,7 @@ def correlation_page(serving: pl.DataFrame, correlations: pl.DataFrame) -> Figur
     own = serving.filter(pl.col("reranker").is_not_null() & pl.col("versus").is_null())
     rerankers = own["reranker"].unique(maintain_order=True).to_list()
     models, trainings = (own[name].unique(maintain_order=True).to_list() for name in ("user_model", "training"))
-    figure = _figure(5.6 * len(trainings), 4.3 * len(models) + 0.5)
+    figure = blank_figure(5.6 * len(trainings), 4.3 * len(models) + 0.5)
     panels = figure.subplots(len(models), len(trainings), squeeze=False)
     found = correlations.filter(
         (pl.col("outcome") == "reward") & (pl.col("among") == "all") & (pl.col("measure") == "spearman")
@@ -194,7 +193,7 @@ def feedback_page(estimates: pl.DataFrame) -> Figure:
     """A panel for each measure of the feedback loop."""
     own = estimates.filter(pl.col("versus").is_null())
     rankers, rounds = own["ranker"].n_unique(), own["round"].n_unique()
-    figure = _figure(3.0 * len(LOOP_TITLES) + 0.6, (0.2 + 0.1 * rounds) * rankers + 1.0)
+    figure = blank_figure(3.0 * len(LOOP_TITLES) + 0.6, (0.2 + 0.1 * rounds) * rankers + 1.0)
     panels = figure.subplots(1, len(LOOP_TITLES), sharey=True)
     for axes, (measure, title) in zip(panels, LOOP_TITLES.items(), strict=True):
         loop_rounds(own.filter(pl.col("measure") == measure), axes)
@@ -204,12 +203,6 @@ def feedback_page(estimates: pl.DataFrame) -> Figure:
     figure.legend(
         handles, labels, loc="outside lower center", ncols=2, title="rounds from top to bottom; bars: 95 % over seeds"
     )
-    return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
     return figure
 
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -16,7 +15,19 @@ from numpy.typing import NDArray
 from agents.updates.intervals import mean_interval
 from agents.updates.monitoring import UpdateAction
 from evaluation import plots
-from evaluation.plot_style import BLUE, CYCLE, GREEN, GREY, INK, PALE, VERMILLION, legend_below, place_labels
+from evaluation.plot_style import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    GREY,
+    INK,
+    PALE,
+    VERMILLION,
+    blank_figure,
+    legend_below,
+    panels_page,
+    place_labels,
+)
 from evaluation.updates.summary import HINDSIGHT, NEVER, OWN, REFERENCE, RL, RULE
 
 LOOK: Mapping[str, tuple[str, str, str]] = {
@@ -208,7 +219,7 @@ def decay(table: pl.DataFrame, axes: Axes, metric: str) -> Axes:
 # ------------------------------------------------------------------------------------------------------------- the pages
 def front_page(points: pl.DataFrame) -> Figure:
     """A front for each scenario."""
-    figure, panels = _panels(points, 5.2, 4.0)
+    figure, panels = panels_page(points["scenario"].n_unique(), 5.2, 4.0, 0.6)
     for axes, (scenario, own) in zip(panels, _scenarios(points), strict=False):
         front(own, axes)
         axes.set_title(f"{scenario}: engagement against cost")
@@ -231,7 +242,7 @@ def timeline_page(days: pl.DataFrame, chosen: Mapping[str, Sequence[str]]) -> Fi
     columns = min(len(scenarios), 2)
     lines = -(-len(scenarios) // columns)
     most = max(len(chosen[scenario]) for scenario, _ in scenarios)
-    figure = _figure(6.4 * columns, (2.6 + 0.22 * most) * lines + 0.8)
+    figure = blank_figure(6.4 * columns, (2.6 + 0.22 * most) * lines + 0.8)
     heights = [3.0, 0.3 * most + 0.2] * lines
     panels = figure.subplots(2 * lines, columns, squeeze=False, sharex="col", height_ratios=heights)
     for place in range(lines * columns):
@@ -267,7 +278,7 @@ def margins_page(table: pl.DataFrame) -> Figure:
         (unmet, "Likewise, trained on other scenarios only"),
     ]
     shown = [(own, title) for own, title in shown if len(own)]
-    figure = _figure(5.6 * len(shown), 0.34 * max(len(own) for own, _ in shown) + 1.4)
+    figure = blank_figure(5.6 * len(shown), 0.34 * max(len(own) for own, _ in shown) + 1.4)
     for axes, (own, title) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         margins(own, axes)
         axes.set_title(title)
@@ -277,7 +288,7 @@ def margins_page(table: pl.DataFrame) -> Figure:
 
 def importance_page(table: pl.DataFrame) -> Figure:
     """What the learnt policy of each scenario looks at."""
-    figure, panels = _panels(table, 4.2, 0.24 * table["field"].n_unique() + 1.0)
+    figure, panels = panels_page(table["scenario"].n_unique(), 4.2, 0.24 * table["field"].n_unique() + 1.0, 0.6)
     for axes, (scenario, own) in zip(panels, _scenarios(table), strict=False):
         importances(own, axes)
         axes.set_title(f"{scenario}: what {own['policy'][0]} looks at")
@@ -288,7 +299,7 @@ def importance_page(table: pl.DataFrame) -> Figure:
 def decay_page(table: pl.DataFrame) -> Figure:
     """A row for each measure and a column for each scenario."""
     scenarios = _scenarios(table)
-    figure = _figure(3.4 * len(scenarios), 2.6 * len(DECAYING))
+    figure = blank_figure(3.4 * len(scenarios), 2.6 * len(DECAYING))
     panels = figure.subplots(len(DECAYING), len(scenarios), squeeze=False, sharex=True, sharey="row")
     for row, metric in enumerate(DECAYING):
         for column, (scenario, own) in enumerate(scenarios):
@@ -307,7 +318,7 @@ def decay_page(table: pl.DataFrame) -> Figure:
 
 def learning_page(curves: pl.DataFrame) -> Figure:
     """Learning curves of each scenario."""
-    figure, panels = _panels(curves, 5.2, 3.8)
+    figure, panels = panels_page(curves["scenario"].n_unique(), 5.2, 3.8, 0.6)
     for axes, (scenario, own) in zip(panels, _scenarios(curves), strict=False):
         plots.learning_curves(own, axes)
         axes.set_title(f"{scenario}: while learning, with exploration")
@@ -330,24 +341,6 @@ def shown_policies(points: pl.DataFrame, chosen: Mapping[str, str]) -> dict[str,
 def _scenarios(table: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
     names = table["scenario"].unique(maintain_order=True)
     return [(name, table.filter(pl.col("scenario") == name)) for name in names]
-
-
-def _panels(table: pl.DataFrame, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel for each scenario, three in a row."""
-    count = table["scenario"].n_unique()
-    columns = min(count, 3)
-    lines = -(-count // columns)
-    figure = _figure(width * columns, height * lines + 0.6)
-    panels = list(figure.subplots(lines, columns, squeeze=False).ravel())
-    for axes in panels[count:]:
-        axes.set_visible(False)
-    return figure, panels
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _footnote(figure: Figure, text: str) -> None:

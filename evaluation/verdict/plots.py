@@ -4,17 +4,26 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from evaluation import plots
-from evaluation.plot_style import BLUE, GREEN, GREY, INK, ORANGE, PALE, VERMILLION, legend_below
+from evaluation.plot_style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    PANELS_IN_A_LINE,
+    VERMILLION,
+    blank_figure,
+    legend_below,
+    panels_page,
+)
 from evaluation.verdict.contenders import BANDIT, CONSTANT, RL, SUPERVISED
 from evaluation.verdict.finals import MYOPIC, ONE, ZERO
 
-PANELS_IN_A_LINE = 3
-"""Of a page with a panel for each world."""
 LOOK: Mapping[str, tuple[str, str, str]] = {
     RL: (VERMILLION, "o", "reinforcement learning"),
     SUPERVISED: (BLUE, "s", "supervised pipeline"),
@@ -153,7 +162,7 @@ def verdict_page(summary: pl.DataFrame) -> Figure:
     worlds = summary["world"].unique(maintain_order=True).to_list()
     metric = "normalised_reward" if _scaled_everywhere(summary) else "reward"
     agents = summary.group_by("world").agg(pl.col("agent").n_unique())["agent"].to_numpy().max()
-    figure, panels = _panels(len(worlds), 4.6, 0.27 * agents + 1.3, 0.6)
+    figure, panels = panels_page(len(worlds), 4.6, 0.27 * agents + 1.3, 0.6)
     for axes, world in zip(panels, worlds, strict=True):
         rewards(summary.filter(pl.col("world") == world), axes, metric)
         axes.set_title(f"{world}: reward" + (", normalised" if metric == "normalised_reward" else ""))
@@ -166,7 +175,7 @@ def verdict_page(summary: pl.DataFrame) -> Figure:
 
 def margins_page(table: pl.DataFrame, bound: pl.DataFrame) -> Figure:
     """Margins, beside what planning can gain."""
-    figure = _figure(12, 0.3 * max(len(table), 3) + 1.6)
+    figure = blank_figure(12, 0.3 * max(len(table), 3) + 1.6)
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     margins(table, left)
     bounds(bound, right)
@@ -196,7 +205,7 @@ def volumes(table: pl.DataFrame, axes: Axes, unit: str) -> Axes:
 
 def tradeoff_page(points: pl.DataFrame, table: pl.DataFrame) -> Figure:
     """Both trade-offs, each with its hypervolumes."""
-    figure = _figure(15, 4.4)
+    figure = blank_figure(15, 4.4)
     panels = figure.subplots(1, 4, width_ratios=[4, 2.2, 4, 2.2])
     units = {"diversity": "summed per user", "freshness": "fresh items per user"}
     for number, (objective, unit) in enumerate(units.items()):
@@ -211,7 +220,7 @@ def tradeoff_page(points: pl.DataFrame, table: pl.DataFrame) -> Figure:
 def long_term_page(table: pl.DataFrame, summary: pl.DataFrame) -> Figure:
     """A row for each world: entropy of interest over the days, visits, day-7 return."""
     worlds = table["world"].unique(maintain_order=True).to_list()
-    figure = _figure(13, 3.9 * len(worlds))
+    figure = blank_figure(13, 3.9 * len(worlds))
     panels = figure.subplots(len(worlds), 3, squeeze=False, width_ratios=[3, 2, 2])
     for line, world in zip(panels, worlds, strict=True):
         own = summary.filter(pl.col("world") == world)
@@ -238,7 +247,7 @@ def long_term_page(table: pl.DataFrame, summary: pl.DataFrame) -> Figure:
 def learning_page(curves: pl.DataFrame, summary: pl.DataFrame) -> Figure:
     """Sample efficiency, a panel for each world; the best supervised pipeline and constant are lines."""
     worlds = curves["world"].unique(maintain_order=True).to_list()
-    figure, panels = _panels(len(worlds), 6, 4.8)
+    figure, panels = panels_page(len(worlds), 6, 4.8)
     for axes, world in zip(panels, worlds, strict=True):
         levels = summary.filter(
             (pl.col("world") == world)
@@ -265,23 +274,6 @@ def _shown_roles(summary: pl.DataFrame) -> dict[str, str]:
 def _scaled_everywhere(summary: pl.DataFrame) -> bool:
     own = summary.filter(pl.col("metric") == "normalised_reward")
     return own["world"].n_unique() == summary["world"].n_unique()
-
-
-def _panels(number: int, width: float, height: float, rest: float = 0.0) -> tuple[Figure, list[Axes]]:
-    """A figure with `number` panels of one size, in lines, and `rest` inches beside them in height."""
-    columns = min(number, PANELS_IN_A_LINE)
-    lines = -(-number // columns)
-    figure = _figure(width * columns, height * lines + rest)
-    panels = list(figure.subplots(lines, columns, squeeze=False).ravel())
-    for axes in panels[number:]:
-        axes.set_visible(False)
-    return figure, panels[:number]
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _legend(figure: Figure, roles: Sequence[str], title: str, columns: int) -> None:
