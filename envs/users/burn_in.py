@@ -28,7 +28,10 @@ from envs.users.population import DrawnUsers, Population, aged
 from envs.users.protocol import Trait, UserModel, UserModelState, age_effect
 
 BLOCK_ROWS = 192
-"""Users whose utilities are one matrix product: always as many, padded, because its bits change with its shape."""
+"""Users who consume side by side, of like length."""
+TILE_ROWS = 32
+"""Users whose utilities are one matrix product: always as many, padded, because its bits may change with its shape. Divides
+`BLOCK_ROWS`."""
 _LEAVE, _SPACING, _GAP_KIND, _GAP, _CHOICE, _RATING = range(6)
 
 
@@ -147,21 +150,24 @@ def _timeline(
 
 
 class _Offer:
-    """What is the same for everybody: item vectors, and for each of some days the logits of all items, bias and age effect, -inf
-    for what is not open at its midnight. Both are filled up to whole shelves by items that are never open."""
+    """What is the same for everybody: item vectors, and for each of some days the logits of items, bias and age effect, -inf for
+    what is not open at its midnight. Items that are never available are left out behind the last one that is; both are filled
+    up to whole shelves by items that are never open."""
 
     def __init__(self, model: UserModel, past: Past, days: NDArray[np.int64]) -> None:
-        missing = -len(model.item_bias) % SHELF_ITEMS
+        count = int(np.flatnonzero(past.available).max(initial=0)) + 1
+        missing = -count % SHELF_ITEMS
         self.days = np.unique(days)
         """[T] in order."""
-        self.vectors = np.ascontiguousarray(np.pad(model.item_vectors.T, ((0, 0), (0, missing))))
+        self.vectors = np.ascontiguousarray(np.pad(model.item_vectors[:count].T, ((0, 0), (0, missing))))
         """[D, I'] item vectors."""
         self.logits = np.full((len(self.days), self.vectors.shape[1]), -np.inf, np.float32)
         """[T, I']."""
         for row, clock in zip(self.logits, (self.days * SECONDS_PER_DAY).tolist(), strict=True):
-            age = np.maximum(clock - past.calendar.birth_clock, 0) / SECONDS_PER_DAY
-            logits = model.item_bias + age_effect(model.age_values, age.astype(np.float32))
-            row[: len(logits)] = np.where(past.calendar.is_open(clock) & past.available, logits, -np.inf)
+            age = np.maximum(clock - past.calendar.birth_clock[:count], 0) / SECONDS_PER_DAY
+            logits = model.item_bias[:count] + age_effect(model.age_values, age.astype(np.float32))
+            is_open = past.calendar.is_open(clock)[:count] & past.available[:count]
+            row[:count] = np.where(is_open, logits, -np.inf)
 
 
 def _consume(
@@ -193,7 +199,9 @@ def _consume(
         weekday = (past.first_weekday + day[:, place]) % 7
         preference[: len(number)] = model.preference(state, hour[:, place], weekday, in_visit)
         first = int(np.searchsorted(lengths, place, side="right"))
-        np.matmul(preference, offer.vectors, out=taste)
+        for tile in range(first - first % TILE_ROWS, len(number), TILE_ROWS):
+            rows = slice(tile, tile + TILE_ROWS)
+            np.matmul(preference[rows], offer.vectors, out=taste[rows])
         kernels.pick(
             0,
             len(number) - first,
@@ -209,10 +217,10 @@ def _consume(
         known = np.flatnonzero(chosen[: len(number) - first] >= 0)
         if not len(known):
             continue
-        rows, consumed = first + known, chosen[known]
-        noise = draw_normal(seed, Purpose.BURN_IN, number[rows], place, _RATING)
-        rating[rows, place] = model.rate(state, rows, consumed, utility[known], noise)
-        items[rows, place] = consumed
-        model.consume(state, rows, consumed)
-        in_visit[rows] += 1
+        who, consumed = first + known, chosen[known]
+        noise = draw_normal(seed, Purpose.BURN_IN, number[who], place, _RATING)
+        rating[who, place] = model.rate(state, who, consumed, utility[known], noise)
+        items[who, place] = consumed
+        model.consume(state, who, consumed)
+        in_visit[who] += 1
     return items, rating
