@@ -164,15 +164,22 @@ class World:
 
     def start_state(self, log_user: NDArray[np.int64], lap: NDArray[np.int64]) -> UserState:
         """State at the start of the lives of users `log_user` [N]; `lap` [N] tells apart several lives of the same user."""
-        count = len(log_user)
+        return self._begun(lap * self.num_users + log_user, log_user, self._interest(log_user))
+
+    def room_for(self, users: NDArray[np.int64]) -> UserState:
+        """Room for the state of users [N] that costs no history: as `start_state` tells it, but for interests."""
+        return self._begun(users.copy(), users, self._blank_interest(len(users)))
+
+    def _begun(self, user: NDArray[np.int64], log_user: NDArray[np.int64], interest: UserModelState) -> UserState:
+        count = len(user)
 
         def zeros() -> NDArray[np.int64]:
             return np.zeros(count, np.int64)
 
         return UserState(
-            user=lap * self.num_users + log_user,
+            user=user,
             log_user=log_user.astype(np.int64),
-            interest=self._interest(log_user),
+            interest=interest,
             clock=self.start_clock(log_user),
             visit=zeros(),
             request=zeros(),
@@ -197,10 +204,13 @@ class World:
         others = self.newcomers.interest(self.user_model, users[~kept] - self.num_logged)
         if not kept.any():
             return others
-        state = self.user_model.start(np.zeros((len(users), self.user_model.user_parameters.shape[1]), np.float32))
+        state = self._blank_interest(len(users))
         state.put(np.flatnonzero(kept), self.start_interest.take(users[kept]))
         state.put(np.flatnonzero(~kept), others)
         return state
+
+    def _blank_interest(self, count: int) -> UserModelState:
+        return self.user_model.start(np.zeros((count, self.user_model.user_parameters.shape[1]), np.float32))
 
     def _consumed_by(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """(place in `users`, item) of everything that `users` [N] consumed before the run."""

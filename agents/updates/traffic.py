@@ -30,6 +30,10 @@ from envs.world import World
 AWAY_DAYS = 3.0
 """Days since their last visit that users have been away on day 0 (assumed; about the pause between visits later on)."""
 
+MADE_TOGETHER = 2_048
+"""Users, at least, whose beginnings are made at once, as long as there are so many: time goes by the longest history among them as
+much as by their number."""
+
 PLAIN_TRAFFIC = TrafficPlan()
 """A crowd that comes day by day, whose events are known at once."""
 
@@ -175,8 +179,9 @@ def pipeline_of(world: World) -> PipelineConfig:
 
 
 class Beginnings:
-    """What users begin with: their hidden state, and what was seen of them before the run. Made when it is first asked for, and
-    kept, since the histories of drawn users take a while to make; several episodes may share it.
+    """What users begin with: their hidden state, and what was seen of them before the run. Made when it is first asked for, with
+    that of others who may come later, and kept, since the histories of drawn users take a while to make; several episodes may
+    share it.
 
     Args:
         world: where users start.
@@ -187,7 +192,7 @@ class Beginnings:
     def __init__(self, world: World, users: NDArray[np.int64], history_size: int) -> None:
         self.world, self.users, self.history_size = world, users, history_size
         self._made = np.zeros(len(users), bool)
-        self._state = world.start_state(users[:1], np.zeros(1, np.int64)).take(np.zeros(len(users), np.int64))
+        self._state = world.room_for(users)
         self._history = np.zeros((len(users), history_size), np.int32)
         self._days = np.zeros((len(users), history_size), np.float32)
         self._seen = np.zeros((len(users), (world.num_items + 7) // 8), np.uint8)
@@ -199,6 +204,9 @@ class Beginnings:
         missing = rows[~self._made[rows]]
         if len(missing):
             self._make_writable()
+            self._made[missing] = True
+            later = np.flatnonzero(~self._made)[: max(MADE_TOGETHER - len(missing), 0)]
+            missing = np.concatenate([missing, later])
             users = self.users[missing]
             self._state.put(missing, self.world.start_state(users, np.zeros_like(users)))
             self._history[missing], self._days[missing] = self.world.history(self.history_size, users)
@@ -248,8 +256,7 @@ class Traffic:
         self.plan = plan
         self._beginnings = beginnings or Beginnings(world, users, pipeline.history_size)
         self._start_day = world.start_day[users]
-        self._state = world.start_state(users[:1], np.zeros(1, np.int64)).take(np.zeros(len(users), np.int64))
-        self._state.user[:] = self._state.log_user[:] = users
+        self._state = world.room_for(users)
         self._history = np.zeros((len(users), pipeline.history_size), np.int32)
         self._history_clock = np.zeros(self._history.shape)
         self._seen = np.zeros((len(users), (world.num_items + 7) // 8), np.uint8)

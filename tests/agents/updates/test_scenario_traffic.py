@@ -103,27 +103,28 @@ def test_events_are_known_a_delay_later_and_each_once(growing, models):
     assert sum(len(each) for each in news) == len(clocks) == 60
 
 
-def test_beginnings_are_made_once_and_shared(growing, models, monkeypatch):
+def test_beginnings_are_made_together_once_and_shared(growing, models, monkeypatch):
+    """With the first users who come all others are made, as long as there are few; then nobody is made again."""
     plan, users = TrafficPlan(visits_per_day=20), growing.simulated_users
-    shared = Beginnings(growing, users, PIPELINE.history_size)
-    days = []
-    for beginnings in (None, shared, shared):
-        served = traffic(growing, plan, beginnings=beginnings)
-        days.append([served.serve(day, 20, models).events.table.drop(["propensity", "rating"]) for day in range(3)])
-        if beginnings is not None:
-            monkeypatch.setattr(type(growing), "start_state", growing_start_refused(growing))
-    assert days[0] == days[1] == days[2]
-
-
-def growing_start_refused(world):
-    """`start_state` that refuses to make users who were made before."""
-    make = type(world).start_state
+    make, counts = type(growing).start_state, []
 
     def start_state(self, users, lap):
-        assert len(users) == 1
+        counts.append(len(users))
         return make(self, users, lap)
 
-    return start_state
+    monkeypatch.setattr(type(growing), "start_state", start_state)
+
+    def days(together: int, beginnings: Beginnings | None) -> list:
+        monkeypatch.setattr("agents.updates.traffic.MADE_TOGETHER", together)
+        served = traffic(growing, plan, beginnings=beginnings)
+        return [served.serve(day, 20, models).events.table.drop(["propensity", "rating"]) for day in range(3)]
+
+    alone = days(1, None)
+    assert len(counts) > 1 and sum(counts) < len(users)
+    counts.clear()
+    shared = Beginnings(growing, users, PIPELINE.history_size)
+    assert days(2_048, shared) == days(2_048, shared) == alone
+    assert counts == [len(users)]
 
 
 def test_wandering_modifiers_are_heard(fitted):
