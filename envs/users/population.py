@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from envs.artefacts import content_hash
 from envs.catalogue import SECONDS_PER_DAY
 from envs.errors import LogError
 from envs.logs.schema import InteractionLog
@@ -40,7 +41,10 @@ MOST_QUANTILES = 1_001
 """Quantiles of a parameter, at most."""
 MOST_HELD_OUT = 2_000
 """Log users whose held-out likelihood is looked at, at most."""
+KEPT_LIKELIHOODS = 64
+"""Users and seeds whose held-out likelihoods a process keeps: worlds of one log and seed are made again and again."""
 _EVEN_RANK = 1e-5
+_LIKELIHOODS: dict[str, dict[str, float]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +219,17 @@ def _whitened(centred: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArra
 
 
 def _held_out_likelihoods(white: NDArray[np.float64], seed: int) -> dict[str, float]:
-    """Mean log-likelihood of held-out users under each distribution: 'bootstrap <width>', 'full <components>', 'diag ...'."""
+    """Mean log-likelihood of held-out users under each distribution: 'bootstrap <width>', 'full <components>', 'diag ...'. Of
+    users and a seed that this process has met it is looked up."""
+    key = content_hash({"users": white}, {"seed": seed})
+    if key not in _LIKELIHOODS:
+        if len(_LIKELIHOODS) >= KEPT_LIKELIHOODS:
+            _LIKELIHOODS.pop(next(iter(_LIKELIHOODS)))
+        _LIKELIHOODS[key] = _tried_on_held_out(white, seed)
+    return dict(_LIKELIHOODS[key])
+
+
+def _tried_on_held_out(white: NDArray[np.float64], seed: int) -> dict[str, float]:
     from sklearn.neighbors import KernelDensity
 
     random = np.random.default_rng(seed)

@@ -106,3 +106,27 @@ def test_one_user_is_no_population() -> None:
     log = draw_log(model, 4)
     with pytest.raises(LogError, match="at least 2"):
         fit_population(model, log.where(log.user == 2))
+
+
+def test_distributions_are_tried_once_for_the_same_users_and_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another log's births change nothing, other lengths of histories or another seed do; the last ones are kept."""
+    model = make_model(users=40)
+    log, tried = draw_log(model, 10), []
+
+    def try_all(white: np.ndarray, seed: int) -> dict[str, float]:
+        tried.append(seed)
+        return {"bootstrap 1": 0.0}
+
+    monkeypatch.setattr("envs.users.population._LIKELIHOODS", {})
+    monkeypatch.setattr("envs.users.population.KEPT_LIKELIHOODS", 2)
+    monkeypatch.setattr("envs.users.population._tried_on_held_out", try_all)
+    first = fit_population(model, log)
+    older = replace(log, catalogue=log.catalogue.with_birth(log.catalogue.birth - 9))
+    assert_array_equal(fit_population(model, older).centres, first.centres)
+    assert tried == [0]
+    fit_population(model, log.where(log.place < 8))
+    fit_population(model, log, seed=1)
+    fit_population(model, log, seed=1)
+    assert tried == [0, 0, 1]
+    fit_population(model, log)
+    assert tried == [0, 0, 1, 0]
