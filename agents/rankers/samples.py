@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,9 @@ class SampleConfig:
     """Ratings from here on are liked, in the log's own unit; for `rating`."""
     negatives: int = 4
     """Items drawn for each consumed one; for `consumed`."""
+    negatives_shown: bool = False
+    """Whether those of a row in a slate are drawn from what else was shown there, so that items are not taken for liked because
+    they are shown; for `consumed`."""
     avoid_later: bool = False
     """Whether drawn items avoid all that the user ever consumes, as most implementations do, or only what was consumed before,
     so that no sample hangs on later rows; for `consumed`."""
@@ -162,15 +166,20 @@ class Samples:
     def negatives(self, rows: NDArray[np.int64], number: int = 0, count: int | None = None) -> NDArray[np.int32]:
         """[B, count] items that the users of `rows` [B] could have consumed at their times but did not: uniform among the
         items of the pool that are on offer, neither the row's own nor consumed before (or ever, see `avoid_later`); -1 where
-        eight tries found none. The draw is a hash of seed, row and `number`.
+        eight tries found none. With `negatives_shown` those of a row in a slate are other ones, see there. The draw is a hash of
+        seed, row and `number`.
         """
         count = self.config.negatives if count is None else count
         found = np.full((len(rows), count), -1, np.int32)
         if not len(self._pool):
             return found
         place = np.arange(count)
+        alone = np.ones(len(rows), bool)
+        if self.config.negatives_shown:
+            alone = self._slate_size[self.history.slate_start[rows]] == 1
+            found[~alone] = self._passed_over(rows[~alone], number, count)
         for attempt in range(_NEGATIVE_TRIES):
-            missing = np.flatnonzero((found < 0).any(axis=1))
+            missing = np.flatnonzero(alone & (found < 0).any(axis=1))
             if not len(missing):
                 break
             own = rows[missing]
@@ -182,6 +191,24 @@ class Samples:
             usable = ~taken & self.history.offered(own, items) & (items != self.history.log.item[own][:, None])
             found[missing] = np.where((found[missing] < 0) & usable, items, found[missing])
         return found
+
+    @cached_property
+    def _slate_size(self) -> NDArray[np.int64]:
+        """[R] rows of the slate that begins at each row."""
+        return np.bincount(self.history.slate_start, minlength=len(self.history.log))
+
+    def _passed_over(self, rows: NDArray[np.int64], number: int, count: int) -> NDArray[np.int32]:
+        """[B, count] items of the slates of `rows` [B] that were not consumed, drawn without replacement; -1 where there are
+        fewer."""
+        log, start = self.history.log, self.history.slate_start[rows]
+        place = np.arange(max(int(self._slate_size[start].max(initial=0)), count))
+        there = place < self._slate_size[start][:, None]
+        slate = np.where(there, start[:, None] + place, 0)
+        there &= ~log.clicked[slate]
+        draws = draw_uniform(self.seed, Purpose.AGENT, rows[:, None], np.int64(number), np.int64(-1), place[None, :])
+        first = np.argsort(np.where(there, draws, np.inf), axis=1, kind="stable")[:, :count]
+        chosen = np.take_along_axis(slate, first, axis=1)
+        return np.where(np.take_along_axis(there, first, axis=1), log.item[chosen], -1).astype(np.int32)
 
 
 def propensity_weights(log: InteractionLog, rows: NDArray[np.bool_], config: SampleConfig) -> NDArray[np.float32]:

@@ -272,7 +272,7 @@ class Episode:
 
     def _judge(self, challenger: _Challenger) -> _Change:
         market, since = self.market, challenger.period
-        past = joined([market.log, *(self._log_of(place) for place in range(since))])
+        past = joined([market.log, *(self._log_of(place) for place in range(since))]).consumed()
         events = EventLog.joined(self._known[since:])
         log = events.to_log(market.world.policy_log, market.world.reference_time)
         traffic = _shared(events, challenger.models.version) if market.config.challenger_share else None
@@ -311,7 +311,7 @@ class Episode:
         return (self.period - period) / self.market.plan.periods_per_day
 
     def _log_of(self, place: int) -> InteractionLog:
-        """The clicks that became known in one period."""
+        """The clicks that became known in one period, each with the slate that it was made in."""
         if place not in self._logs:
             world = self.market.world
             self._logs[place] = self._known[place].clicked().to_log(world.policy_log, world.reference_time)

@@ -25,11 +25,18 @@ Part = Literal["recall", "ranker"]
 PARTS: tuple[Part, ...] = ("recall", "ranker")
 """What can be refreshed by itself."""
 RANKER_SETTINGS: dict[str, dict[str, Any]] = {
-    "logistic": {"samples": {"label": "consumed", "negatives": 2}, "validation_share": 0.0, "iterations": 100},
+    "logistic": {
+        "samples": {"label": "consumed", "negatives": 2, "negatives_shown": True},
+        "validation_share": 0.0,
+        "iterations": 100,
+        "update_strength": 0.001,
+    },
 }
-"""Settings of rankers where none are given: small, so that an episode may retrain often."""
-OTHER_SETTINGS: dict[str, Any] = {"samples": {"label": "consumed"}}
-"""Those of all other rankers. What was consumed, against items drawn at random, can be learnt from logs with slates and without."""
+"""Settings of rankers where none are given: small, so that an episode may retrain often. An update moves as little as makes daily
+ones as good as weekly ones: each is a sum of few clicks."""
+OTHER_SETTINGS: dict[str, Any] = {"samples": {"label": "consumed", "negatives_shown": True}}
+"""Those of all other rankers. What was consumed, against what else was shown, or items drawn at random where no slate is known, can
+be learnt from logs with slates and without. Against random items alone a ranker would learn to like what it shows."""
 _RECALL_FILE, _RANKER_FILE, _REST_FILE = "recall.mapped", "ranker.safetensors", "models.npz"
 
 
@@ -336,7 +343,11 @@ class ServedModels:
         assert self.ranker is not None
         label, shown = self.ranker.config.samples.label, log.request >= 0
         if label == "consumed":
-            return log.consumed()
+            if not self.ranker.config.samples.negatives_shown:
+                return log.consumed()
+            # slates only of the clicks that are learnt from
+            newest = log.clicked & shown & _newest(log, self.most_rows)
+            return log.where(log.clicked | np.isin(log.request, log.request[newest]))
         return log.where(shown) if label in ("auto", "click") and shown.any() else log
 
     def _check_parts(self, parts: Sequence[Part]) -> None:
@@ -350,16 +361,20 @@ class ServedModels:
 
 
 def joined(logs: list[InteractionLog]) -> InteractionLog:
-    """The consumed rows of several logs of the same users and catalogue, as one log under the name of the first."""
-    parts = [log.consumed() for log in logs]
+    """Several logs of the same users and catalogue, as one log under the name of the first; requests keep apart."""
+    firsts = np.cumsum([0, *(int(log.request.max(initial=-1)) + 1 for log in logs[:-1])])
+    numbered = list(zip(logs, firsts, strict=True))
     return InteractionLog.from_rows(
         name=logs[0].name,
         users=logs[0].users,
         catalogue=logs[0].catalogue,
-        user=np.concatenate([part.user for part in parts]),
-        item=np.concatenate([part.item for part in parts]),
-        timestamp=np.concatenate([part.timestamp for part in parts]),
-        rating=np.concatenate([part.rating for part in parts]),
+        user=np.concatenate([log.user for log in logs]),
+        item=np.concatenate([log.item for log in logs]),
+        timestamp=np.concatenate([log.timestamp for log in logs]),
+        clicked=np.concatenate([log.clicked for log in logs]),
+        rating=np.concatenate([log.rating for log in logs]),
+        request=np.concatenate([np.where(log.request >= 0, log.request + first, -1) for log, first in numbered]),
+        position=np.concatenate([log.position for log in logs]),
     )
 
 
@@ -369,7 +384,8 @@ def last_days(log: InteractionLog, days: float, now: int) -> InteractionLog:
 
 
 def _newest(log: InteractionLog, most: int) -> NDArray[np.bool_]:
-    """[R] the `most` newest rows; of those of the same second the later ones."""
+    """[R] the `most` newest consumed rows; of those of the same second the later ones."""
+    consumed = np.flatnonzero(log.clicked)
     rows = np.zeros(len(log), bool)
-    rows[np.argsort(log.timestamp, kind="stable")[-most:]] = True
+    rows[consumed[np.argsort(log.timestamp[consumed], kind="stable")[-most:]]] = True
     return rows

@@ -82,6 +82,24 @@ def test_drawn_items_of_earlier_rows_do_not_hang_on_later_ones(rated_log):
     assert_array_equal(few.negatives(np.arange(10)), fewer.negatives(np.arange(10)))
 
 
+def test_what_was_passed_over_in_a_slate_stands_against_what_was_clicked(shown_log, rated_log):
+    samples = samples_of(shown_log, label="consumed", negatives=3, negatives_shown=True)
+    rows = np.flatnonzero(shown_log.clicked)
+    drawn = samples.negatives(rows)
+    for row, items in zip(rows, drawn, strict=True):
+        slate = (shown_log.user == shown_log.user[row]) & (shown_log.request == shown_log.request[row])
+        assert len(set(items)) == 3 and set(items) <= set(shown_log.item[slate & ~shown_log.clicked])
+    assert (samples.negatives(rows, 1) != drawn).any()
+    # more are asked for than a slate has
+    many = samples_of(shown_log, label="consumed", negatives=30, negatives_shown=True).negatives(rows)
+    assert (
+        (many >= 0).sum(axis=1) == np.bincount(samples.history.slate_start)[samples.history.slate_start[rows]] - 1
+    ).all()
+    # rows without a slate are as before
+    plain, other = (samples_of(rated_log, label="consumed", negatives_shown=shown) for shown in (False, True))
+    assert_array_equal(plain.negatives(np.arange(50)), other.negatives(np.arange(50)))
+
+
 def test_rare_exposures_weigh_more(shown_log):
     propensity = np.where(np.arange(len(shown_log)) % 2, 0.5, 0.05).astype(np.float32)
     propensity[:3] = np.nan

@@ -117,14 +117,15 @@ def test_versions_count_refits_and_updates(world):
     assert versions == ["0.0", "0.1", "1.0"]
 
 
-def test_joined_logs_keep_the_consumed_rows_of_all(world):
+def test_joined_logs_keep_all_rows_and_their_requests_apart(world):
     log = world.policy_log
-    half = np.arange(len(log)) % 2 == 0
-    whole = joined([log.where(half), log.where(~half)])
-    expected = log.consumed()
-    for column in ("user", "timestamp"):
-        assert_array_equal(getattr(whole, column), getattr(expected, column))
-    assert_array_equal(whole.item_counts(), log.item_counts())
+    half = log.user % 2 == 0
+    # requests of both halves have the same numbers
+    again = [replace(part, request=part.request - part.request.min()) for part in (log.where(half), log.where(~half))]
+    whole = joined(again)
+    for column in ("user", "item", "timestamp", "clicked", "position"):
+        assert_array_equal(getattr(whole, column), getattr(log, column))
+    assert len(np.unique(whole.request)) == len(np.unique(log.request))
 
 
 # ---------------------------------------------------------------------- parts, costs, windows
