@@ -26,7 +26,7 @@ from recall import kernels
 from recall.cache import RowCache
 from recall.files import check_catalogue, load_recall, write_mapped
 from recall.index import MEASURED_QUERIES, IndexConfig, InnerProductIndex, ServedIndex
-from recall.interactions import consumption_matrix, from_parts, new_rows, stand_at_category_means
+from recall.interactions import category_means, consumption_matrix, from_parts, new_rows, stand_at_category_means
 from recall.threads import one_thread
 
 SOLVE_ROWS = 256
@@ -52,6 +52,9 @@ class EmbeddingConfig:
     newcomer_share: float = 0.1
     """Share of the candidates that goes, at least, to the best of the items without rows in the log: their vectors lie near
     the middle of their categories, so they would seldom be found among the rest. 0 leaves it to the scores."""
+    exposure: bool = False
+    """Whether an item counts as not consumed only in the share of the log's events since its birth, and leans on the mean of its
+    categories for the rest. Without it one that was born yesterday looks like one that nobody ever wanted."""
     num_threads: int = 1
     """Threads of a full fit; the result does not depend on them."""
     index: IndexConfig = field(default_factory=IndexConfig)
@@ -106,7 +109,13 @@ class EmbeddingRecall(CatalogueListener):
             )
             model.fit(self._consumed * np.float32(1 + self.config.confidence), show_progress=False)
         self.user_vectors_ = np.asarray(model.user_factors, np.float32)
-        self._set_items(np.array(model.item_factors, np.float32))
+        vectors = np.array(model.item_factors, np.float32)
+        self._birth = log.catalogue.birth
+        self._num_events, self._events_since = len(events), self._since_birth(events)
+        if self.config.exposure:
+            young = self._rows_of_items() * (self._exposure < 1) > 0
+            self._solve_items(np.flatnonzero(young), vectors)
+        self._set_items(vectors)
         self.trained_samples_ = 2 * self.config.iterations * self._consumed.nnz
         return self
 
@@ -122,7 +131,8 @@ class EmbeddingRecall(CatalogueListener):
         Raises:
             ConfigurationError: if `events` counts users or items that the fitted log did not.
         """
-        new = consumption_matrix(events.consumed())
+        consumed = events.consumed()
+        new = consumption_matrix(consumed)
         if new.shape != self._consumed.shape:
             raise ConfigurationError(
                 f"events of {new.shape[0]} users and {new.shape[1]} items cannot update embeddings of "
@@ -135,14 +145,16 @@ class EmbeddingRecall(CatalogueListener):
             items = items[np.bincount(self._consumed.indices, minlength=new.shape[1])[items] == 0]
         self._consumed = csr_matrix(self._consumed + new, dtype=np.float32)
         self._consumed.sort_indices()
-        by_user, by_item = self._consumed[users], csr_matrix(self._consumed.T)[items]
+        self._num_events += len(consumed)
+        self._events_since = self._events_since + self._since_birth(consumed)
+        by_user = self._consumed[users]
         vectors = self.item_vectors_.copy()
         with one_thread():
             for _ in range(self.config.update_passes):
                 self.user_vectors_[users] = self._solve_rows(by_user, vectors)
-                vectors[items] = self._solve_rows(by_item, self.user_vectors_)
+                self._solve_items(items, vectors)
         self._set_items(vectors)
-        self.trained_samples_ = self.config.update_passes * (by_user.nnz + by_item.nnz)
+        self.trained_samples_ = self.config.update_passes * (by_user.nnz + int(self._rows_of_items()[items].sum()))
 
     def user_vectors(self, history: NDArray[np.int32]) -> NDArray[np.float32]:
         """[N, d] embeddings of users who consumed `history` [N, H] (newest first, -1 where there are fewer).
@@ -224,12 +236,15 @@ class EmbeddingRecall(CatalogueListener):
             "categories": self._categories,
             "indptr": self._consumed.indptr,
             "indices": self._consumed.indices,
+            "birth": self._birth,
+            "events_since": self._events_since,
         }
         parts, index = self._index.parts()
         return arrays | parts, {
             "config": asdict(self.config),
             "seed": self.seed,
             "trained_samples": self.trained_samples_,
+            "num_events": self._num_events,
             "catalogue": self._catalogue,
             "index": index,
         }
@@ -246,6 +261,8 @@ class EmbeddingRecall(CatalogueListener):
             arrays = recall._index.take(arrays, settings["index"])
             recall.trained_samples_, recall._catalogue = settings["trained_samples"], settings["catalogue"]
             recall.user_vectors_, recall._categories = arrays["user_vectors"], arrays["categories"]
+            recall._birth, recall._events_since = arrays["birth"], arrays["events_since"]
+            recall._num_events = settings["num_events"]
             recall._consumed = from_parts(arrays["indptr"], arrays["indices"], len(arrays["item_vectors"]))
             recall._set_items(arrays["item_vectors"])
         except (KeyError, TypeError, ValueError, RuntimeError, ConfigurationError) as error:
@@ -277,6 +294,45 @@ class EmbeddingRecall(CatalogueListener):
         return vectors.T @ vectors + np.float32(self.config.regularisation) * np.eye(
             self.config.dimension, dtype=np.float32
         )
+
+    @property
+    def _exposure(self) -> NDArray[np.float32]:
+        """[I] share of the log's events since each item's birth."""
+        return (self._events_since / max(self._num_events, 1)).astype(np.float32)
+
+    def _since_birth(self, events: InteractionLog) -> NDArray[np.int64]:
+        """[I] number of `events` since each item's birth."""
+        return len(events) - np.searchsorted(np.sort(events.timestamp), self._birth)
+
+    def _rows_of_items(self) -> NDArray[np.int64]:
+        """[I] users who consumed each item."""
+        return np.bincount(self._consumed.indices, minlength=self._consumed.shape[1])
+
+    def _solve_items(self, items: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+        """Solves `items` against the users, in place of their rows of `vectors` [I, d].
+
+        With `exposure` those who did not consume an item weigh e, its exposure, instead of 1 (Liang et al. 2016, Modeling user
+        exposure in recommendation, eq. 3, with the exposure known), and it is held to (1 - e) times the mean of its categories
+        instead of to 0.
+        """
+        by_item = csr_matrix(self._consumed.T)[items]
+        exposure = self._exposure[items] if self.config.exposure else np.ones(len(items), np.float32)
+        old = np.flatnonzero(exposure >= 1)
+        vectors[items[old]] = self._solve_rows(by_item[old], self.user_vectors_)
+        young = np.flatnonzero(exposure < 1)
+        if not len(young):
+            return
+        settled = (self._rows_of_items() > 0) & (self._exposure >= 1)
+        middle = category_means(vectors, settled, self._categories, items[young]) if settled.any() else 0.0
+        users, identity = self.user_vectors_, np.eye(self.config.dimension, dtype=np.float32)
+        gram, regularisation = users.T @ users, np.float32(self.config.regularisation)
+        prior = regularisation * (1 - exposure[young])[:, None] * middle
+        for rows, index in _padded_rows(by_item[young]):
+            own = users[np.maximum(index, 0)] * (index >= 0)[:, :, None]
+            left = exposure[young[rows], None, None] * gram + regularisation * identity
+            left = left + np.float32(self.config.confidence) * (own.transpose(0, 2, 1) @ own)
+            right = np.float32(1 + self.config.confidence) * own.sum(axis=1) + prior[rows]
+            vectors[items[young[rows]]] = np.linalg.solve(left, right[:, :, None])[:, :, 0]
 
     def _solve_rows(self, consumed: csr_matrix, others: NDArray[np.float32]) -> NDArray[np.float32]:
         """[M, d] vectors of the M rows of `consumed` given the other side's; one half-step of the factorisation."""

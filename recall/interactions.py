@@ -1,5 +1,7 @@
 """Who consumed what, as a sparse matrix, and where items without rows stand."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
@@ -35,8 +37,15 @@ def stand_at_category_means(
 
     Categories [I, G] that no seen item has say nothing; an item of none that is known stands at the mean of all.
     """
+    vectors[~seen] = category_means(vectors, seen, categories, ~seen)
+
+
+def category_means(
+    vectors: NDArray[np.float32], seen: NDArray[np.bool_], categories: NDArray[np.float32], items: NDArray[Any]
+) -> NDArray[np.float32]:
+    """[M, d] means of the `vectors` [I, d] of the items `seen` [I] in the categories of each of `items` (indices, or a mask)."""
     membership = categories[seen]
     means = (membership.T @ vectors[seen]) / np.maximum(membership.sum(axis=0), 1e-12)[:, None]
-    share = categories[~seen] * (membership.sum(axis=0) > 0)
+    share = categories[items] * (membership.sum(axis=0) > 0)
     total = share.sum(axis=1, keepdims=True)
-    vectors[~seen] = np.where(total > 0, share @ means / np.maximum(total, 1e-12), vectors[seen].mean(axis=0))
+    return np.where(total > 0, share @ means / np.maximum(total, 1e-12), vectors[seen].mean(axis=0))

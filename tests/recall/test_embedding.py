@@ -210,6 +210,46 @@ def test_an_update_moves_what_it_touches_and_only_that(world):
     assert fans > 1.3 * (users[consumers] @ vectors[born]).mean()
 
 
+def test_an_item_counts_as_not_consumed_only_while_it_was_on_offer(world):
+    log = world.policy_log
+    consumed = log.consumed()
+    counts, order = log.item_counts(), np.sort(consumed.timestamp)
+    young = np.argsort(-counts)[[30, 60, 90]]
+    birth = np.minimum(log.catalogue.birth, order[0])
+    birth[young] = order[-(len(order) // 10)]
+    late = ~np.isin(log.item, young) | (log.timestamp >= birth[young[0]])
+    log = replace(log, catalogue=log.catalogue.with_birth(birth)).where(late)
+    plain, recall = (EmbeddingRecall(replace(CONFIG, exposure=exposure), seed=1).fit(log) for exposure in (False, True))
+    events = log.consumed()
+    users, old = recall.user_vectors_.astype(np.float64), np.setdiff1d(np.flatnonzero(log.item_counts()), young)
+    assert_array_equal(recall.item_vectors_[old], plain.item_vectors_[old])
+    categories = log.catalogue.categories.astype(np.float64)
+    for item in young[log.item_counts()[young] > 0]:
+        exposure = (events.timestamp >= birth[item]).mean()
+        middle = np.zeros(16)
+        for group in np.flatnonzero(categories[item]):
+            share = categories[old, group] / categories[old, group].sum()
+            middle += categories[item, group] / categories[item].sum() * (share @ plain.item_vectors_[old])
+        own = users[np.unique(events.user[events.item == item])]
+        left = exposure * users.T @ users + CONFIG.confidence * own.T @ own + CONFIG.regularisation * np.eye(16)
+        right = (1 + CONFIG.confidence) * own.sum(axis=0) + (1 - exposure) * CONFIG.regularisation * middle
+        assert_allclose(recall.item_vectors_[item], np.linalg.solve(left, right), rtol=2e-2, atol=2e-3)
+
+
+def test_a_click_does_not_push_a_newborn_item_back(world):
+    """Without exposure one that has some clicks stands behind those that nobody has ever seen."""
+    born = int(np.flatnonzero(world.born_in_run)[0])
+    log = world.policy_log
+    strangers = np.setdiff1d(np.arange(world.num_users), np.arange(3))
+    moved = []
+    for exposure in (False, True):
+        recall = EmbeddingRecall(replace(CONFIG, exposure=exposure), seed=1).fit(log)
+        before = (recall.user_vectors_[strangers] @ recall.item_vectors_[born]).mean()
+        recall.update(events_of(world, np.arange(3), np.full(3, born)))
+        moved.append((recall.user_vectors_[strangers] @ recall.item_vectors_[born]).mean() / before)
+    assert moved[0] < 0.8 and moved[1] > 1
+
+
 def test_an_update_comes_near_a_refit_for_less(world):
     log = world.policy_log
     late = log.place >= np.floor(0.9 * np.diff(log.user_starts))[log.user]
