@@ -107,6 +107,9 @@ class Scenario:
     event_delay: float = 0.0
     """Hours by which events reach the models late."""
     period_hours: int = 24
+    popular_click_rate: float = 0.5
+    """See `WorldConfig` (assumed). That is in the state just after the last row; on a day of traffic, days later, a slate is then
+    clicked in a quarter to a third of requests, one impression in forty."""
     seed: int = 0
     """Of who is drawn, and of everything that happens to the world: shocks, births, arrivals."""
 
@@ -132,6 +135,7 @@ class Scenario:
             drawn_users=self.crowd,
             keep_histories=False,
             modifiers=self.modifiers(log, model),
+            popular_click_rate=self.popular_click_rate,
             seed=self.seed,
         )
 

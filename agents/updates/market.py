@@ -10,14 +10,18 @@ from numpy.typing import NDArray
 
 from agents.updates.costs import Cost, Prices
 from agents.updates.gate import GateConfig
-from agents.updates.models import ServedModels
-from agents.updates.traffic import Beginnings, PipelineConfig, Traffic, pipeline_of
+from agents.updates.models import ServedModels, joined
+from agents.updates.traffic import AWAY_DAYS, Beginnings, PipelineConfig, Traffic, pipeline_of
+from envs.catalogue import SECONDS_PER_DAY
 from envs.errors import ConfigurationError
 from envs.logs.schema import InteractionLog
 from envs.scenarios import TrafficPlan, TrafficScenario
 from envs.world import World
 from envs.worlds import made
 from recall.embedding import EmbeddingConfig
+
+KNOWN_ITEMS = 20
+"""Last items that are known of each drawn user before the run (assumed; as many as rankers read)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,9 @@ class UpdateConfig:
     window_days: float | None = None
     """Days before now whose events a full retrain learns from; None is all."""
     embedding: EmbeddingConfig = field(
-        default_factory=lambda: EmbeddingConfig(dimension=16, iterations=4, update_passes=1, newcomer_share=0.0)
+        default_factory=lambda: EmbeddingConfig(
+            dimension=16, iterations=4, update_passes=1, newcomer_share=0.0, exposure=True
+        )
     )
     """How recall embeddings are learnt. The pipeline has a channel of its own for young items."""
     ranker: str | None = "logistic"
@@ -134,12 +140,12 @@ class Market:
             raise ConfigurationError(
                 f"num_candidates is {self.pipeline.num_candidates}, but the catalogue has {world.num_items} items; ask for fewer."
             )
-        self.log: InteractionLog = world.policy_log.consumed()
-        """What the first models are fitted to."""
+        self.beginnings = Beginnings(world, self.users, self.pipeline.history_size)
+        self.log: InteractionLog = joined([world.policy_log.consumed(), self._recent_rows()])
+        """What the first models are fitted to: the policy's log, and what is known of the crowd."""
         models, self.first_cost = self.trained(self.log)
         self.first = models.snapshot()
         """Those models."""
-        self.beginnings = Beginnings(world, self.users, self.pipeline.history_size)
         self.kept: dict[int, NDArray[np.float64]] = {}
         """Rewards [periods] of keeping, by seed of the episode; see `agents.updates.episode.kept_rewards`."""
 
@@ -175,6 +181,27 @@ class Market:
         """The visits of one episode."""
         requests = self.plan.requests_per_visit
         return Traffic(self.world, self.users, self.pipeline, requests, seed, self.plan, self.beginnings)
+
+    def _recent_rows(self) -> InteractionLog:
+        """What users of whom the policy's log has no rows consumed last, up to `KNOWN_ITEMS` each, as a service knows it of its
+        users; nothing where each comes for the first time."""
+        world, log = self.world, self.world.policy_log
+        strangers = np.flatnonzero(~world.keeps_history(self.users) & (world.start_day[self.users] <= 0))
+        if self.plan.fresh_users or not len(strangers):
+            return log.where(np.zeros(len(log), bool))
+        _, items, days, _ = self.beginnings.of(strangers)
+        # oldest first
+        items, days = items[:, :KNOWN_ITEMS][:, ::-1], days[:, :KNOWN_ITEMS][:, ::-1]
+        there = items >= 0
+        seconds = np.floor((days.astype(np.float64)[there] - AWAY_DAYS) * SECONDS_PER_DAY).astype(np.int64)
+        return InteractionLog.from_rows(
+            name=log.name,
+            users=log.users,
+            catalogue=log.catalogue,
+            user=np.repeat(self.users[strangers], there.sum(axis=1)).astype(np.int32),
+            item=items[there],
+            timestamp=world.reference_time + seconds,
+        )
 
     def trained(self, log: InteractionLog) -> tuple[ServedModels, Cost]:
         """Models fitted anew to the rows of `log`, and what that cost."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from agents.updates.market import Market, UpdateConfig
 from agents.updates.models import ServedModels
 from agents.updates.traffic import AWAY_DAYS, Beginnings, PipelineConfig, Traffic
 from envs.catalogue import SECONDS_PER_DAY
@@ -177,3 +178,22 @@ def test_a_world_without_anybody_there_yet_has_no_traffic(fitted):
     day = served.serve(0, served.due_visits(0), models)
     assert day.visits == 0 and day.engagement == day.click_rate == day.unseen_share == 0
     assert len(served.events_known(1e9)) == 0
+
+
+def test_models_know_what_the_crowd_consumed_last_but_nothing_of_who_is_still_to_come(fitted):
+    small = UpdateConfig(days=6, ranker=None, pipeline=PIPELINE, embedding=EmbeddingConfig(dimension=4, iterations=1))
+    market = Market.of(scenario("growth", fitted=fitted, days=6, visits_per_day=20, doubling_days=3.0, seed=1), small)
+    world, log = market.world, market.log
+    drawn = np.flatnonzero((np.arange(world.num_users) >= world.num_logged) & (world.start_day <= 0))
+    items, days = world.history(20, drawn)
+    for place, user in enumerate(drawn):
+        rows = log.user == user
+        there = items[place] >= 0
+        assert_array_equal(log.item[rows][::-1], items[place][there])
+        # histories that requests show are of the same moments
+        seconds = (days[place][there] - AWAY_DAYS) * SECONDS_PER_DAY
+        assert np.abs(log.timestamp[rows][::-1] - world.reference_time - seconds).max() < 2
+    assert (log.timestamp < world.reference_time + SECONDS_PER_DAY).all()
+    assert set(np.unique(log.user)) == {*np.unique(world.policy_log.consumed().user), *drawn}
+    fresh = Market.of(scenario("stationary", fitted=fitted, days=6, visits_per_day=20), small)
+    assert len(fresh.log) == len(fresh.world.policy_log.consumed())
