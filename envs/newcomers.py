@@ -41,7 +41,7 @@ class Newcomers:
     """[M + A] second of the day at which they begin, a whole number."""
     may_keep: bool = True
     """Whether the drawn users' histories may be rows of the policies' log (`WorldConfig.keep_histories`)."""
-    _last: dict[bytes, BurnIn] = field(default_factory=dict, repr=False)
+    _last: list[BurnIn] = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
         return len(self.parent)
@@ -64,12 +64,14 @@ class Newcomers:
 
     def burnt(self, model: UserModel, places: NDArray[np.int64]) -> BurnIn:
         """Histories of drawn users `places` [N]; those asked for last are kept, since state, history and seen items of the same
-        users are asked for one after another."""
-        key = places.tobytes()
-        if key not in self._last:
-            self._last.clear()
-            self._last[key] = burn_in(model, self.population, places, self.seed, self.past)
-        return self._last[key]
+        users, or of some of them, are asked for one after another."""
+        if not self._last or not np.isin(places, self._last[0].users.number).all():
+            self._last[:] = [burn_in(model, self.population, places, self.seed, self.past)]
+        last = self._last[0]
+        if np.array_equal(last.users.number, places):
+            return last
+        order = np.argsort(last.users.number, kind="stable")
+        return last.take(order[np.searchsorted(last.users.number[order], places)])
 
     def chunks(self, model: UserModel, progress: bool) -> Iterator[BurnIn]:
         """Histories of all drawn users, some after others."""
@@ -81,7 +83,7 @@ class Newcomers:
                 tick()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_last": {}}
+        return {**self.__dict__, "_last": []}
 
 
 def make_newcomers(

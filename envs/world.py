@@ -336,9 +336,9 @@ def calibrate_outside(world: World, slate_size: int = 10) -> tuple[float, float]
     """
     present = world.present_users
     present = present[np.unique(np.linspace(0, len(present) - 1, CALIBRATION_USERS).astype(np.int64))]
-    worth = np.concatenate(
-        [_worth_of_popular(world, present[start : start + 256], slate_size) for start in range(0, len(present), 256)]
-    )
+    state = world.start_state(present, np.zeros_like(present))
+    parts = np.split(np.arange(len(present)), range(256, len(present), 256))
+    worth = np.concatenate([_worth_of_popular(world, state.take(part), slate_size) for part in parts])
 
     known, stated = world.user_model.choice.outside, world.config.popular_click_rate
     if known is not None:
@@ -347,13 +347,12 @@ def calibrate_outside(world: World, slate_size: int = 10) -> tuple[float, float]
     return float(brentq(lambda outside: float(np.mean(expit(worth - outside))) - stated, low, high)), stated
 
 
-def _worth_of_popular(world: World, users: NDArray[np.int64], slate_size: int) -> NDArray[np.float64]:
-    """[N] log of the summed weights of a popular slate for each of `users` [N] on day 0."""
-    state = world.start_state(users, np.zeros_like(users))
+def _worth_of_popular(world: World, state: UserState, slate_size: int) -> NDArray[np.float64]:
+    """[N] log of the summed weights of a popular slate for each of N users in their `state` on day 0."""
     counts = world.policy_log.item_counts().astype(np.float64)
     counts[~world.calendar.is_open(0)] = -1
     order = np.argsort(-counts, kind="stable").astype(np.int32)
-    seen = np.unpackbits(world.seen(users), axis=1, bitorder="little", count=world.num_items)[:, order]
+    seen = np.unpackbits(world.seen(state.log_user), axis=1, bitorder="little", count=world.num_items)[:, order]
     slates = order[np.argsort(seen, axis=1, kind="stable")[:, : min(slate_size, world.num_items)]]
     ages = np.maximum((state.clock[:, None] - world.birth_clock[slates]) / SECONDS_PER_DAY, 0).astype(np.float32)
     placed = utilities(world.user_model, world.preference(state), slates, ages)

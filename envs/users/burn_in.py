@@ -68,6 +68,16 @@ class BurnIn:
     rating: NDArray[np.float32]
     """[N, L] as the user model rates, NaN where it does not."""
 
+    def take(self, rows: NDArray[np.int64]) -> "BurnIn":
+        """A copy of the users at `rows`."""
+        return BurnIn(
+            users=self.users.take(rows),
+            state=self.state.take(rows),
+            items=self.items[rows],
+            clock=self.clock[rows],
+            rating=self.rating[rows],
+        )
+
     def last(self, size: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """(items [N, size], clocks [N, size]) last consumed, newest first; -1 and 0 where there are fewer."""
         order = np.argsort(self.items[:, ::-1] < 0, axis=1, kind="stable")[:, :size]

@@ -16,7 +16,7 @@ Public attributes and the second of the day at which a user begins are those of 
 or one of its component.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,10 @@ class DrawnUsers:
 
     def __len__(self) -> int:
         return len(self.number)
+
+    def take(self, rows: NDArray[np.int64]) -> "DrawnUsers":
+        """A copy of the users at `rows`."""
+        return DrawnUsers(**{each.name: getattr(self, each.name)[rows] for each in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True)

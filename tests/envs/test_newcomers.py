@@ -157,3 +157,27 @@ def test_nothing_unborn_or_retired_is_offered_or_consumed(moving_world: World) -
         early = clock[alive] < moving_world.birth_clock[np.maximum(item, 0)]
         assert not (late | early)[item >= 0].any()
     assert offered_ever[200:].sum() > 10 and (moving_world.calendar.retire_clock < last_clock).sum() > 50
+
+
+def test_histories_of_some_of_the_last_users_are_not_made_again(log_and_model, monkeypatch) -> None:
+    world = build_world(*log_and_model, WorldConfig(drawn_users=50, days=12, keep_histories=False))
+    make, made = envs.newcomers.burn_in, []
+
+    def burn_in(model, population, numbers, seed, past):
+        made.append(len(numbers))
+        return make(model, population, numbers, seed, past)
+
+    monkeypatch.setattr(envs.newcomers, "burn_in", burn_in)
+    # all of them have set the outside option
+    some = world.num_logged + np.array([31, 2, 31, 40])
+    items, days = world.history(12, some)
+    state, seen = world.start_state(some, np.zeros_like(some)), world.seen(some)
+    assert made == []
+    again = pickle.loads(pickle.dumps(world))
+    for place, user in enumerate(some):
+        alone = np.array([user])
+        assert_array_equal(again.history(12, alone)[0][0], items[place])
+        assert_array_equal(again.history(12, alone)[1][0], days[place])
+        assert_array_equal(again.seen(alone)[0], seen[place])
+        assert_array_equal(again.start_state(alone, alone).interest.long_term[0], state.interest.long_term[place])
+    assert made == [1] * 4 and seen.any()
