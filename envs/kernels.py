@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 from envs.catalogue import SECONDS_PER_DAY
 from envs.compiled import (
     Bits,
+    Bytes2,
     Doubles1Out,
     Flags1Out,
     Float,
@@ -26,6 +27,7 @@ from envs.compiled import (
     Ints1,
     Ints1Out,
     Ints2,
+    Ints2Out,
     Kernel,
     Longs1,
     Longs1Out,
@@ -423,6 +425,51 @@ def pick(
             if inside > rest:
                 break
         utility[n] = score[item[n]]
+
+
+# ---------------------------------------------------------------------- samples of items
+@Kernel
+def sample_items(
+    begin: Int,
+    end: Int,
+    stream: Bits,
+    user: Longs1,
+    request: Longs1,
+    pool: Ints1,
+    excluded: Bytes2,
+    taken: Ints2,
+    chosen: Ints2Out,
+) -> None:
+    """The first items of a random order of `pool` [P] that are neither `excluded` (bits [N, .]) nor `taken` [N, T], keyed by (user,
+    request): a sample `chosen` [N, C] without replacement, -1 where there are fewer.
+
+    Source: Knuth (1997), The Art of Computer Programming 2, section 3.4.2, algorithm P, as far as it is needed."""
+    size = len(pool)
+    order, moved = np.arange(size), np.empty(size, np.int64)
+    for n in range(begin, end):
+        own = _extended(_extended(stream, user[n]), request[n])
+        count = drawn = 0
+        while count < chosen.shape[1] and drawn < size:
+            upper = _extended(own, drawn) >> np.uint64(32)
+            other = drawn + np.int64((upper * np.uint64(size - drawn)) >> np.uint64(32))
+            order[drawn], order[other] = order[other], order[drawn]
+            moved[drawn] = other
+            item = pool[order[drawn]]
+            drawn += 1
+            if (excluded[n, item >> 3] >> np.uint8(item & 7)) & 1 == 1:
+                continue
+            is_taken = False
+            for t in range(taken.shape[1]):
+                is_taken |= taken[n, t] == item
+            if not is_taken:
+                chosen[n, count] = item
+                count += 1
+        for rest in range(count, chosen.shape[1]):
+            chosen[n, rest] = -1
+        # back to the order from which every request starts
+        for place in range(drawn - 1, -1, -1):
+            other = moved[place]
+            order[place], order[other] = order[other], order[place]
 
 
 # ---------------------------------------------------------------------- the parametric user model

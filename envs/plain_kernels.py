@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from envs.candidate_source import is_excluded
 from envs.catalogue import SECONDS_PER_DAY
 from envs.kernels import LOGIT_BOUND, OUTSIDE_KEY, REQUEST_SECONDS, SHELF_ITEMS, VisitNumbers
-from envs.randomness import Purpose, draw_normal, draw_uniform
+from envs.randomness import Purpose, draw_bits, draw_normal, draw_uniform
 from envs.users.interest import context_rows
 from envs.users.protocol import Trait, age_effect
 
@@ -135,6 +135,29 @@ def pick(
     chosen = shelf * SHELF_ITEMS + (inside <= np.maximum(rest, 0)[:, None]).sum(axis=1)
     item[:] = np.where(known, chosen, -1)
     utility[:] = np.where(known, score[rows, np.minimum(chosen, score.shape[1] - 1)], -np.inf)
+
+
+def sample_items(
+    seed: int,
+    user: NDArray[np.int64],
+    request: NDArray[np.int64],
+    pool: NDArray[np.int32],
+    excluded: NDArray[np.uint8],
+    taken: NDArray[np.int32],
+    chosen: NDArray[np.int32],
+) -> None:
+    """The first items of a random order of the pool that are neither excluded nor taken, -1 where there are fewer."""
+    chosen[:] = -1
+    place = np.arange(len(pool))
+    upper = draw_bits(seed, Purpose.AGENT, user[:, None], request[:, None], place) >> np.uint64(32)
+    others = place + ((upper * (len(pool) - place).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+    for n in range(len(user)):
+        order = pool.copy()
+        for one, other in zip(place, others[n], strict=True):
+            order[[one, other]] = order[[other, one]]
+        free = ~is_excluded(excluded[n : n + 1], order[None])[0] & ~np.isin(order, taken[n])
+        kept = order[free][: chosen.shape[1]]
+        chosen[n, : len(kept)] = kept
 
 
 def prefer(

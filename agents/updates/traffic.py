@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from agents.rerankers import rerank
 from agents.updates.gate import challenged
 from agents.updates.models import ServedModels
-from envs.candidate_source import RecallRequest, is_excluded, tell_changes
+from envs import kernels
+from envs.candidate_source import RecallRequest, tell_changes
 from envs.catalogue import SECONDS_PER_DAY
 from envs.compiled import over_rows
 from envs.engine import REQUEST_SECONDS, Response, UserState, respond
@@ -22,7 +23,7 @@ from envs.event_log import EventLog, matrix
 from envs.measures import consumed_diversity
 from envs.modifiers import ModifiedModel
 from envs.observation import FIRST_CATEGORY, Candidates, Observation
-from envs.randomness import Purpose, draw_bits, draw_normal, draw_uniform
+from envs.randomness import Purpose, draw_bits, draw_normal, stream
 from envs.request_kernels import describe_candidates
 from envs.scenarios import TrafficPlan
 from envs.world import World
@@ -460,30 +461,27 @@ class Traffic:
         config, birth = self.pipeline, self.world.birth_clock
         shape = (len(request), config.explore_slots)
         age = (visitors.clock.max() - birth) / SECONDS_PER_DAY
-        young = np.flatnonzero((age >= 0) & (age < config.explore_days)).astype(np.int32)
-        items = np.full(shape, -1, np.int32)
-        scores = np.zeros(shape, np.float32)
-        if not len(young) or not config.explore_slots:
-            return items, scores
-        draws = draw_uniform(self.seed, Purpose.AGENT, visitors.user[:, None], visitors.request[:, None], young)
-        taken = is_excluded(request.excluded, np.broadcast_to(young, draws.shape))
-        place = np.full(len(birth), -1)
-        place[young] = np.arange(len(young))
-        row, column = np.nonzero((recalled >= 0) & (place[recalled] >= 0))
-        taken[row, place[recalled[row, column]]] = True
-        draws[taken] = np.inf
-        relevance = tastes @ models.recall.item_vectors_[young].T
-        number = min(config.explore_slots * config.explore_draws, len(young))
-        drawn = np.argpartition(draws, number - 1, axis=1)[:, :number]
-        worth = np.where(
-            np.isfinite(np.take_along_axis(draws, drawn, 1)), np.take_along_axis(relevance, drawn, 1), -np.inf
+        young = (age >= 0) & (age < config.explore_days) & self.world.calendar.open_to_some(visitors.clock)
+        if not young.any() or not config.explore_slots:
+            return np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
+        drawn = np.empty((len(request), config.explore_slots * config.explore_draws), np.int32)
+        over_rows(
+            kernels.sample_items,
+            len(request),
+            stream(self.seed, Purpose.AGENT),
+            visitors.user,
+            visitors.request,
+            np.flatnonzero(young).astype(np.int32),
+            request.excluded,
+            recalled,
+            drawn,
         )
+        vectors = models.recall.item_vectors_[np.maximum(drawn, 0)]
+        relevance = np.matmul(vectors, tastes[:, :, None])[:, :, 0]
+        worth = np.where(drawn >= 0, relevance, -np.inf)
         best = np.argsort(-worth, axis=1, kind="stable")[:, : config.explore_slots]
-        found = np.take_along_axis(worth, best, 1)
-        chosen = young[np.take_along_axis(drawn, best, 1)]
-        items[:, : best.shape[1]] = np.where(np.isfinite(found), chosen, -1)
-        scores[:, : best.shape[1]] = np.where(np.isfinite(found), found, 0)
-        return items, scores
+        items, scores = np.take_along_axis(drawn, best, 1), np.take_along_axis(relevance, best, 1)
+        return items, np.where(items >= 0, scores, 0)
 
     def _slates(
         self, observation: Observation, scores: NDArray[np.float32], popularity: NDArray[np.float32]

@@ -236,6 +236,39 @@ def test_items_are_picked_as_by_the_plain_twin() -> None:
     assert_array_equal(moved[:50], item[70:120])
 
 
+def _samples(users: int, size: int, wide: int = 3) -> np.ndarray:
+    """[users, wide] sampled of 12 items, of which some are excluded or taken; every other user has none left but item 7."""
+    excluded = np.tile(np.packbits(np.isin(np.arange(40), [2, 3]), bitorder="little"), (users, 1))
+    excluded[::2] = np.packbits(np.arange(40) != 7, bitorder="little")
+    taken = np.tile(np.array([-1, 9, 30], np.int32), (users, 1))
+    pool = np.array([*range(11), 31], np.int32)[:size]
+    inputs = (np.arange(users) * 7 % 1000, np.arange(users) % 3, pool, excluded, taken)
+    chosen, plain = np.empty((users, wide), np.int32), np.empty((users, wide), np.int32)
+    kernels.sample_items(0, users, stream(5, Purpose.AGENT), *inputs, chosen)
+    plain_kernels.sample_items(5, *inputs, plain)
+    assert_array_equal(chosen, plain)
+    kernels.sample_items(3, users, stream(5, Purpose.AGENT), *inputs, plain)
+    assert_array_equal(chosen[3:], plain[3:])
+    return chosen
+
+
+def test_samples_are_the_plain_twins_and_each_item_comes_as_often_in_each_place() -> None:
+    chosen = _samples(6_000, 12)
+    assert (chosen[::2] == [7, -1, -1]).all()
+    free = np.array([0, 1, 4, 5, 6, 7, 8, 10, 31])
+    counts = np.array([[(chosen[1::2, place] == item).sum() for item in free] for place in range(3)])
+    assert (counts.sum(axis=1) == 3_000).all()
+    # 26 degrees of freedom: beyond this in one of a thousand seeds
+    assert ((counts - 3_000 / 9) ** 2 / (3_000 / 9)).sum() < 54.1
+    assert (np.diff(np.sort(chosen[1::2], axis=1), axis=1) > 0).all()
+
+
+def test_samples_of_few_items_end_with_none() -> None:
+    chosen = _samples(40, 4)
+    assert (np.sort(chosen[1::2], axis=1) == [-1, 0, 1]).all() and (chosen[::2] == -1).all()
+    assert (_samples(4, 0) == -1).all()
+
+
 @njit
 def _logs_and_exps(positive: np.ndarray, any_sign: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     logs, exps = np.empty_like(positive), np.empty_like(any_sign)
