@@ -12,8 +12,8 @@ from agents.updates.monitoring import ACTION_CHOICES, UpdateAction
 from envs.errors import AgentError
 from envs.loading import FromFile, failing_in
 
-UPDATES = (UpdateAction.FULL_RETRAIN, UpdateAction.UPDATE_BOTH)
-"""What an update is, for policies that decide when to update but not what that is: one or the other, as tuning finds."""
+UPDATES = (UpdateAction.UPDATE_BOTH, UpdateAction.UPDATE_RANKER, UpdateAction.FULL_RETRAIN)
+"""What an update is, for policies that decide when to update but not what that is: one of these, as tuning finds."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,8 +44,8 @@ def best_in_hindsight(
 ) -> Hindsight:
     """Replays schedules on the very episode that a policy is judged on, and keeps the one of the largest reward.
 
-    Two thirds of the replays are updates of either kind after every so many periods, from different periods on, and none at all;
-    the others are neighbours of the best so far, which have an update more, less, of the other kind, or a period sooner or later.
+    Two thirds of the replays are updates of each kind after every so many periods, from different periods on, and none at all;
+    the others are neighbours of the best so far, which have an update more, less, of another kind, or a period sooner or later.
     Every replay is the episode of the same seed, so the largest reward is exact and not a matter of luck, but the search is not
     exhaustive.
 
@@ -86,19 +86,20 @@ def best_in_hindsight(
 
 
 def periodic_schedules(periods: int) -> list[Schedule]:
-    """No update at all; an update of either kind after every so many periods; the same from half as many periods on."""
+    """No update at all; an update of each kind after every so many periods, seldom ones first; the same from half as many periods
+    on."""
     schedules: list[Schedule] = [(0,) * periods]
     for half in (False, True):
-        for length in PERIODS:
-            first = length // 2 if half else length
-            for action in UPDATES:
+        for action in UPDATES:
+            for length in reversed(PERIODS):
+                first = length // 2 if half else length
                 due = [period >= first and (period - first) % length == 0 for period in range(periods)]
                 schedules.append(tuple(int(action) if now and first else 0 for now in due))
     return list(dict.fromkeys(schedules))
 
 
 def neighbours(schedule: Schedule) -> list[Schedule]:
-    """Schedules that differ by one update: left out, of the other kind, a period sooner or later, or one more."""
+    """Schedules that differ by one update: left out, of another kind, a period sooner or later, or one more."""
     found: list[Schedule] = []
 
     def changed(changes: dict[int, int]) -> None:

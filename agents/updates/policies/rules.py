@@ -10,7 +10,7 @@ from agents.updates.monitoring import Monitoring, UpdateAction
 from agents.updates.policies.base import UPDATES, MarketFacts, UpdatePolicy
 from envs.errors import ConfigurationError
 
-PERIODS = (1, 2, 3, 5, 7, 10, 14, 21, 30)
+PERIODS = (1, 2, 3, 5, 7, 14, 30)
 """Numbers of periods between two updates that tuning tries."""
 
 
@@ -81,8 +81,8 @@ class AfterData(UpdatePolicy):
 
     @classmethod
     def grid(cls, facts: MarketFacts) -> list[Self]:
-        """Nine numbers of clicks, from 0.05 to 12.8 for each visit of a period, with each kind of update."""
-        per_visit = 0.05 * 2.0 ** np.arange(9)
+        """Seven numbers of clicks, from 0.1 to 6.4 for each visit of a period, with each kind of update."""
+        per_visit = 0.1 * 2.0 ** np.arange(7)
         return [cls(float(rate * max(facts.visits, 1.0)), action) for rate in per_visit for action in UPDATES]
 
     def act(self, observation: NDArray[np.float32]) -> int:
