@@ -119,7 +119,7 @@ def test_grids_have_all_kinds_of_update_and_travel(name):
 
 def test_labels_tell_settings_but_not_the_markets_prices():
     assert Every(3).label == "every(3, full_retrain)"
-    assert CARA.grid(FACTS)[0].label == "cara(0.25, True, full_retrain)"
+    assert CARA.grid(FACTS)[0].label == "cara(0.25, True, update_both)"
     assert Never().label == "never"
 
 
