@@ -468,8 +468,8 @@ SMALL_UPDATES = UpdateScale(
 REFERENCE_UPDATES = UpdateScale(
     UpdateStudyConfig(
         scenarios=("stationary", "slow-drift", "shock", "news", "season", "growth"),
-        visits=300,
-        episodes=40,
+        visits=500,
+        episodes=36,
         unmet=("shock", "news"),
         rankers=("neumf", "din"),
     ),
@@ -505,7 +505,7 @@ class UpdateOptions(DataOptions):
     update_seeds: int | None = None
     """Worlds that policies are judged on: 3, 5 with --reference, 2 with --fast."""
     visits: int | None = None
-    """Visits of a day: 200, 300 with --reference, 30 with --fast."""
+    """Visits of a day: 200, 500 with --reference, 30 with --fast."""
     days: int | None = None
     """Length of an episode: 30, 60 with --reference, 8 with --fast."""
     jobs: int = 2 if (os.cpu_count() or 1) > 1 else 1

@@ -43,7 +43,7 @@ class UpdateStudyConfig:
     """Where."""
     ranker_seeds: int = 2
     """In how many of the judged worlds."""
-    ranker_epochs: int = 1
+    ranker_epochs: int = 3
     """Passes of a full training of these rankers; few, since policies may have them retrain daily."""
     decay_seeds: int = 5
     """Worlds in which decay is measured."""
