@@ -117,15 +117,39 @@ def test_a_full_retrain_learns_from_the_log_and_all_events(env, market, world):
     run(env, [KEEP, KEEP], seed=1)
     clicks = sum(day.clicks for day in env.history)
     info = env.step(RETRAIN)[4]
-    assert env.models.window.rows == len(market.log) + clicks
+    assert env.models.counts_.sum() == len(market.log) + clicks
     assert info["work"] == pytest.approx(market.first_cost.work, rel=0.2)
+
+
+def test_an_update_learns_nothing_twice_and_the_next_full_retrain_all_again(env, market, world):
+    run(env, [KEEP, BOTH], seed=1)
+    twin = type(env.models).of(env.models.snapshot())
+    info = env.step(BOTH)[4]
+    log = env.history[1].events.clicked().to_log(world.policy_log, world.reference_time)
+    assert info["work"] == (twin.update_recall(log) + twin.update_ranker(log)).work > 0
+    assert_array_equal(env.models.recall.item_vectors_, twin.recall.item_vectors_)
+    assert_array_equal(env.models.ranker.coefficients_, twin.ranker.coefficients_)
+    for _ in range(2):
+        clicks = sum(day.clicks for day in env.history)
+        env.step(RETRAIN)
+        assert env.models.counts_.sum() == len(market.log) + clicks
+
+
+def test_an_update_leaves_the_age_of_a_part_that_has_nothing_new(world, config):
+    """The second day is closed: by the third, recall has the first day to learn from, and the ranker has learnt it."""
+    factors = tuple(float(day != (world.reference_weekday + 1) % 7) for day in range(7))
+    env = ModelUpdateEnv(world, varied(config, weekday_traffic=factors))
+    _, second, third = run(env, [KEEP, RANKER, BOTH])
+    assert second[4]["visits"] == 0 and third[4]["action_taken"] == BOTH and third[4]["work"] > 0
+    seen = Monitoring.from_array(third[0])
+    assert (seen.recall_age, seen.ranker_age) == pytest.approx((1, 2))
 
 
 def test_a_window_forgets_what_is_older(world, config):
     env = ModelUpdateEnv(world, varied(config, window_days=1.0))
     run(env, [KEEP, KEEP, RETRAIN])
     assert env.models.window.first >= world.reference_time + 86_400
-    assert env.models.window.rows == env.history[1].clicks
+    assert env.models.counts_.sum() == env.history[1].clicks
 
 
 def test_rolling_back_restores_served_scores_to_the_bit(env, market):
@@ -155,11 +179,15 @@ def test_a_challenger_serves_only_once_the_gate_lets_it(env):
     assert seen.retrain_age == (1 if fourth["promoted"] else 4)
 
 
-def test_a_challenger_as_good_is_promoted_and_its_age_is_that_of_its_training(world, config):
-    lenient = varied(config, gate=replace(config.gate, ndcg_margin=0.9, recall_margin=0.9))
-    env = ModelUpdateEnv(world, lenient)
+def test_a_challenger_as_good_serves_and_its_age_is_that_of_its_training(world, config, monkeypatch):
+    market = Market(world, varied(config, gate=replace(config.gate, ndcg_margin=0.9, recall_margin=0.9)))
+    train, trained = market.trained, []
+    monkeypatch.setattr(market, "trained", lambda log: trained.append(train(log)) or trained[-1])
+    env = ModelUpdateEnv(market)
     *_, last = infos(run(env, [KEEP, CHALLENGER, KEEP, CHALLENGER], seed=0))
     assert last["promoted"] and "non-inferior" in last["gate"]
+    ((challenger, _),) = trained
+    assert env.models is challenger
     seen = env.monitoring
     assert seen.recall_age == seen.ranker_age == 3 and seen.retrain_age == 1
     newest = env.episode.registry.serving
@@ -300,7 +328,7 @@ def test_late_events_are_learnt_late(world, config):
     env = ModelUpdateEnv(world, varied(config, event_delay=24.0))
     first, second, third = run(env, [RETRAIN, RETRAIN, RETRAIN], seed=1)
     assert [step[4]["action_taken"] for step in (first, second, third)] == [KEEP, KEEP, RETRAIN]
-    assert env.models.window.rows == len(env.market.log) + env.history[0].clicks
+    assert env.models.counts_.sum() == len(env.market.log) + env.history[0].clicks
     assert env.models.window.last < world.reference_time + 86_400
     # what users do is seen at once, what may be learnt from is not
     assert Monitoring.from_array(first[0]).engagement > 0 == Monitoring.from_array(first[0]).clicks_since_training
