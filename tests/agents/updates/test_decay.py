@@ -104,6 +104,18 @@ def test_the_loss_is_relative_and_paired_on_users():
     assert np.isnan(_loss(between)[0])
 
 
+def test_the_loss_is_of_the_last_week_against_the_first():
+    """By hand: 0.4 on each of days 1 to 7, 0.3 on each of days 24 to 30, and something else in between."""
+    worth = {day: 0.4 if day <= 7 else 0.3 if day >= 24 else 9.0 for day in range(1, 31)}
+    table = pl.DataFrame(
+        {"user": [0, 1] * 30, "day": np.repeat(list(worth), 2), "engagement": np.repeat(list(worth.values()), 2)}
+    )
+    assert _loss(table)[0] == pytest.approx(0.25)
+    for day in (1, 7, 24, 30):
+        more = table.with_columns(engagement=pl.when(pl.col("day") == day).then(0.0).otherwise("engagement"))
+        assert _loss(more)[0] != pytest.approx(0.25)
+
+
 def test_intervals_are_over_users_with_few_seeds_and_over_seeds_with_many():
     rng = np.random.default_rng(1)
     none = pl.DataFrame()

@@ -146,6 +146,18 @@ def test_a_corrupt_version_is_refused_by_name_and_the_one_before_serves(tmp_path
     assert registry.add(copies[2]).number == 4
 
 
+def test_a_record_that_was_changed_is_refused_by_name(tmp_path):
+    """One that still reads well: only its checksum tells."""
+    copies = three_versions(ModelRegistry(tmp_path))
+    path = tmp_path / "versions" / "v000002" / "version.json"
+    path.write_text(path.read_text().replace('"ndcg": 0.2', '"ndcg": 0.9'))
+    registry = ModelRegistry(tmp_path)
+    with pytest.raises(ArtefactError, match=r"v000002/version\.json' is damaged \(its checksum is another\)"):
+        registry.load(2)
+    assert list(registry.damaged()) == [2]
+    assert same(registry.load_serving().models, copies[0])
+
+
 def test_where_nothing_is_whole_it_says_so(tmp_path):
     registry = ModelRegistry(tmp_path)
     three_versions(registry)

@@ -65,6 +65,15 @@ def test_above_front_is_the_mean_over_seeds_with_a_paired_interval():
     assert above.cost == 2.0
 
 
+def test_above_front_holds_what_the_costs_of_the_others_vary_by():
+    """A seed in which the other's retrain was dear is one in which its engagement was bought at more than the mean cost."""
+    others = {"never": (np.zeros(2), np.ones(2)), "daily": (np.array([2.0, 6.0]), np.array([3.0, 3.0]))}
+    above = above_front(np.full(2, 2.0), np.full(2, 2.5), others)
+    # half of either; the line rises by 1/2 for each unit of cost
+    assert above.value == pytest.approx(0.5)
+    assert above.by_seed == pytest.approx([2.5 - 1 - 0.5 * 1 - 0.5 * (3 - 1), 2.5 - 1 - 0.5 * 1 - 0.5 * (3 - 3)])
+
+
 def test_above_front_does_not_take_the_best_of_each_seed():
     """Two equal rules whose luck differs: hulls by seed would put the front at 2 for every seed."""
     others = {"never": (np.zeros(2), np.array([2.0, 0.0])), "also free": (np.zeros(2), np.array([0.0, 2.0]))}

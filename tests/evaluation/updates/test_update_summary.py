@@ -91,6 +91,13 @@ def test_importance_is_of_what_a_policy_looks_at():
     assert table["changed_low"][0] < changed["mood"] < table["changed_high"][0]
 
 
+def test_importance_shuffles_within_an_episode():
+    """One episode of nothing but tired moments and one of none: in neither would another moment have changed a decision."""
+    masks = np.ones((20, len(UpdateAction)), np.int8)
+    episodes = [(np.full((20, 1), mood, np.float32), masks) for mood in (0.9, 0.1)]
+    assert importance(WhenTired(), episodes, ["mood"])["changed"].to_list() == [0.0]
+
+
 def test_importance_begins_policies_anew():
     """Of one that stays tired for good, only decisions up to the first tired one can change."""
     remembering = importance(WhenTired(memory=True), _episodes(), ["mood", "a", "b", "c"], draws=4)
