@@ -1,11 +1,12 @@
 """Where policies are tuned, trained and judged: markets of scenarios, and the policies that a run folder has.
 
 agents/updates/<scenario>/<family>       a trained policy; one that is not trained is known by its label
+agents/updates/<scenario>/facts.json     what the configurations of the scenario's rules are scaled by
 """
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import polars as pl
 
 from agents.updates.market import Market
-from agents.updates.policies.base import UpdatePolicy
+from agents.updates.policies.base import MarketFacts, UpdatePolicy
 from agents.updates.policies.learnt import LearntPolicy
 from agents.updates.policies.loading import resolve_update_policy
-from agents.updates.policies.tuning import configurations_of
+from agents.updates.policies.tuning import configurations_of, facts_of
+from envs.artefacts import load_json, save_json
 from envs.errors import ArtefactError
 from envs.logs.schema import InteractionLog
 from envs.scenarios import TrafficScenario, scenario
@@ -75,6 +77,21 @@ class UpdateArena:
         """Where a trained policy lies."""
         return self.run.agent_path("updates") / scenario / _file_name(family)
 
+    def facts(self, scenario: str) -> MarketFacts:
+        """What the configurations of a scenario's rules are scaled by: facts of its first tuning world. Kept in the run folder, so
+        that who is judged elsewhere need not make that world.
+
+        Raises:
+            ArtefactError: if they are damaged.
+        """
+        path = self.run.agent_path("updates") / scenario / "facts.json"
+        if not path.exists():
+            save_json(path, asdict(facts_of(self.market(scenario, self.config.tuning_seeds[0]))))
+        try:
+            return MarketFacts(**load_json(path))
+        except TypeError as error:
+            raise ArtefactError(f"'{path}' lacks a fact of the market ({error}); delete it.") from error
+
     def policy(self, scenario: str, family: str, label: str) -> UpdatePolicy:
         """A configuration of a family, as it was trained, or by its label.
 
@@ -84,8 +101,7 @@ class UpdateArena:
         kind = resolve_update_policy(family)
         if issubclass(kind, LearntPolicy):
             return kind.load(self.policy_path(scenario, family))
-        configurations = configurations_of(family, self.market(scenario, self.config.tuning_seeds[0]))
-        for policy in configurations:
+        for policy in configurations_of(family, self.facts(scenario)):
             if policy.label == label:
                 return policy
         raise ArtefactError(

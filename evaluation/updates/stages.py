@@ -97,7 +97,8 @@ def tuning_jobs(arena: UpdateArena) -> list[Job]:
 
 
 def tune_in(arena: UpdateArena, table: str, scenario: str, family: str) -> None:
-    """Tunes or trains a family on the scenario's tuning worlds."""
+    """Tunes or trains a family on the scenario's tuning worlds, whose facts are kept while they are at hand."""
+    arena.facts(scenario)
     _tune(arena, table, [(scenario, seed) for seed in arena.config.tuning_seeds], family, scenario)
 
 

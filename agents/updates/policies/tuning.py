@@ -87,7 +87,7 @@ def tune(
     begin = perf_counter()
     tried = _Tried(episodes_of(markets, seeds), price)
     # before any Ray, which has to be told of classes in users' files
-    configurations = configurations_of(family, markets[0])
+    configurations = configurations_of(family, facts_of(markets[0]))
     with ExitStack() as stack:
         if jobs > 1:
             stack.enter_context(ray_with(jobs))
@@ -112,8 +112,8 @@ def tune(
     )
 
 
-def configurations_of(family: str, market: Market) -> list[UpdatePolicy]:
-    """The configurations that tuning tries, scaled to the market's traffic and prices.
+def configurations_of(family: str, facts: MarketFacts) -> list[UpdatePolicy]:
+    """The configurations that tuning tries, scaled to a market's traffic and prices.
 
     Raises:
         AgentError: if there is no such family.
@@ -121,7 +121,7 @@ def configurations_of(family: str, market: Market) -> list[UpdatePolicy]:
     kind = resolve_update_policy(family)
     if kind.grid.__func__ is UpdatePolicy.grid.__func__:  # type: ignore[attr-defined]
         return [made_from(UPDATE_POLICY, family, kind)]
-    return list(kind.grid(facts_of(market)))
+    return list(kind.grid(facts))
 
 
 def facts_of(market: Market) -> MarketFacts:

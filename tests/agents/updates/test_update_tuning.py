@@ -124,7 +124,7 @@ def test_grids_are_scaled_to_the_market(small):
     *_, info = env.step(UpdateAction.FULL_RETRAIN)
     assert facts.retrain_price == pytest.approx(info["cost"], rel=0.2)
     assert (1 - info["budget_left"]) * facts.budget_price == pytest.approx(info["cost"])
-    clicks = {policy.clicks for policy in configurations_of("after_data", small)}
+    clicks = {policy.clicks for policy in configurations_of("after_data", facts)}
     assert clicks == {policy.clicks for policy in AfterData.grid(facts)} and min(clicks) == 1.0
 
 
