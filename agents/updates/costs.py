@@ -28,9 +28,9 @@ class Prices:
     """What training is charged, in clicks per visit."""
 
     per_billion: float = 2.5e-4
-    """Clicks per visit that a billion samples times parameters must earn on one day to pay for themselves (assumed: a full retrain on
-    ml-100k and 1,500 drawn users then costs 0.015 clicks per visit, a sixteenth of what slates earn there, so that doing it nightly
-    out of habit is worth a thought)."""
+    """Clicks per visit that a billion samples times parameters must earn on one day to pay for themselves (assumed: a full retrain
+    on ml-100k and 1,500 drawn users then costs 0.015 clicks per visit, a sixteenth of what slates earn there, so that doing it
+    nightly out of habit is worth a thought)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.per_billion < float("inf"):
