@@ -1,0 +1,59 @@
+"""What the stages of a study hand to each other: worlds, seeds, episodes."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+
+from agents.updates.policies.learnt import SEEDS_PER_TRAINING, TRAINING_SEEDS
+from evaluation.options import UpdateOptions
+from evaluation.updates import stages
+from evaluation.updates.config import UpdateStudyConfig
+
+
+class TuningBeginsError(Exception):
+    """Ends a stage when its worlds are made."""
+
+
+@dataclass
+class Tuning:
+    """Notes what families would be tuned with."""
+
+    worlds: list[tuple[str, int]] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    episodes: list[int] = field(default_factory=list)
+
+    def market(self, name: str, seed: int) -> int:
+        self.worlds.append((name, seed))
+        return seed
+
+    def tune(self, family, markets, seeds, episodes, **more):
+        self.seeds += seeds
+        self.episodes.append(episodes)
+        raise TuningBeginsError
+
+
+def tuning_of(config: UpdateStudyConfig, monkeypatch, stage, families: tuple[str, ...]) -> Tuning:
+    """What a stage tunes with in the first scenario."""
+    noted = Tuning()
+    monkeypatch.setattr(stages, "tune", noted.tune)
+    specs = {name.replace("-", "_"): name for name in config.scenarios}
+    arena = SimpleNamespace(config=config, specs=specs, market=noted.market, facts=lambda name: None)
+    for family in families:
+        with pytest.raises(TuningBeginsError):
+            stage(arena, "table", next(iter(specs)), family)
+    return noted
+
+
+@pytest.mark.parametrize("size", [{"fast": True}, {}, {"reference": True}, {"reference": True, "hours": 10.0}])
+def test_families_get_as_many_episodes_each_and_no_world_or_seed_that_is_judged(size, monkeypatch):
+    config = UpdateOptions(**size).study()
+    judged = set(config.judged_seeds)
+    scenario = config.scenarios[0].replace("-", "_")
+    for stage, own in ((stages.tune_in, True), (stages.teach, False)):
+        noted = tuning_of(config, monkeypatch, stage, config.families)
+        assert set(noted.episodes) == {config.episodes} and len(noted.episodes) == len(config.families)
+        assert not judged & {seed for _, seed in noted.worlds} and not judged & set(noted.seeds)
+        assert {name == scenario for name, _ in noted.worlds} == {own}
+        # nor has training seeds of its own that somebody is judged on or tuned on
+        assert max(noted.seeds) < TRAINING_SEEDS < TRAINING_SEEDS + SEEDS_PER_TRAINING * (config.seed + 1)
