@@ -358,12 +358,14 @@ def _shared(events: EventLog, challenger: str) -> SharedTraffic | None:
     return SharedTraffic(*side(~tried), *side(tried))
 
 
-def kept_rewards(market: Market, seed: int) -> NDArray[np.float64]:
-    """[periods] what keeping the first models earns in the episode of `seed`: computed once, kept by the market."""
-    if seed not in market.kept:
+def habit_rewards(market: Market, seed: int, action: UpdateAction = UpdateAction.KEEP) -> NDArray[np.float64]:
+    """[periods, 2] rewards and costs of the episode of `seed` where the same is done before every period: played once, remembered
+    by the market."""
+    if (seed, action) not in market.habits:
         episode = Episode(market, seed)
-        market.kept[seed] = np.array([episode.step(UpdateAction.KEEP)[0] for _ in range(market.periods)])
-    return market.kept[seed]
+        steps = [episode.step(action) for _ in range(market.periods)]
+        market.habits[seed, action] = np.array([(reward, info["cost"]) for reward, info in steps])
+    return market.habits[seed, action]
 
 
 def known_action(action: Any) -> UpdateAction:

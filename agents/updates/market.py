@@ -146,8 +146,9 @@ class Market:
         models, self.first_cost = self.trained(self.log)
         self.first = models.snapshot()
         """Those models."""
-        self.kept: dict[int, NDArray[np.float64]] = {}
-        """Rewards [periods] of keeping, by seed of the episode; see `agents.updates.episode.kept_rewards`."""
+        self.habits: dict[tuple[int, int], NDArray[np.float64]] = {}
+        """Rewards and costs [periods, 2] of one action all along, by seed of the episode and action; see
+        `agents.updates.episode.habit_rewards`."""
 
     @classmethod
     def of(cls, scenario: TrafficScenario, config: UpdateConfig | None = None) -> Self:

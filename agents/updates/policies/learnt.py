@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar, Self
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from agents.updates.market import Market
 from agents.updates.monitoring import Monitoring, UpdateAction
 from agents.updates.policies.base import UpdatePolicy
-from agents.updates.policies.training_env import Lessons, keep_once, training_envs
+from agents.updates.policies.training_env import Lessons, play_habits, training_envs
 from envs.artefacts import load_arrays, save_arrays
 from envs.errors import AgentError, ArtefactError, ConfigurationError
 
@@ -32,8 +32,10 @@ OBSERVED = tuple(field.name for field in fields(Monitoring))
 """Names of what an observation holds."""
 ACTIONS = tuple(action.name for action in UpdateAction)
 """Names of the actions."""
-SNAPSHOTS = 4
+SNAPSHOTS = 3
 """Points of the learning curve whose policies are kept until one of them is chosen."""
+HABITS = (UpdateAction.KEEP, UpdateAction.UPDATE_RANKER, UpdateAction.UPDATE_BOTH)
+"""What may be done before every period without a thought: the best of these is where learning begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,8 @@ class LearningOptions:
     num_envs: int = 4
     """Episodes side by side."""
     twin_seeds: int = 2
-    """Seeds that each market is played with, again and again. With each of them the models are kept once, to pair rewards with;
-    these episodes count like any other."""
+    """Seeds that each market is played with, again and again. With each of them every habit is played once, to begin with the best
+    and pair rewards with it; these episodes count like any other."""
     reward_scale: float = 20.0
     """Factor of rewards, so that the values of actions differ by about one."""
     gamma: float = 0.95
@@ -61,7 +63,7 @@ class ReplayOptions(LearningOptions):
 
     minibatch: int = 128
     """Transitions of one gradient step."""
-    gradient_steps: int = 6
+    gradient_steps: int = 16
     """Gradient steps after each period of all episodes."""
     target_every: int = 120
     """Periods between two copies of the network to its target."""
@@ -75,6 +77,8 @@ class ReplayOptions(LearningOptions):
 class UpdateDQNOptions(ReplayOptions):
     """Settings of DQN by RLlib."""
 
+    initial_habit: float = 0.5
+    """How far the value of the habit is above the others before training, in scaled rewards."""
     n_step: int = 5
     """Periods whose rewards are summed before the value of the next one is trusted."""
 
@@ -90,9 +94,9 @@ class OnPolicyOptions(LearningOptions):
     """Weight of longer returns in the advantage estimates."""
     entropy: float = 0.005
     """Weight of the entropy bonus."""
-    initial_keep: float = 1.5
-    """How far the logit of keeping is above the others before training: large ones explore little. With 1.5, four of ten
-    choices are to keep."""
+    initial_habit: float = 1.5
+    """How far the logit of the habit is above the others before training: large ones explore little. With 1.5, four of ten
+    choices are the habit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +126,8 @@ class Course:
     make_envs: Callable[[AutoresetMode], Any]
     """Makes the environments of the lessons."""
     num_envs: int
+    habit: UpdateAction
+    """What untrained networks choose, and rewards are paired with."""
     report: Callable[[int], None]
     """To be told the periods so far."""
 
@@ -129,8 +135,11 @@ class Course:
 class LearntPolicy(UpdatePolicy):
     """An update policy that is a network from what monitoring shows, and the mask of valid actions, to a number for each action.
 
-    It takes the valid action of the largest number, the first of equals. Untrained, that is to keep, so `never` is the policy
-    that every training begins with.
+    It takes the valid action of the largest number, the first of equals. Untrained, that is the best of `HABITS`, which a part of
+    the episodes is spent on finding; so every training begins with what a tuned habit would do, as one would dare to in a service,
+    and looks for something better around it.
+
+    Source: Uchendu et al. (2023), Jump-start reinforcement learning, for learning from a guide on.
 
     Args:
         options: settings of the training.
@@ -148,9 +157,9 @@ class LearntPolicy(UpdatePolicy):
     snapshots_: list[tuple[int, Weights]]
     """(periods spent, network) at the last points of the learning curve; not saved."""
     learning_curve_: NDArray[np.float64]
-    """[M, 2] periods spent, mean reward of a period since the point before: reward beyond that of keeping."""
+    """[M, 2] periods spent, mean reward of a period since the point before: reward beyond that of the habit."""
     about_: dict[str, Any]
-    """What it was trained on: markets, periods, price, episodes (with those that only kept), episodes learnt from, periods spent,
+    """What it was trained on: markets, periods, price, habit, episodes (with those of habits), episodes learnt from, periods spent,
     seconds."""
 
     def __init__(self, options: Any = None, seed: int = 0) -> None:
@@ -186,7 +195,7 @@ class LearntPolicy(UpdatePolicy):
 
         Args:
             markets: to train on, with episodes of one length; the first ones of them where there are too few episodes for all.
-            episodes: to simulate in all, those in which the models are only kept among them.
+            episodes: to simulate in all, those of habits among them.
             price: factor of the cost in the reward.
             jobs: more than 1 simulates side by side in processes; what is learnt is the same.
             report: called with the number of episodes so far.
@@ -201,12 +210,15 @@ class LearntPolicy(UpdatePolicy):
                 f"{' and '.join(map(str, sorted(lengths))) or 'no'} periods; it needs 2 episodes or more, all of one length."
             )
         start, periods = perf_counter(), lengths.pop()
-        # at least two of three episodes are learnt from
-        markets = markets[: max(1, episodes // 3)]
-        seeds = self.seeds[: max(1, episodes // (3 * len(markets)))]
-        scale, twins = self.options.reward_scale, len(markets) * len(seeds)
+        # at least half of the episodes are learnt from
+        habits = HABITS if episodes >= 2 * len(HABITS) else HABITS[:1]
+        markets = markets[: max(1, episodes // (2 * len(habits)))]
+        seeds = self.seeds[: max(1, episodes // (2 * len(habits) * len(markets)))]
+        scale, twins = self.options.reward_scale, len(habits) * len(markets) * len(seeds)
         lessons = Lessons(markets=markets, seeds=seeds, scale=scale, price=price, shows_mask=self.sees_mask)
-        keep_once(lessons, jobs, report)
+        worth = play_habits(lessons, habits, jobs, report)
+        habit = habits[int(np.argmax(worth))]
+        lessons = replace(lessons, habit=habit)
         learnt_from = episodes - twins
         num_envs = min(self.options.num_envs, learnt_from)
         course = Course(
@@ -216,15 +228,18 @@ class LearntPolicy(UpdatePolicy):
             seed=self.seeds[0],
             make_envs=lambda mode: training_envs(lessons, num_envs, jobs > 1, mode),
             num_envs=num_envs,
+            habit=habit,
             report=lambda spent: report(twins + spent // periods),
         )
         self.snapshots_, curve = self.train(course)
+        self.snapshots_ = [(0, _always(habit, self.snapshots_[-1][1])), *self.snapshots_]
         self._take_over(self.snapshots_[-1][1])
         self.learning_curve_ = curve / (1.0, scale)
         self.about_ = {
             "markets": [market.name for market in markets],
             "periods": periods,
             "price": price,
+            "habit": habit.name.lower(),
             "episodes": episodes,
             "learnt_from": learnt_from,
             "spent": self.snapshots_[-1][0],
@@ -237,7 +252,8 @@ class LearntPolicy(UpdatePolicy):
         """Trains, and tells what was learnt."""
 
     def candidates(self) -> list[Self]:
-        """The policies at the last points of the learning curve, among which tuning chooses; the last one of all comes first."""
+        """The policies at the last points of the learning curve, the last one first, and the one before training; tuning chooses
+        among them."""
         found = []
         for spent, weights in reversed(self.snapshots_):
             policy = copy(self)
@@ -326,11 +342,18 @@ class LearntPolicy(UpdatePolicy):
         self._network = network_from(weights)
 
 
+def _always(action: UpdateAction, weights: Weights) -> Weights:
+    """A network of the same shape that puts `action` first, whatever it sees."""
+    arrays = {name: np.zeros_like(array) for name, array in weights.items()}
+    arrays[list(arrays)[-1]][action] = 1.0
+    return arrays
+
+
 class UpdateDQN(LearntPolicy):
     """Takes the valid action of the largest value, which double DQN by RLlib learns with masked values.
 
-    A choice that is explored is to keep, or one of the other valid actions, with odds that differ between the episodes that run
-    side by side: some are updated often, some seldom.
+    A choice that is explored is the habit, or one of the other valid actions, with odds that differ between the episodes that run
+    side by side: some stray often, some seldom.
     """
 
     name = "dqn"

@@ -20,7 +20,6 @@ from agents.rl.plackett_luce import masked_logits
 from agents.rl.ppo import PPOOptions, ppo_config
 from agents.rl.rllib import local_algorithm
 from agents.rl.served import LearningCurve
-from agents.updates.monitoring import UpdateAction
 from agents.updates.policies.learnt import (
     ACTIONS,
     SNAPSHOTS,
@@ -38,7 +37,14 @@ def mask_of(observations: Tensor) -> Tensor:
 
 
 class MaskedDuelingModule(DuelingModule):
-    """As its base; invalid actions have the value `MASKED`."""
+    """As its base; invalid actions have the value `MASKED`. `model_config` has `habit` and `initial_habit`, too."""
+
+    def setup(self) -> None:
+        """Makes the networks; untrained, the habit is worth most and the others are all alike."""
+        super().setup()
+        policy: Any = self.policy
+        with torch.no_grad():
+            policy[-1].bias[self.model_config["habit"]] = self.model_config["initial_habit"]
 
     def compute_q_values(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Values [N, A]."""
@@ -52,21 +58,21 @@ class MaskedDuelingModule(DuelingModule):
 
 
 class MaskedPolicyModule(Normalising, TorchRLModule, ValueFunctionAPI):
-    """Chances of the valid actions, and a value, in two separate networks. `model_config`: `hidden` widths, `initial_keep`,
-    `normalise`."""
+    """Chances of the valid actions, and a value, in two separate networks. `model_config`: `hidden` widths, `habit`,
+    `initial_habit`, `normalise`."""
 
     observation_space: Any
     model_config: Any
 
     def setup(self) -> None:
-        """Makes the networks; untrained, keeping is the likeliest and the others are all alike."""
+        """Makes the networks; untrained, the habit is the likeliest and the others are all alike."""
         width, hidden = self.observation_space.shape[0], tuple(self.model_config["hidden"])
         self.begin(width, self.model_config)
         self.policy = mlp((width, *hidden, len(ACTIONS)), last_gain=0.0)
         self.value = mlp((width, *hidden, 1), last_gain=0.0)
         with torch.no_grad():
             last: Any = self.policy[-1]
-            last.bias[UpdateAction.KEEP] = self.model_config["initial_keep"]
+            last.bias[self.model_config["habit"]] = self.model_config["initial_habit"]
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         observations = batch[Columns.OBS]
@@ -82,14 +88,16 @@ class MaskedEnvRunner(EpsilonGreedyEnvRunner):
     """Explores among the valid actions."""
 
     def any_actions(self, observations: Tensor) -> Tensor:
-        """Actions [N]: in place n anything but keeping with a chance of 1/2, 1/4, 1/8 or 1/16, by turns."""
-        places = torch.arange(len(observations)) % 4
-        others = mask_of(observations).clone()
-        others[:, UpdateAction.KEEP] = 0
-        acts = (torch.rand(len(observations)) < 0.5 ** (places + 1)) & (others.sum(dim=1) > 0)
-        # multinomial refuses rows of zeros, which do not act anyway
+        """Actions [N]: the habit where it is valid, else to keep; in place n another one, all alike, with a chance of 1/2, 1/4,
+        1/8 or 1/16, by turns."""
+        rows, valid, usual = torch.arange(len(observations)), mask_of(observations), self.module.model_config["habit"]
+        habit = torch.where(valid[:, usual] == 1, usual, 0)
+        others = valid.clone()
+        others[rows, habit] = 0
+        strays = (torch.rand(len(observations)) < 0.5 ** (rows % 4 + 1)) & (others.sum(dim=1) > 0)
+        # multinomial refuses rows of zeros, which do not stray anyway
         drawn = torch.multinomial(others + (others.sum(dim=1, keepdim=True) == 0), 1).squeeze(1)
-        return torch.where(acts, drawn, int(UpdateAction.KEEP))
+        return torch.where(strays, drawn, habit)
 
 
 def trained_by_dqn(options: UpdateDQNOptions, course: Course) -> Learnt:
@@ -107,7 +115,12 @@ def trained_by_dqn(options: UpdateDQNOptions, course: Course) -> Learnt:
         n_step=options.n_step,
         iteration=course.num_envs * course.periods,
     )
-    config = {"hidden": options.hidden, "normalise": True}
+    config = {
+        "hidden": options.hidden,
+        "normalise": True,
+        "habit": int(course.habit),
+        "initial_habit": options.initial_habit,
+    }
     return _trained(dqn_config(sampling), course, MaskedEnvRunner, MaskedDuelingModule, config, sampling)
 
 
@@ -124,7 +137,12 @@ def trained_by_ppo(options: UpdatePPOOptions, course: Course) -> Learnt:
         clip=options.clip,
         entropy=options.entropy,
     )
-    config = {"hidden": options.hidden, "normalise": True, "initial_keep": options.initial_keep}
+    config = {
+        "hidden": options.hidden,
+        "normalise": True,
+        "habit": int(course.habit),
+        "initial_habit": options.initial_habit,
+    }
     return _trained(
         ppo_config(sampling, course.steps), course, AdvantageEnvRunner, MaskedPolicyModule, config, sampling
     )

@@ -16,7 +16,6 @@ from agents.rl.networks import arrays_of, one_thread
 from agents.rl.sb3 import SB3VecEnv
 from agents.rl.seeding import seeded_generators
 from agents.rl.served import LearningCurve
-from agents.updates.monitoring import UpdateAction
 from agents.updates.policies.learnt import (
     SNAPSHOTS,
     Course,
@@ -27,6 +26,9 @@ from agents.updates.policies.learnt import (
     Weights,
 )
 
+_INITIAL_VALUE = 0.5
+"""How far the value of the habit is above the others before training, in scaled rewards."""
+
 
 class SB3UpdatePolicy(LearntPolicy):
     """Takes the action of the largest number, which an algorithm of Stable-Baselines3 learns from whole rounds of episodes."""
@@ -36,7 +38,7 @@ class SB3UpdatePolicy(LearntPolicy):
 
     @abstractmethod
     def make_model(self, env: SB3VecEnv, course: Course) -> BaseAlgorithm:
-        """The untrained model; it keeps."""
+        """The untrained model; it follows the habit."""
 
     @abstractmethod
     def network_of(self, model: Any) -> nn.Sequential:
@@ -87,7 +89,7 @@ class _OnPolicy(SB3UpdatePolicy):
         )
         nn.init.zeros_(model.policy.action_net.weight)
         nn.init.zeros_(model.policy.action_net.bias)
-        model.policy.action_net.bias.data[UpdateAction.KEEP] = options.initial_keep
+        model.policy.action_net.bias.data[course.habit] = options.initial_habit
         return model
 
     def further_arguments(self, course: Course) -> dict[str, Any]:
@@ -149,6 +151,7 @@ class SB3DQNUpdate(SB3UpdatePolicy):
         last = [layer for layer in self.network_of(model) if isinstance(layer, nn.Linear)][-1]
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+        last.bias.data[course.habit] = _INITIAL_VALUE
         model.q_net_target.load_state_dict(model.q_net.state_dict())
         return model
 

@@ -1,4 +1,4 @@
-"""The environments that update policies are trained on: several episodes side by side, rewards paired with keeping."""
+"""The environments that update policies are trained on: several episodes side by side, rewards paired with a habit's."""
 
 import multiprocessing
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from agents.side_by_side import as_finished, ray_with
 from agents.updates.environment import ModelUpdateEnv
-from agents.updates.episode import kept_rewards
+from agents.updates.episode import habit_rewards
 from agents.updates.market import Market
 from agents.updates.monitoring import Monitoring, UpdateAction
 from agents.updates.vector_env import markets_of
@@ -33,14 +33,16 @@ class Lessons:
     """Factor of the rewards."""
     price: float = 1.0
     """Factor of the cost in them."""
+    habit: UpdateAction = UpdateAction.KEEP
+    """What rewards are paired with: this, done before every period."""
     shows_mask: bool = True
     """Whether observations are [S + A], with the mask of valid actions behind monitoring."""
 
 
 class PairedReward(gymnasium.Wrapper[NDArray[np.float32], int, NDArray[np.float32], int]):
-    """Rewards what a period earned beyond what the models of day 0 would have earned on it.
+    """Rewards what a period earned beyond what it would have earned under a habit.
 
-    What keeping earns in the episode, with the same visitors and the same taste noise, does not depend on the actions, so the
+    What that earns in the episode, with the same visitors and the same taste noise, does not depend on the actions, so the
     best policy stays the same; but most of the noise of a period is common to both and falls out of the difference. It is
     simulated once for each market and seed, so there are few seeds. Only training rewards are paired.
 
@@ -74,8 +76,8 @@ class PairedReward(gymnasium.Wrapper[NDArray[np.float32], int, NDArray[np.float3
         observation, reward, terminated, truncated, info = self.env.step(action)
         episode = self.env.episode
         assert episode is not None
-        kept = kept_rewards(episode.market, episode.seed)[episode.period - 1]
-        gain = float(reward) - (self.lessons.price - 1) * info["cost"] - float(kept)
+        earned, cost = habit_rewards(episode.market, episode.seed, self.lessons.habit)[episode.period - 1]
+        gain = float(reward) - float(earned) - (self.lessons.price - 1) * (info["cost"] - float(cost))
         return self._seen(observation, info), self.lessons.scale * gain, terminated, truncated, info
 
     def _seen(self, observation: NDArray[np.float32], info: dict[str, Any]) -> NDArray[np.float32]:
@@ -110,26 +112,38 @@ class EpisodeProcesses(AsyncVectorEnv):
         return type(None), ()
 
 
-def keep_once(lessons: Lessons, jobs: int = 1, report: Callable[[int], None] = lambda episodes: None) -> None:
-    """Lets every market be kept in the episodes of all seeds, `jobs` side by side; the markets remember what that earned."""
+def play_habits(
+    lessons: Lessons,
+    habits: Sequence[UpdateAction],
+    jobs: int = 1,
+    report: Callable[[int], None] = lambda episodes: None,
+) -> list[float]:
+    """Mean worth of a period under each of `habits` in the episodes of the lessons, `jobs` side by side; the markets remember."""
     episodes = [
-        (market, int(np_random(seed)[0].integers(2**63))) for market in lessons.markets for seed in lessons.seeds
+        (market, int(np_random(seed)[0].integers(2**63)), action)
+        for action in habits
+        for market in lessons.markets
+        for seed in lessons.seeds
     ]
-    missing = [(market, seed) for market, seed in episodes if seed not in market.kept]
+    missing = [(market, seed, action) for market, seed, action in episodes if (seed, action) not in market.habits]
     if jobs > 1 and len(missing) > 1:
         import ray
 
         with ray_with(jobs):
-            shared = {id(market): ray.put(market) for market, _ in missing}
-            calls = [(shared[id(market)], seed) for market, seed in missing]
-            for done, (place, rewards) in enumerate(as_finished(ray.remote(num_cpus=1)(kept_rewards), calls), 1):
-                market, seed = missing[place]
-                market.kept[seed] = rewards
+            shared = {id(market): ray.put(market) for market, *_ in missing}
+            calls = [(shared[id(market)], seed, action) for market, seed, action in missing]
+            for done, (place, rewards) in enumerate(as_finished(ray.remote(num_cpus=1)(habit_rewards), calls), 1):
+                market, seed, action = missing[place]
+                market.habits[seed, action] = rewards
                 report(done)
     else:
-        for done, (market, seed) in enumerate(missing, 1):
-            kept_rewards(market, seed)
+        for done, (market, seed, action) in enumerate(missing, 1):
+            habit_rewards(market, seed, action)
             report(done)
+    worth = [
+        (habit_rewards(market, seed, action) @ (1.0, 1.0 - lessons.price)).mean() for market, seed, action in episodes
+    ]
+    return np.reshape(worth, (len(habits), -1)).mean(axis=1).tolist()
 
 
 def _made(lessons: Lessons, place: int, num_envs: int) -> PairedReward:

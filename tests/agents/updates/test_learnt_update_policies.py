@@ -1,6 +1,7 @@
 """Update policies that RLlib and Stable-Baselines3 train, on episodes of a fraction of a second."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,13 +9,14 @@ import torch
 
 from agents.updates.costs import Prices
 from agents.updates.environment import ModelUpdateEnv
-from agents.updates.episode import kept_rewards
+from agents.updates.episode import habit_rewards
 from agents.updates.market import Market
 from agents.updates.monitoring import UpdateAction
 from agents.updates.policies import resolve_update_policy
-from agents.updates.policies.learnt import ACTIONS, OBSERVED, TRAINING_SEEDS, UpdateDQN, UpdateDQNOptions
+from agents.updates.policies.learnt import ACTIONS, HABITS, OBSERVED, TRAINING_SEEDS, UpdateDQN, UpdateDQNOptions
 from agents.updates.policies.playing import play
-from agents.updates.policies.training_env import Lessons, keep_once, training_envs
+from agents.updates.policies.rules import Every
+from agents.updates.policies.training_env import Lessons, play_habits, training_envs
 from agents.updates.policies.tuning import tune
 from envs.artefacts import load_arrays, save_arrays
 from envs.errors import AgentError, ArtefactError, ConfigurationError
@@ -50,8 +52,8 @@ def observations(count: int) -> np.ndarray:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_trained_policy_is_kept_in_one_file_and_acts_the_same(trained, tiny, tmp_path, family):
     policy = trained(family)
-    assert policy.learning_curve_[-1, 0] == 6 * 4
-    assert policy.about_["episodes"] == 7 and policy.about_["learnt_from"] == 6
+    assert policy.learning_curve_[-1, 0] == 4 * 4
+    assert policy.about_["episodes"] == 7 and policy.about_["learnt_from"] == 7 - len(HABITS)
     policy.save(tmp_path / "policy.npz")
     loaded = type(policy).load(tmp_path / "policy.npz")
     seen = observations(100)
@@ -72,16 +74,28 @@ def test_the_same_seed_learns_the_same(trained, tiny, family):
     assert policy.learning_curve_[:, 1].any()
 
 
-@pytest.mark.parametrize("family", ["dqn", "ppo", "sb3:A2C"])
-def test_untrained_networks_keep(trained, tiny, family, monkeypatch):
-    """Without a step of learning the policy is `never`."""
+@pytest.mark.parametrize("habit", HABITS)
+@pytest.mark.parametrize("family", ["dqn", "ppo", "sb3:A2C", "sb3:DQN"])
+def test_training_begins_with_the_best_habit(trained, tiny, family, habit, monkeypatch):
+    """Without a step of learning the policy is that habit, and so is what is kept from before training."""
     policy = trained(family)
+    seeds = {seed for seed, action in tiny.habits}
+    for seed in seeds:
+        for action in HABITS:
+            worth = np.full((4, 2), (float(action == habit), 0.0))
+            monkeypatch.setitem(tiny.habits, (seed, action), worth)
     monkeypatch.setattr("torch.optim.Adam.step", lambda self, closure=None: None)
     monkeypatch.setattr("torch.optim.RMSprop.step", lambda self, closure=None: None)
     optimiser = "stable_baselines3.common.sb2_compat.rmsprop_tf_like.RMSpropTFLike.step"
     monkeypatch.setattr(optimiser, lambda self, closure=None: None)
-    frozen = type(policy)(policy.options).fit([tiny], 3)
-    assert {frozen.act(row) for row in observations(50)} == {UpdateAction.KEEP}
+    frozen = type(policy)(policy.options).fit([tiny], 7)
+    before = frozen.candidates()[-1]
+    assert frozen.about_["habit"] == habit.name.lower() and before.about_["spent"] == 0
+    assert {each.act(row) for row in observations(50) for each in (frozen, before)} == {habit}
+    only = np.zeros(len(ACTIONS), np.int8)
+    only[UpdateAction.KEEP] = 1
+    if policy.sees_mask:
+        assert before.act_among(observations(1)[0], only) == UpdateAction.KEEP
 
 
 def test_masked_actions_are_never_taken(trained):
@@ -108,16 +122,20 @@ def test_masked_actions_are_neither_explored_nor_valued():
     masks[:, UpdateAction.KEEP] = 1
     masks[0, 1:] = 0
     rows = torch.cat([torch.rand(200, len(OBSERVED)), masks], dim=1)
-    explored = torch.stack([MaskedEnvRunner.any_actions(None, rows) for _ in range(20)])
-    assert bool((masks.expand(20, -1, -1).gather(2, explored.unsqueeze(2)) == 1).all())
-    acts = (explored != UpdateAction.KEEP).float().mean(dim=0)[1:]
-    assert float(acts[3::4].mean()) > 2 * float(acts[2::4].mean())  # places differ in how often they act
+    for habit in HABITS:
+        runner = SimpleNamespace(module=SimpleNamespace(model_config={"habit": int(habit)}))
+        explored = torch.stack([MaskedEnvRunner.any_actions(runner, rows) for _ in range(20)])
+        assert bool((masks.expand(20, -1, -1).gather(2, explored.unsqueeze(2)) == 1).all())
+        usual = torch.where(masks[:, habit] == 1, int(habit), int(UpdateAction.KEEP))
+        strays = (explored != usual).float().mean(dim=0)[1:]
+        assert float(strays[3::4].mean()) > 2 * float(strays[2::4].mean())  # places differ in how often they stray
+        assert len(torch.unique(explored)) == len(ACTIONS)
     spaces = {
         "observation_space": Box(-1, 1, (width,)),
         "action_space": Discrete(len(ACTIONS)),
         "inference_only": False,
     }
-    settings = {"hidden": (8,), "normalise": True, "initial_keep": 3.0}
+    settings = {"hidden": (8,), "normalise": True, "habit": 0, "initial_habit": 3.0}
     values = MaskedDuelingModule(**spaces, model_config=settings).compute_q_values({Columns.OBS: rows})[QF_PREDS]
     logits = MaskedPolicyModule(**spaces, model_config=settings)._forward({Columns.OBS: rows})[
         Columns.ACTION_DIST_INPUTS
@@ -163,9 +181,10 @@ def test_trainings_that_cannot_be_are_refused(tiny, market):
         UpdateDQN().fit([tiny, market], 8)
 
 
-def test_rewards_are_paired_with_keeping_in_the_same_episode(tiny):
+@pytest.mark.parametrize("habit", HABITS)
+def test_rewards_are_paired_with_a_habit_in_the_same_episode(tiny, habit):
     seed = TRAINING_SEEDS
-    lessons = Lessons(markets=[tiny], seeds=[seed], scale=3.0, price=2.0)
+    lessons = Lessons(markets=[tiny], seeds=[seed], scale=3.0, price=2.0, habit=habit)
     envs = training_envs(lessons, 1)
     alone = ModelUpdateEnv(tiny)
     alone.reset(seed=seed)
@@ -174,12 +193,12 @@ def test_rewards_are_paired_with_keeping_in_the_same_episode(tiny):
     for period, action in enumerate((0, 6, 0, 0)):
         seen, rewards, *_ = envs.step([action])
         _, reward, *_, info = alone.step(action)
-        kept = kept_rewards(tiny, alone.episode.seed)[period]
-        assert rewards[0] == pytest.approx(3 * (reward - info["cost"] - kept), abs=1e-6)
+        earned, cost = habit_rewards(tiny, alone.episode.seed, habit)[period]
+        assert rewards[0] == pytest.approx(3 * (reward - info["cost"] - (earned - cost)), abs=1e-6)
         np.testing.assert_array_equal(seen[0, len(OBSERVED) :], info["action_mask"])
         assert not rewards[0] or period
     envs.step([0])  # only begins the next episode, of the same seed
-    assert [envs.step([0])[1][0] for _ in range(4)] == [0.0] * 4
+    assert [envs.step([int(habit)])[1][0] for _ in range(4)] == [0.0] * 4
 
 
 def test_places_play_markets_and_seeds_by_turns(tiny, config):
@@ -196,18 +215,21 @@ def test_places_play_markets_and_seeds_by_turns(tiny, config):
     assert len(set(played)) == 4
 
 
-def test_keeping_is_simulated_once_and_side_by_side_the_same(tiny, two_workers):
-    lessons = Lessons(markets=[tiny], seeds=[21, 22])
+def test_habits_are_played_once_and_side_by_side_the_same(tiny, two_workers):
+    lessons, habits = Lessons(markets=[tiny], seeds=[21, 22], price=3.0), HABITS[1:]
     told: list[int] = []
-    keep_once(lessons, 2, told.append)
-    assert told == [1, 2]
-    apart = dict(tiny.kept)
-    tiny.kept.clear()
-    keep_once(lessons)
-    for seed, rewards in tiny.kept.items():
-        np.testing.assert_array_equal(apart[seed], rewards)
-    keep_once(lessons, 2, told.append)
-    assert told == [1, 2]
+    worth = play_habits(lessons, habits, 2, told.append)
+    assert told == [1, 2, 3, 4]
+    apart = dict(tiny.habits)
+    tiny.habits.clear()
+    assert play_habits(lessons, habits) == worth
+    for key, rewards in tiny.habits.items():
+        np.testing.assert_array_equal(apart[key], rewards)
+    play_habits(lessons, habits, 2, told.append)
+    assert told == [1, 2, 3, 4]
+    every = Every(1, HABITS[2])
+    played = [play(ModelUpdateEnv(tiny), every, seed) for seed in lessons.seeds]
+    assert worth[1] == pytest.approx(np.mean([outcome.worth(3.0) for outcome in played]))
 
 
 @pytest.mark.slow
@@ -225,8 +247,8 @@ def test_processes_change_nothing_but_the_time(tiny):
 
 
 def test_tuning_chooses_among_the_last_networks(tiny):
-    tuned = tune("ppo", [tiny], [0, 1, 2], 20)
-    assert tuned.episodes <= 20
+    tuned = tune("ppo", [tiny], [0, 1, 2], 30)
+    assert tuned.episodes <= 30
     labels = tuned.means()["label"].to_list()
     assert len(labels) == 4 and tuned.policy.label in labels
     assert tuned.policy.about_["spent"] <= tuned.policy.learning_curve_[-1, 0]
