@@ -40,7 +40,10 @@ PARTS = {
     "behaviour": "what users do under the same slates",
 }
 """Parts of a fingerprint, and what each is about."""
-LATER: dict[tuple[str, str], Any] = {("WorldConfig", "keep_histories"): True}
+LATER: dict[tuple[str, str], Any] = {
+    ("WorldConfig", "keep_histories"): True,
+    ("EmbeddingConfig", "exposure"): False,
+}
 """Settings that came after tasks were frozen: (class, name) -> the value with which all is as before, and which does not count."""
 FROZEN = FOLDER / "fingerprints.json"
 
