@@ -258,8 +258,8 @@ def joined(first: InteractionLog, second: InteractionLog) -> tuple[InteractionLo
 def held_out(log: InteractionLog, share: float, seed: int = 0) -> NDArray[np.bool_]:
     """[R] the last `share` of each user's rows, slates kept whole: for early stopping. Which users give the row that rounding
     leaves is drawn by `seed`."""
-    if not len(log):
-        return np.zeros(0, bool)
+    if not len(log) or not share:
+        return np.zeros(len(log), bool)
     size = np.diff(log.user_starts)
     draws = draw_uniform(seed, Purpose.AGENT, np.arange(len(size)))
     late = log.place >= (size - np.floor(size * share + draws))[log.user]
