@@ -323,7 +323,7 @@ def learning_page(curves: pl.DataFrame) -> Figure:
         plots.learning_curves(own, axes)
         axes.set_title(f"{scenario}: while learning, with exploration")
         axes.set_xlabel("simulated days of training")
-        axes.set_ylabel("a day's reward (clicks per visit)")
+        axes.set_ylabel("a day's reward beyond the habit's (clicks per visit)")
     return figure
 
 

@@ -53,7 +53,7 @@ class UpdateStudy:
     importance: pl.DataFrame
     """scenario, policy and what `importance` returns."""
     learning: pl.DataFrame
-    """scenario, agent, training_seed, requests (periods), reward (of a period, beyond that of keeping)."""
+    """scenario, agent, training_seed, requests (periods), reward (of a period, beyond that of the habit)."""
     budget: pl.DataFrame
     """policy, stage, episodes, minutes."""
     pipelines: pl.DataFrame
