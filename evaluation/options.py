@@ -500,6 +500,8 @@ class UpdateOptions(DataOptions):
     like too."""
     event_delay: float = 0.0
     """Hours by which events reach the models late."""
+    update_price: float = 1.0
+    """Factor of what updates cost: at 30, a nightly update of both parts costs about a twentieth of engagement."""
     episodes: int | None = None
     """Episodes of each family in each scenario; overrides --hours."""
     update_seeds: int | None = None
@@ -523,6 +525,8 @@ class UpdateOptions(DataOptions):
             raise ConfigurationError(
                 f"--event-delay is {self.event_delay}; it must be a number of hours from 0 upwards."
             )
+        if not 0 <= self.update_price < float("inf"):
+            raise ConfigurationError(f"--update-price is {self.update_price}; it must be a number from 0 upwards.")
         self.study()
 
     def scale(self) -> UpdateScale:
@@ -556,6 +560,7 @@ class UpdateOptions(DataOptions):
             scenarios=scenarios,
             own=own,
             event_delay=self.event_delay,
+            update_price=self.update_price,
             episodes=self.episodes or max(round(sizes.episodes * (self.hours or scale.hours) / scale.hours), 3),
             seeds=self.update_seeds or sizes.seeds,
             visits=self.visits or sizes.visits,

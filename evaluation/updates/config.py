@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from agents.updates.costs import Prices
 from agents.updates.market import UpdateConfig
 from agents.updates.models import OTHER_SETTINGS
 from agents.updates.policies.loading import RULES
@@ -51,6 +52,8 @@ class UpdateStudyConfig:
     """Visits a day in these."""
     event_delay: float = 0.0
     """Hours by which events reach the models late."""
+    update_price: float = 1.0
+    """Factor of what training is charged (assumed): `Prices` as they come, or dearer."""
     seed: int = 0
     """Of tuning's draws and of trainings."""
 
@@ -74,6 +77,8 @@ class UpdateStudyConfig:
             raise ConfigurationError("a study of updates needs at least one scenario and one learner.")
         if self.event_delay < 0:
             raise ConfigurationError(f"event_delay is {self.event_delay}; it must be a number of hours from 0 upwards.")
+        if not 0 <= self.update_price < float("inf"):
+            raise ConfigurationError(f"update_price is {self.update_price}; it must be a number from 0 upwards.")
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -92,7 +97,8 @@ class UpdateStudyConfig:
 
     def environment(self, ranker: str = "logistic") -> UpdateConfig:
         """Episodes on a pipeline with that ranker."""
+        prices = Prices(per_billion=self.update_price * Prices().per_billion)
         if ranker == "logistic":
-            return UpdateConfig(days=self.days)
+            return UpdateConfig(days=self.days, prices=prices)
         settings = {**OTHER_SETTINGS, "training": {"epochs": self.ranker_epochs}}
-        return UpdateConfig(days=self.days, ranker=ranker, settings=settings)
+        return UpdateConfig(days=self.days, ranker=ranker, settings=settings, prices=prices)

@@ -1,11 +1,13 @@
 """`simulate.py updates` from end to end in the smallest worlds."""
 
 import json
+from dataclasses import replace
 
 import polars as pl
 import pytest
 
 import simulate
+from agents.updates.costs import Prices
 from agents.updates.models import ServedModels
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from evaluation.options import UpdateOptions
@@ -75,6 +77,7 @@ def test_a_study_ends_with_its_figures_and_resumes_where_it_was_cut(tmp_path, ca
         (["--scenarios", ","], "--scenarios is empty"),
         (["--update-agents", "no/such.py:Policy"], "no/such.py"),
         (["--event-delay", "-1"], "--event-delay"),
+        (["--update-price", "-1"], "--update-price"),
         (["--fast", "--reference"], "exclude each other"),
         (["--hours", "0"], "--hours"),
         (["--episodes", "2"], "--episodes"),
@@ -89,7 +92,7 @@ def test_wrong_options_are_refused_in_one_sentence(arguments, told, capsys, tmp_
 def test_rankers_of_the_reference_can_be_served_and_learn_quickly(ranker):
     config = UpdateOptions(reference=True).study().environment(ranker)
     models = ServedModels(config.embedding, ranker=ranker, settings=config.settings)
-    assert models.ranker.config.training.epochs == 1 and models.ranker.config.samples.label == "consumed"
+    assert models.ranker.config.training.epochs == 3 and models.ranker.config.samples.label == "consumed"
 
 
 def test_hours_buy_episodes_and_options_reach_the_study():
@@ -104,3 +107,11 @@ def test_hours_buy_episodes_and_options_reach_the_study():
         11,
         3,
     )
+
+
+def test_dearer_updates_cost_more_and_change_nothing_else():
+    plain, dear = (UpdateOptions(update_price=price).study() for price in (1.0, 30.0))
+    for ranker in ("logistic", "din"):
+        charged = [study.environment(ranker).prices.per_billion for study in (plain, dear)]
+        assert charged[1] == pytest.approx(30 * charged[0]) and charged[0] == Prices().per_billion
+        assert replace(dear.environment(ranker), prices=Prices()) == plain.environment(ranker)
