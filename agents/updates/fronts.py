@@ -100,7 +100,7 @@ class AboveFront:
     cost: float
     """Of the policy."""
     mixture: Mixture
-    """What it is compared with."""
+    """What of the others' front costs as much, over all seeds."""
     by_seed: NDArray[np.float64]
     """[S] whose mean is `value`."""
 
@@ -110,13 +110,17 @@ def above_front(
 ) -> AboveFront:
     """Engagement of a policy minus that of the others' front, interpolated at its cost and paired by seed.
 
-    The front is that of the others' means over seeds, and the policy is compared with what of it costs as much. Hulls of single
-    seeds would take the best of each seed's luck. With w_k the chances of the others k in the mixture and b its slope,
+    With which of the others a seed compares is decided by all the other seeds: the mixture of w_k on their front that costs as
+    much as the policy there. So nobody's luck is taken for merit (a front of the same seeds' means is too high, the more so the
+    more policies there are), and hulls of single seeds are not taken at all. With b the slope of that front,
 
         d_s = (e_s - b c_s) - sum over k of w_k (e_ks - b c_ks)
 
-    has the difference as its mean, since the costs agree in the mean, and is its influence by seed to first order (the delta
-    method), so the t interval over d_s holds what costs vary by as well.
+    accounts for costs that differ from their means (the delta method). The value is the mean of d_s, its interval a t interval over
+    them. It holds what worlds vary by, not what trainings of the policy do. One seed is compared with its own front.
+
+    Source: leave-one-out cross-validation of a selected estimator, Stone (1974), Cross-validatory choice and assessment of
+    statistical predictions.
 
     Args:
         cost: [S] of the policy, by seed.
@@ -128,10 +132,18 @@ def above_front(
     """
     own_cost, own = np.asarray(cost, np.float64), np.asarray(engagement, np.float64)
     table = {name: (np.asarray(c, np.float64), np.asarray(e, np.float64)) for name, (c, e) in others.items()}
-    front = Front.of({name: (float(c.mean()), float(e.mean())) for name, (c, e) in table.items()})
-    mixture = front.mixture(float(own_cost.mean()))
-    by_seed = own - mixture.slope * own_cost
-    for name, weight in mixture.weights.items():
-        c, e = table[name]
-        by_seed = by_seed - weight * (e - mixture.slope * c)
-    return AboveFront(*mean_interval(by_seed), float(own_cost.mean()), mixture, by_seed)
+
+    def alike(seeds: NDArray[np.bool_]) -> Mixture:
+        """What costs as much as the policy in `seeds` [S]."""
+        front = Front.of({name: (float(c[seeds].mean()), float(e[seeds].mean())) for name, (c, e) in table.items()})
+        return front.mixture(float(own_cost[seeds].mean()))
+
+    everywhere = np.ones(len(own), bool)
+    by_seed = np.empty(len(own))
+    for seed in range(len(own)):
+        mixture = alike(np.arange(len(own)) != seed if len(own) > 1 else everywhere)
+        by_seed[seed] = own[seed] - mixture.slope * own_cost[seed]
+        for name, weight in mixture.weights.items():
+            c, e = table[name]
+            by_seed[seed] -= weight * (e[seed] - mixture.slope * c[seed])
+    return AboveFront(*mean_interval(by_seed), float(own_cost.mean()), alike(everywhere), by_seed)

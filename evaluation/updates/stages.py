@@ -21,6 +21,8 @@ from agents.updates.decay import measure_decay
 from agents.updates.fronts import Front
 from agents.updates.market import Market
 from agents.updates.models import ServedModels
+from agents.updates.monitoring import UpdateAction
+from agents.updates.policies import learnt
 from agents.updates.policies.base import UpdatePolicy
 from agents.updates.policies.hindsight import best_in_hindsight
 from agents.updates.policies.learnt import OBSERVED, LearntPolicy
@@ -35,10 +37,12 @@ from evaluation.verdict.jobs import Job
 STUDY = "study"
 """Key of the arena in the workshop."""
 DECAY_DAYS = 30
-NIGHTLY = Every(1)
-"""What is done out of habit; judged whatever tuning finds."""
+HABITS = tuple(Every(1, action) for action in (UpdateAction.FULL_RETRAIN, *learnt.HABITS) if action)
+"""What is done without a thought before every period; judged as rules whatever tuning finds, since learnt policies begin with one."""
 FRONT_RULES = 6
 """Configurations on the tuning worlds' front that are judged besides the best of each family, at most."""
+FRONT_EPISODES = 2
+"""Tuning episodes that a configuration must have played to count for the front; those that were left out first have played one."""
 _ALSO = 2
 """Judged policies whose schedules hindsight begins with: the best ones."""
 
@@ -57,7 +61,8 @@ class Entrant:
         """The policy itself."""
         if self.family == NEVER:
             return Never()
-        return NIGHTLY if self.label == NIGHTLY.label else arena.policy(scenario, self.family, self.label)
+        usual = {habit.label: habit for habit in HABITS}
+        return usual.get(self.label) or arena.policy(scenario, self.family, self.label)
 
 
 # ------------------------------------------------------------------------------------------------------------------- decay
@@ -120,7 +125,7 @@ def _tune(arena: UpdateArena, table: str, worlds: Sequence[tuple[str, int]], fam
     markets = [arena.market(name, seed) for name, seed in worlds]
     config = arena.config
     found = tune(family, markets, config.tuning_seeds, config.episodes, seed=config.seed)
-    learnt = isinstance(found.policy, LearntPolicy)
+    is_learnt = isinstance(found.policy, LearntPolicy)
     if isinstance(found.policy, LearntPolicy):
         found.policy.save(arena.policy_path(folder, family))
         curve = pl.DataFrame(found.policy.learning_curve_, schema=["requests", "reward"], orient="row")
@@ -133,7 +138,7 @@ def _tune(arena: UpdateArena, table: str, worlds: Sequence[tuple[str, int]], fam
         found.outcomes.select(
             pl.lit(folder).alias("scenario"),
             pl.lit(family).alias("family"),
-            pl.lit(learnt).alias("learnt"),
+            pl.lit(is_learnt).alias("learnt"),
             pl.all(),
             chosen.alias("chosen"),
             pl.lit(found.episodes).alias("episodes"),
@@ -163,13 +168,15 @@ def chosen_rule(arena: UpdateArena, scenario: str) -> Entrant:
 
 def entrants(arena: UpdateArena, scenario: str) -> list[Entrant]:
     """Who is judged: never, what is done out of habit, the best configuration of each family, and the rules on the front of cost
-    and engagement in the tuning worlds, on the episodes that all configurations have played."""
+    and engagement in the tuning worlds, on the first `FRONT_EPISODES` episodes of those that got so far."""
     table = tuned(arena, scenario)
     rules = table.filter(pl.col("family").is_in(arena.config.rules))
-    found = [Entrant(NEVER, RULE, NEVER, NEVER), Entrant(NIGHTLY.label, RULE, NIGHTLY.name, NIGHTLY.label)]
+    found = [Entrant(NEVER, RULE, NEVER, NEVER)]
+    found += [Entrant(habit.label, RULE, habit.name, habit.label) for habit in HABITS]
     best = rules.filter(pl.col("chosen")).select("family", "label").unique(maintain_order=True)
     found += [Entrant(label, RULE, family, label) for family, label in best.iter_rows()]
-    means = _on_common_episodes(rules)
+    far = pl.len().over("family", "label") >= FRONT_EPISODES
+    means = _on_common_episodes(rules.filter(far))
     points = {
         label: (cost, engagement) for label, cost, engagement in means.select("label", "cost", "engagement").iter_rows()
     }
@@ -180,7 +187,8 @@ def entrants(arena: UpdateArena, scenario: str) -> list[Entrant]:
     found += [Entrant(name, RL, name, name) for name in arena.config.learners]
     own = table.filter(pl.col("family").is_in(arena.config.own) & pl.col("chosen"))
     found += [
-        Entrant(label, OWN, family, label) for family, label in own.select("family", "label").unique().iter_rows()
+        Entrant(label, OWN, family, label)
+        for family, label in own.select("family", "label").unique(maintain_order=True).iter_rows()
     ]
     return list({entrant.name: entrant for entrant in reversed(found)}.values())[::-1]
 

@@ -67,17 +67,25 @@ def test_above_front_is_the_mean_over_seeds_with_a_paired_interval():
 
 def test_above_front_holds_what_the_costs_of_the_others_vary_by():
     """A seed in which the other's retrain was dear is one in which its engagement was bought at more than the mean cost."""
-    others = {"never": (np.zeros(2), np.ones(2)), "daily": (np.array([2.0, 6.0]), np.array([3.0, 3.0]))}
-    above = above_front(np.full(2, 2.0), np.full(2, 2.5), others)
-    # half of either; the line rises by 1/2 for each unit of cost
-    assert above.value == pytest.approx(0.5)
-    assert above.by_seed == pytest.approx([2.5 - 1 - 0.5 * 1 - 0.5 * (3 - 1), 2.5 - 1 - 0.5 * 1 - 0.5 * (3 - 3)])
+    daily = (np.array([2.0, 6.0, 4.0]), np.full(3, 3.0))
+    above = above_front(np.full(3, 2.0), np.full(3, 2.5), {"never": (np.zeros(3), np.ones(3)), "daily": daily})
+    for seed, (cost, _) in enumerate(zip(*daily, strict=True)):
+        mean = np.delete(daily[0], seed).mean()  # the line rises from 1 to 3 at the mean cost in the other seeds
+        share, slope = 2 / mean, 2 / mean
+        expected = (2.5 - slope * 2) - (1 - share) * 1 - share * (3 - slope * cost)
+        assert above.by_seed[seed] == pytest.approx(expected)
 
 
-def test_above_front_does_not_take_the_best_of_each_seed():
-    """Two equal rules whose luck differs: hulls by seed would put the front at 2 for every seed."""
-    others = {"never": (np.zeros(2), np.array([2.0, 0.0])), "also free": (np.zeros(2), np.array([0.0, 2.0]))}
-    assert above_front(np.zeros(2), np.ones(2), others).value == pytest.approx(0.0)
+def test_above_front_takes_the_best_of_nobodys_luck():
+    """Thirty rules that are as good as the policy: a front of the same seeds would lie above it by the luckiest of them."""
+    random, values, naive = np.random.default_rng(0), [], []
+    for _ in range(300):
+        luck = random.normal(size=(31, 5))
+        others = {f"{number}": (np.zeros(5), engagement) for number, engagement in enumerate(luck[1:])}
+        values.append(above_front(np.zeros(5), luck[0], others).value)
+        naive.append(luck[0].mean() - luck[1:].mean(axis=1).max())
+    error = np.std(values) / np.sqrt(300)
+    assert abs(np.mean(values)) < 3 * error < 0.2 and np.mean(naive) < -0.7
 
 
 def test_above_front_of_one_seed_has_no_interval():
