@@ -38,7 +38,7 @@ STUDY = "study"
 """Key of the arena in the workshop."""
 DECAY_DAYS = 30
 HABITS = tuple(Every(1, action) for action in (UpdateAction.FULL_RETRAIN, *learnt.HABITS) if action)
-"""What is done without a thought before every period; judged as rules whatever tuning finds, since learnt policies begin with one."""
+"""What is done without a thought before every period; judged as rules whatever tuning finds, as learnt policies begin with one."""
 FRONT_RULES = 6
 """Configurations on the tuning worlds' front that are judged besides the best of each family, at most."""
 FRONT_EPISODES = 2
@@ -108,12 +108,20 @@ def tune_in(arena: UpdateArena, table: str, scenario: str, family: str) -> None:
 
 
 def teach(arena: UpdateArena, table: str, scenario: str, family: str) -> None:
-    """Trains a family on the tuning worlds of all scenarios but one, the same number of episodes."""
+    """Trains a family on a tuning world of each scenario but one, the same number of episodes."""
     others = [name for name in arena.specs if name != scenario]
-    worlds = [
-        (name, seed) for seed in arena.config.tuning_seeds[: -(-len(arena.config.tuning_seeds) // 2)] for name in others
+    _tune(arena, table, [(name, arena.config.tuning_seeds[0]) for name in others], family, unmet_folder(scenario))
+
+
+def chosen_by_others(arena: UpdateArena, scenario: str) -> str:
+    """The learnt family of the largest mean reward in the tuning worlds of all scenarios but one."""
+    tables = [tuned(arena, name) for name in arena.specs if name != scenario]
+    best = [
+        _on_common_episodes(table.filter(pl.col("family").is_in(arena.config.learners) & pl.col("chosen")))
+        for table in tables
     ]
-    _tune(arena, table, worlds, family, unmet_folder(scenario))
+    worth = pl.concat(best).group_by("family", maintain_order=True).agg(pl.col("worth").mean())
+    return str(worth.sort("worth", descending=True, maintain_order=True)["family"][0])
 
 
 def unmet_folder(scenario: str) -> str:
@@ -282,7 +290,9 @@ def look_at(arena: UpdateArena, table: str, scenario: str) -> None:
 def teaching_jobs(arena: UpdateArena) -> list[Job]:
     """A job for each scenario that a policy is not to meet; none where there is no other scenario."""
     return [
-        Job(STUDY, table_of("taught", name, chosen_learner(arena, name)), teach, (name, chosen_learner(arena, name)))
+        Job(
+            STUDY, table_of("taught", name, chosen_by_others(arena, name)), teach, (name, chosen_by_others(arena, name))
+        )
         for name in unmet_scenarios(arena)
     ]
 
@@ -296,7 +306,7 @@ def unmet_scenarios(arena: UpdateArena) -> list[str]:
 def unmet_jobs(arena: UpdateArena) -> list[Job]:
     """A job for each such scenario and judged world."""
     return [
-        Job(STUDY, table_of("unmet", name, seed), judge_unmet, (name, seed, chosen_learner(arena, name)))
+        Job(STUDY, table_of("unmet", name, seed), judge_unmet, (name, seed, chosen_by_others(arena, name)))
         for name in unmet_scenarios(arena)
         for seed in arena.config.judged_seeds
     ]

@@ -210,10 +210,11 @@ class LearntPolicy(UpdatePolicy):
                 f"{' and '.join(map(str, sorted(lengths))) or 'no'} periods; it needs 2 episodes or more, all of one length."
             )
         start, periods = perf_counter(), lengths.pop()
-        # at least half of the episodes are learnt from
+        # at least a third of the episodes is learnt from
         habits = HABITS if episodes >= 2 * len(HABITS) else HABITS[:1]
-        markets = markets[: max(1, episodes // (2 * len(habits)))]
-        seeds = self.seeds[: max(1, episodes // (2 * len(habits) * len(markets)))]
+        most = max(1, 2 * episodes // (3 * len(habits)))
+        markets = markets[:most]
+        seeds = self.seeds[: max(1, most // len(markets))]
         scale, twins = self.options.reward_scale, len(habits) * len(markets) * len(seeds)
         lessons = Lessons(markets=markets, seeds=seeds, scale=scale, price=price, shows_mask=self.sees_mask)
         worth = play_habits(lessons, habits, jobs, report)
