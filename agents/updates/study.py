@@ -195,9 +195,3 @@ def update_figures(summary: pl.DataFrame, versus: str = "never") -> dict[str, fl
             if low is not None:
                 figures[f"{name}{suffix}_low"], figures[f"{name}{suffix}_high"] = low, high
     return figures
-
-
-def is_untrained(summary: pl.DataFrame, policy: str) -> bool:
-    """Whether the reward of a learnt policy is not above that of `never`, which is its policy before training."""
-    row = summary.filter((pl.col("policy") == policy) & (pl.col("metric") == "reward")).row(0, named=True)
-    return not (row["difference_low"] is not None and row["difference_low"] > 0)

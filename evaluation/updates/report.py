@@ -8,7 +8,7 @@ from rich.table import Table
 
 from evaluation.report import with_margin
 from evaluation.updates.study import UpdateStudy
-from evaluation.updates.summary import HINDSIGHT, NEVER, NORMALISED, OWN, RL
+from evaluation.updates.summary import HINDSIGHT, NEVER, NORMALISED, OWN, RL, alike
 
 _MARKS = {RL: "RL", OWN: "own"}
 TOP_FIELDS = 4
@@ -16,16 +16,20 @@ TOP_FIELDS = 4
 
 
 def policies_table(
-    summary: pl.DataFrame, chosen: Collection[str] = (), untrained: Collection[str] = (), title: str | None = None
+    summary: pl.DataFrame,
+    chosen: Collection[str] = (),
+    alike: Mapping[str, str] | None = None,
+    title: str | None = None,
 ) -> Table:
     """Update policies of one scenario with 95 % intervals, best reward first.
 
     Args:
         summary: as `evaluation.updates.summary.summary_table` makes it, of one scenario.
         chosen: those that stand for their side, chosen on tuning seeds.
-        untrained: learnt policies that are not above `never`.
+        alike: learnt policy -> rule that does the same.
         title: what is said above; by default the scenario.
     """
+    alike, untrained = alike or {}, untrained_policies(summary)
     seeds = summary["seeds"].drop_nulls().to_numpy().max()
     scaled = NORMALISED in summary["metric"]
     table = Table(title=f"{title or summary['scenario'][0]}: means of a period, ± 95 % intervals over {seeds} seeds")
@@ -37,7 +41,7 @@ def policies_table(
     elif HINDSIGHT in summary["policy"]:
         told += f"Rewards are raw: {HINDSIGHT} is not above {NEVER} beyond the interval. "
     if untrained:
-        told += "UNTRAINED: not above never."
+        told += "UNTRAINED: not above never, beyond the interval."
     table.caption = told.strip()
     table.add_column("policy", no_wrap=True)
     headings = ["normalised"] if scaled else []
@@ -53,6 +57,7 @@ def policies_table(
         }
         retrains = rows["retrains"]["value"] + rows["challenges"]["value"]
         marks = [_MARKS.get(role, ""), "chosen" if policy in chosen else "", "UNTRAINED" if policy in untrained else ""]
+        marks.append(f"does as {alike[policy]}" if policy in alike else "")
         table.add_row(
             policy,
             *([with_margin(rows[NORMALISED], 2)] if scaled else []),
@@ -100,7 +105,7 @@ def margins_report(table: pl.DataFrame) -> Table:
             f"{row['value']:+.4f}",
             f"({row['low']:+.4f}, {row['high']:+.4f})" if known else "–",
             row["against"],
-            _verdict(row) if known else "one seed tells nothing",
+            f"does as {row['alike']}" if row["alike"] else _verdict(row) if known else "one seed tells nothing",
         )
     return found
 
@@ -144,11 +149,11 @@ def budget_report(table: pl.DataFrame) -> Table:
 
 def study_tables(found: UpdateStudy) -> list[Table]:
     """Decay, each scenario's policies, RL against the rules' front, what it looks at, other pipelines, and what all of it took."""
-    untrained = {scenario: untrained_policies(own) for (scenario,), own in found.summary.group_by("scenario")}
     tables = [decay_table(found.losses)]
     for (scenario,), own in found.summary.group_by("scenario", maintain_order=True):
         chosen = own.filter(pl.col("chosen"))["policy"].unique().to_list()
-        tables.append(policies_table(own, chosen, untrained[scenario]))
+        same = alike(found.days.filter(pl.col("scenario") == scenario))
+        tables.append(policies_table(own, chosen, same))
     if found.pipelines.width:
         for (ranker, _), own in found.pipelines.group_by("ranker", "scenario", maintain_order=True):
             tables.append(policies_table(own, title=f"{own['scenario'][0]}, ranker {ranker}"))
@@ -156,7 +161,7 @@ def study_tables(found: UpdateStudy) -> list[Table]:
 
 
 def untrained_policies(summary: pl.DataFrame) -> list[str]:
-    """Learnt policies of one scenario whose reward is not above that of `never`, which is their policy before training."""
+    """Learnt policies of one scenario whose reward is not above that of `never`, beyond the interval."""
     rewards = summary.filter((pl.col("metric") == "reward") & (pl.col("role") == RL))
     return rewards.filter(~(pl.col("difference_low").fill_null(-1.0) > 0))["policy"].to_list()
 

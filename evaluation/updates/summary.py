@@ -86,6 +86,24 @@ def points_table(days: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema_overrides=dict.fromkeys(names, pl.Float64))
 
 
+def alike(days: pl.DataFrame) -> dict[str, str]:
+    """Learnt policy -> the first rule that does the same in every judged episode, where there is one; of one scenario.
+
+    A training may end where it began, with a habit: then what it has over the rules is nothing that was learnt.
+    """
+    done = {
+        name: own.sort("seed", "day", maintain_order=True)["action"].to_list()
+        for (name,), own in days.group_by("policy", maintain_order=True)
+    }
+    rules = [str(name) for name in done if _role(days, str(name)) == RULE]
+    found = {}
+    for name in map(str, done):
+        same = [rule for rule in rules if done[rule] == done[name]]
+        if _role(days, name) == RL and same:
+            found[name] = same[0]
+    return found
+
+
 def margin(days: pl.DataFrame, policy: str) -> AboveFront:
     """How far a policy lies above the front of the tuned rules, in one scenario.
 
@@ -112,11 +130,12 @@ def margins_table(days: pl.DataFrame, chosen: Mapping[str, str]) -> pl.DataFrame
 
     Returns:
         One row for each scenario: scenario, rl, cost (RL's), value, low, high (engagement), against (what of the front costs as
-        much), seeds.
+        much), alike (the rule that does the same, see `alike`; else empty), seeds.
     """
     rows = []
     for scenario, name in chosen.items():
-        found = margin(days.filter(pl.col("scenario") == scenario), name)
+        own = days.filter(pl.col("scenario") == scenario)
+        found = margin(own, name)
         against = " + ".join(f"{share:.0%} {rule}" for rule, share in found.mixture.weights.items() if share > 0)
         rows.append(
             {
@@ -127,6 +146,7 @@ def margins_table(days: pl.DataFrame, chosen: Mapping[str, str]) -> pl.DataFrame
                 "low": found.low,
                 "high": found.high,
                 "against": against,
+                "alike": alike(own).get(name, ""),
                 "seeds": len(found.by_seed),
             }
         )

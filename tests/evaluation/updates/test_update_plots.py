@@ -96,7 +96,7 @@ def test_every_page_of_a_study_is_drawn(tmp_path):
 
 def test_policies_stand_in_the_order_of_their_rewards():
     summary = _of_shock("updates_summary")
-    text = _printed(report.policies_table(summary, chosen=["dqn"], untrained=report.untrained_policies(summary)))
+    text = _printed(report.policies_table(summary, chosen=["dqn"]))
     assert text.index("│ hindsight") < text.index("│ dqn") < text.index("│ every(2") < text.index("│ never")
     assert "0.67 ±" in _row(text, "│ dqn") and "RL, chosen" in _row(text, "│ dqn") and "UNTRAINED" not in text
 
@@ -104,22 +104,32 @@ def test_policies_stand_in_the_order_of_their_rewards():
 def test_a_learner_that_gains_nothing_is_untrained():
     summary = made_up.tables()["updates_summary"].filter(pl.col("scenario") == "stationary")
     assert report.untrained_policies(summary) == ["dqn"]
-    text = _printed(report.policies_table(summary, untrained=["dqn"]))
-    assert "UNTRAINED" in _row(text, "│ dqn") and "Rewards are raw" in text
+    text = _printed(report.policies_table(summary, alike={"dqn": "never"}))
+    assert "UNTRAINED, does as never" in _row(text, "│ dqn") and "Rewards are raw" in text
 
 
 def test_margins_say_who_wins():
     rows = [
-        {"scenario": name, "rl": "ppo", "trained_on": "", "value": value, "low": low, "high": high, "against": "never"}
+        {
+            "scenario": name,
+            "rl": "ppo",
+            "trained_on": "",
+            "value": value,
+            "low": low,
+            "high": high,
+            "against": "never",
+            "alike": "x" * (name == "e"),
+        }
         for name, value, low, high in (
             ("a", 0.2, 0.1, 0.3),
             ("b", -0.2, -0.3, -0.1),
             ("c", 0.0, -0.1, 0.1),
             ("d", 1.0, None, None),
+            ("e", 0.0, 0.0, 0.0),
         )
     ]
     text = _printed(report.margins_report(pl.DataFrame(rows)))
-    told = {"a": "RL is better", "b": "rules win", "c": "not told apart", "d": "one seed tells"}
+    told = {"a": "RL is better", "b": "rules win", "c": "not told apart", "d": "one seed tells", "e": "does as x"}
     assert all(verdict in _row(text, f"│ {name} ") for name, verdict in told.items())
 
 

@@ -10,7 +10,7 @@ import pytest
 from agents.updates.monitoring import UpdateAction
 from agents.updates.policies.base import UpdatePolicy
 from envs.errors import ConfigurationError
-from evaluation.updates.summary import fields_of, importance, margins_table, points_table, summary_table
+from evaluation.updates.summary import alike, fields_of, importance, margins_table, points_table, summary_table
 
 
 def test_rewards_lie_between_never_and_hindsight():
@@ -112,3 +112,15 @@ def test_importance_of_nothing_is_refused():
 def test_a_sine_and_a_cosine_are_one_field():
     fields = fields_of(["age", "weekday_sin", "weekday_cos"])
     assert [(field.name, field.columns) for field in fields] == [("age", (0,)), ("weekday", (1, 2))]
+
+
+def test_a_learner_that_does_what_a_rule_does_is_told_by_its_actions():
+    days = made_up.days().filter(pl.col("scenario") == "shock")
+    assert alike(days) == {}
+    habit = days.filter(pl.col("policy") == "every(2, full_retrain)").select("seed", "day", same="action")
+    copied = days.join(habit, on=["seed", "day"]).with_columns(
+        action=pl.when(pl.col("policy") == "dqn").then("same").otherwise("action")
+    )
+    assert alike(copied.sample(fraction=1.0, shuffle=True, seed=0)) == {"dqn": "every(2, full_retrain)"}
+    once = (pl.col("policy") == "dqn") & (pl.col("seed") == 1) & (pl.col("day") == 3)
+    assert alike(copied.with_columns(action=pl.when(once).then(1).otherwise("action"))) == {}
