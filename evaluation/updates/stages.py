@@ -190,8 +190,8 @@ def entrants(arena: UpdateArena, scenario: str) -> list[Entrant]:
     }
     families = dict(means.select("label", "family").iter_rows())
     names = Front.of(points).names if points else ()
-    places = np.unique(np.linspace(0, len(names) - 1, FRONT_RULES).round().astype(int)) if names else []
-    kept = [names[place] for place in places]
+    places = np.unique(np.linspace(0, max(len(names) - 1, 0), FRONT_RULES).round().astype(int))
+    kept = [names[place] for place in places if place < len(names)]
     found += [Entrant(label, RULE, families[label], label) for label in kept]
     found += [Entrant(name, RL, name, name) for name in arena.config.learners]
     own = table.filter(pl.col("family").is_in(arena.config.own) & pl.col("chosen"))
