@@ -112,11 +112,12 @@ class EmbeddingRecall(CatalogueListener):
         vectors = np.array(model.item_factors, np.float32)
         self._birth = log.catalogue.birth
         self._num_events, self._events_since = len(events), self._since_birth(events)
-        if self.config.exposure:
-            young = self._rows_of_items() * (self._exposure < 1) > 0
-            self._solve_items(np.flatnonzero(young), vectors)
+        rows = self._rows_of_items()
+        young = np.flatnonzero((rows > 0) & (self._exposure < 1)) if self.config.exposure else np.zeros(0, np.int64)
+        with one_thread():
+            self._solve_items(young, vectors)
         self._set_items(vectors)
-        self.trained_samples_ = 2 * self.config.iterations * self._consumed.nnz
+        self.trained_samples_ = 2 * self.config.iterations * self._consumed.nnz + int(rows[young].sum())
         return self
 
     def update(self, events: InteractionLog, *, only_new: bool = False) -> None:

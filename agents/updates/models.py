@@ -47,12 +47,13 @@ class Window:
     first: int = 0
     last: int = 0
     rows: int = 0
-    """0: none; then `first` and `last` say nothing."""
+    """Consumed ones. 0: none; then `first` and `last` say nothing."""
 
     @classmethod
     def of(cls, log: InteractionLog) -> "Window":
-        """The window of all rows of a log."""
-        return cls(int(log.timestamp.min()), int(log.timestamp.max()), len(log)) if len(log) else cls()
+        """The window of a log, whose consumed rows count."""
+        clicks = int(log.clicked.sum())
+        return cls(int(log.timestamp.min()), int(log.timestamp.max()), clicks) if clicks else cls()
 
     def __or__(self, other: "Window") -> "Window":
         """The window of both; rows are counted twice where both have them."""
@@ -156,7 +157,7 @@ class ServedModels:
         if "ranker" in parts and self.ranker is not None:
             usable = self._for_ranker(log)
             with measured() as watch:
-                self.ranker.fit(usable, rows=_newest(usable, self.most_rows), warm=warm)
+                self.ranker.fit(usable, rows=self._taught(usable), warm=warm)
             cost += self._ranker_cost(watch.seconds)
         for part in parts:
             self.windows[part] = Window.of(log)
@@ -346,9 +347,21 @@ class ServedModels:
             if not self.ranker.config.samples.negatives_shown:
                 return log.consumed()
             # slates only of the clicks that are learnt from
-            newest = log.clicked & shown & _newest(log, self.most_rows)
-            return log.where(log.clicked | np.isin(log.request, log.request[newest]))
+            return log.where(log.clicked | self._taught(log))
         return log.where(shown) if label in ("auto", "click") and shown.any() else log
+
+    def _taught(self, log: InteractionLog) -> NDArray[np.bool_]:
+        """[R] the `most_rows` newest rows, of those of the same second the later ones. Where consumed rows are what is learnt,
+        these are counted, and what else was shown with them belongs to them."""
+        assert self.ranker is not None
+        samples = self.ranker.config.samples
+        counted = log.clicked if samples.label == "consumed" else np.ones(len(log), bool)
+        places = np.flatnonzero(counted)
+        rows = np.zeros(len(log), bool)
+        rows[places[np.argsort(log.timestamp[places], kind="stable")[-self.most_rows :]]] = True
+        if samples.label == "consumed" and samples.negatives_shown:
+            rows |= np.isin(log.request, log.request[rows & (log.request >= 0)])
+        return rows
 
     def _check_parts(self, parts: Sequence[Part]) -> None:
         unknown = [part for part in parts if part not in PARTS]
@@ -381,11 +394,3 @@ def joined(logs: list[InteractionLog]) -> InteractionLog:
 def last_days(log: InteractionLog, days: float, now: int) -> InteractionLog:
     """The rows of the `days` days before `now` (seconds since 1970): a window to refit on."""
     return log.where(log.timestamp >= now - round(days * SECONDS_PER_DAY))
-
-
-def _newest(log: InteractionLog, most: int) -> NDArray[np.bool_]:
-    """[R] the `most` newest consumed rows; of those of the same second the later ones."""
-    consumed = np.flatnonzero(log.clicked)
-    rows = np.zeros(len(log), bool)
-    rows[consumed[np.argsort(log.timestamp[consumed], kind="stable")[-most:]]] = True
-    return rows

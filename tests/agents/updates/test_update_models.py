@@ -271,3 +271,20 @@ def test_a_warm_refit_of_a_window_learns_from_its_newest_rows(world):
     cost = models.refit(window, ("ranker",), warm=True)
     assert models.windows["ranker"] == Window.of(window) and models.version == "1.0"
     assert cost.samples == 3 * min(200, int(window.clicked.sum()))
+
+
+@pytest.mark.parametrize("label", ["consumed", "click"])
+def test_a_refit_learns_from_the_newest_rows_with_what_was_shown_beside_them(world, label):
+    log, most = world.policy_log, 60
+    assert log.has_exposures
+    samples = {"label": label, "negatives": 2, "negatives_shown": label == "consumed"}
+    settings = {"samples": samples, "validation_share": 0.0}
+    models = ServedModels(CONFIG, settings=settings, most_rows=most).fit(log)
+    newest = np.argsort(np.where(log.clicked | (label == "click"), log.timestamp, -1), kind="stable")[-most:]
+    taught = np.isin(np.arange(len(log)), newest)
+    if label == "consumed":
+        taught |= np.isin(log.request, log.request[taught])
+    assert_array_equal(models.ranker.known_items_, np.bincount(log.item[taught], minlength=world.num_items) > 0)
+    assert models.ranker.trained_samples_ == most * (3 if label == "consumed" else 1)
+    # what is learnt are differences, whatever the label: some were liked, others not
+    assert models.ranker.coefficients_.any() and models.windows["ranker"].rows == log.clicked.sum()
