@@ -386,7 +386,8 @@ class _OwnScenario:
 
 def scenario(spec: str, **settings: Any) -> TrafficScenario:
     """A scenario by name ('slow-drift' is 'slow_drift'), made with `settings` (`Scenario`'s fields), or one of a user's own,
-    'path/to/file.py:Class', made without arguments; its `traffic` is a `TrafficPlan`, or plain traffic where it has none.
+    'path/to/file.py:Class', made without arguments; its `traffic` is a `TrafficPlan`, or plain traffic where it has none. Of the
+    settings only an `event_delay` above 0 counts there.
 
     Raises:
         ConfigurationError: if there is no such scenario, or a user's own lacks a part or has another `traffic`.
@@ -398,6 +399,8 @@ def scenario(spec: str, **settings: Any) -> TrafficScenario:
             raise ConfigurationError(
                 f"scenario '{spec}': traffic is a {type(traffic).__name__}; it must be an envs.scenarios.TrafficPlan."
             )
+        if settings.get("event_delay"):
+            return _OwnScenario(world, replace(traffic, event_delay=settings["event_delay"]))
         return world if isinstance(world, TrafficScenario) else _OwnScenario(world, traffic)
     kind: Any = SCENARIO.find(spec.replace("-", "_"))
     return kind(**settings)

@@ -198,6 +198,8 @@ def test_one_of_a_user_s_own_brings_its_traffic_or_gets_plain_traffic(tmp_path):
         found = scenario(f"{path}:Village")
         assert found.name == "village" and found.traffic == wanted
         assert made(found).num_items == 30
+        late = scenario(f"{path}:Village", event_delay=6.0, days=3)
+        assert late.traffic == replace(wanted, event_delay=6.0) and late.name == "village"
     path.write_text(OWN.format(traffic="traffic = 7"))
     with pytest.raises(ConfigurationError, match="TrafficPlan"):
         scenario(f"{path}:Village")
