@@ -67,10 +67,12 @@ class ModelUpdateEnv(gymnasium.Env[NDArray[np.float32], int]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Begins an episode with the market's first models and a full budget; of several markets the next one's, with a seed the
-        first one's."""
+        first one's, with the option `market` that of this number."""
         super().reset(seed=seed)
         if seed is not None:
             self._begun = 0
+        if options is not None and "market" in options:
+            self._begun = int(options["market"])
         self.market = self.markets[self._begun % len(self.markets)]
         self._begun += 1
         self.episode = Episode(self.market, int(self.np_random.integers(2**63)))

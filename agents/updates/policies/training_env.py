@@ -54,7 +54,8 @@ class PairedReward(gymnasium.Wrapper[NDArray[np.float32], int, NDArray[np.float3
     def __init__(self, env: ModelUpdateEnv, lessons: Lessons) -> None:
         super().__init__(env)
         self.lessons = lessons
-        self._episodes = 0
+        self._first = self._episodes = 0
+        self._markets = len({id(market) for market in env.markets})
         if lessons.shows_mask:
             space, count = Monitoring.space(), len(UpdateAction)
             low, high = np.append(space.low, np.zeros(count)), np.append(space.high, np.ones(count))
@@ -63,12 +64,14 @@ class PairedReward(gymnasium.Wrapper[NDArray[np.float32], int, NDArray[np.float3
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begins an episode of the next of the lessons' seeds; a given seed says with which of them to begin."""
+        """Begins an episode in the place's next market; once all were played, with the next of the lessons' seeds. A given seed
+        says with which of these to begin."""
         if seed is not None:
-            self._episodes = seed
-        chosen = self.lessons.seeds[self._episodes % len(self.lessons.seeds)]
+            self._first, self._episodes = seed, 0
+        turn, market = divmod(self._episodes, self._markets)
+        chosen = self.lessons.seeds[(self._first + turn) % len(self.lessons.seeds)]
         self._episodes += 1
-        observation, info = self.env.reset(seed=chosen, options=options)
+        observation, info = self.env.reset(seed=chosen, options={"market": market})
         return self._seen(observation, info), info
 
     def step(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:

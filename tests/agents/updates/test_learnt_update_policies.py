@@ -215,6 +215,21 @@ def test_places_play_markets_and_seeds_by_turns(tiny, config):
     assert len(set(played)) == 4
 
 
+def test_a_place_plays_all_of_its_markets_with_every_seed(tiny, config):
+    """Three markets, and places for one or two of them at a time."""
+    small = replace(config, days=1, visits_per_day=2, requests_per_visit=1)
+    markets = [Market(tiny.world, small, name=name) for name in "abc"]
+    for places, rounds in ((1, 6), (2, 6)):
+        envs = training_envs(Lessons(markets=markets, seeds=[10, 11]), places)
+        envs.reset(seed=0)
+        played = [[(env.unwrapped.market.name, env.unwrapped.episode.seed) for env in envs.envs]]
+        for _ in range(rounds - 1):
+            envs.step([0] * places), envs.step([0] * places)  # the second only begins the next episode
+            played.append([(env.unwrapped.market.name, env.unwrapped.episode.seed) for env in envs.envs])
+        for own in zip(*played, strict=True):
+            assert len(set(own)) == 6 and {name for name, _ in own} == {"a", "b", "c"}
+
+
 def test_habits_are_played_once_and_side_by_side_the_same(tiny, two_workers):
     lessons, habits = Lessons(markets=[tiny], seeds=[21, 22], price=3.0), HABITS[1:]
     told: list[int] = []
