@@ -552,9 +552,18 @@ class UpdateOptions(DataOptions):
                 raise ConfigurationError(
                     f"--scenarios names '{name}' twice; name it once, or give your own another `name`."
                 )
-        own = tuple(UPDATE_POLICY.absolute(spec) for spec in _listed(self.update_agents))
-        for spec in own:
-            resolve_update_policy(spec)
+        named = _listed(self.update_agents)
+        kinds = [resolve_update_policy(spec) for spec in named]
+        # by their names policies stand in tables, by those of their classes in files
+        taken = [*sizes.rules, *sizes.learners, "never", "hindsight", *(kind.name for kind in kinds)]
+        classes = [kind.__name__ for kind in kinds]
+        for spec, kind in zip(named, kinds, strict=True):
+            if taken.count(kind.name) > 1 or classes.count(kind.__name__) > 1:
+                raise ConfigurationError(
+                    f"--update-agents names '{spec}', but the study has a policy of the name '{kind.name}' or a class "
+                    f"'{kind.__name__}' besides; name it once, or give your own another `name` and class."
+                )
+        own = tuple(UPDATE_POLICY.absolute(spec) for spec in named)
         return replace(
             sizes,
             scenarios=scenarios,

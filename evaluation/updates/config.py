@@ -75,6 +75,10 @@ class UpdateStudyConfig:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
         if not self.scenarios or not self.learners:
             raise ConfigurationError("a study of updates needs at least one scenario and one learner.")
+        if self.seeds > TUNING_SEED:
+            raise ConfigurationError(
+                f"seeds is {self.seeds}; at most {TUNING_SEED} worlds can be judged that no policy was tuned on."
+            )
         if self.event_delay < 0:
             raise ConfigurationError(f"event_delay is {self.event_delay}; it must be a number of hours from 0 upwards.")
         if not 0 <= self.update_price < float("inf"):

@@ -130,7 +130,7 @@ def facts_of(market: Market) -> MarketFacts:
     per_day = market.plan.periods_per_day
     return MarketFacts(
         periods=market.periods,
-        visits=float(np.mean([due(period) for period in range(market.periods)])),
+        visits=float(np.mean([due(period) for period in range(market.periods)])) / per_day,
         retrain_price=prices.of(market.first_cost) * per_day,
         budget_price=prices.of(Cost(work=round(market.budget))) * per_day,
     )

@@ -93,5 +93,6 @@ def test_prices_of_hours_are_those_of_a_reward_by_the_hour(world, config):
     daily = Market(world, replace(config, days=2, visits_per_day=24))
     hourly = Market(world, replace(config, days=2, visits_per_day=24, period_hours=6))
     assert hourly.first_cost == daily.first_cost and hourly.budget == daily.budget
+    assert facts_of(daily).visits == 24 and facts_of(hourly).visits == 6
     assert facts_of(hourly).retrain_price == pytest.approx(4 * facts_of(daily).retrain_price)
     assert facts_of(hourly).budget_price == pytest.approx(4 * facts_of(daily).budget_price)
