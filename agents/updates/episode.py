@@ -1,5 +1,6 @@
 """An episode of a market: period after period an update action is carried out, traffic is served, and monitoring tells of it."""
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -375,6 +376,7 @@ def known_action(action: Any) -> UpdateAction:
         ConfigurationError: if there is none; names those that there are.
     """
     try:
-        return UpdateAction(int(action))
+        # no rounding, no reading of text
+        return UpdateAction(operator.index(action))
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"the action is {action!r}; ModelUpdate-v0 takes {ACTION_CHOICES}.") from error

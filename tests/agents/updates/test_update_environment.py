@@ -13,6 +13,7 @@ from update_runs import run, same, varied
 from agents.rankers.log_history import LogHistory
 from agents.updates.costs import Prices
 from agents.updates.environment import ModelUpdateEnv
+from agents.updates.episode import known_action
 from agents.updates.market import Market, UpdateConfig
 from agents.updates.monitoring import Monitoring, UpdateAction
 from agents.updates.traffic import PipelineConfig
@@ -71,11 +72,16 @@ def test_an_episode_is_truncated_after_its_days_and_must_be_reset(env, config):
         env.step(KEEP)
 
 
-@pytest.mark.parametrize("action", [7, -1, "retrain", None])
+@pytest.mark.parametrize("action", [7, -1, "retrain", None, 1.9, 1.0, "3", np.float32(1)])
 def test_an_unknown_action_is_refused_by_name(env, action):
     env.reset(seed=0)
     with pytest.raises(ConfigurationError, match=r"keep.*update_both.*roll_back.*challenger.*full_retrain"):
         env.step(action)
+
+
+@pytest.mark.parametrize("action", [1, np.int64(1), np.uint8(1), np.array(1), RECALL])
+def test_a_whole_number_of_any_kind_is_an_action(action):
+    assert known_action(action) is RECALL
 
 
 # ---------------------------------------------------------------------- actions
