@@ -130,23 +130,26 @@ def margins_table(days: pl.DataFrame, chosen: Mapping[str, str]) -> pl.DataFrame
 
     Returns:
         One row for each scenario: scenario, rl, cost (RL's), value, low, high (engagement), against (what of the front costs as
-        much), alike (the rule that does the same, see `alike`; else empty), seeds.
+        much), alike (the rule that does the same, see `alike`; else empty), seeds. A policy that is a rule cannot lie above the
+        front of rules; what chance put there counts as 0.
     """
     rows = []
     for scenario, name in chosen.items():
         own = days.filter(pl.col("scenario") == scenario)
         found = margin(own, name)
+        twin = alike(own).get(name, "")
+        ends = [found.value, found.low, found.high]
+        if twin:
+            ends = [None if end is None else min(end, 0.0) for end in ends]
         against = " + ".join(f"{share:.0%} {rule}" for rule, share in found.mixture.weights.items() if share > 0)
         rows.append(
             {
                 "scenario": scenario,
                 "rl": name,
                 "cost": found.cost,
-                "value": found.value,
-                "low": found.low,
-                "high": found.high,
+                **dict(zip(("value", "low", "high"), ends, strict=True)),
                 "against": against,
-                "alike": alike(own).get(name, ""),
+                "alike": twin,
                 "seeds": len(found.by_seed),
             }
         )

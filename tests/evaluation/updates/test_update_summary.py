@@ -124,3 +124,20 @@ def test_a_learner_that_does_what_a_rule_does_is_told_by_its_actions():
     assert alike(copied.sample(fraction=1.0, shuffle=True, seed=0)) == {"dqn": "every(2, full_retrain)"}
     once = (pl.col("policy") == "dqn") & (pl.col("seed") == 1) & (pl.col("day") == 3)
     assert alike(copied.with_columns(action=pl.when(once).then(1).otherwise("action"))) == {}
+
+
+def test_a_learner_that_is_a_rule_is_never_above_the_rules():
+    """Three rules of which now one, now another is the best: the other seeds choose worse than the rule that the learner is."""
+    luck = {"a": (0.0, 3.0, 0.0, 0.0), "b": (3.0, 0.0, 0.0, 0.0), "never": (0.0, 0.0, 0.0, 0.0)}
+    rows = [
+        {"scenario": "shock", "role": "rl" if name == "dqn" else "rule", "policy": name, "seed": seed, "day": 0}
+        | {"engagement": luck["a" if name == "dqn" else name][seed], "cost": 0.0, "action": int(name != "never")}
+        for name in ("never", "a", "b", "dqn")
+        for seed in range(4)
+    ]
+    days = pl.DataFrame(rows).with_columns(reward=pl.col("engagement") - pl.col("cost"))
+    twin = margins_table(days, {"shock": "dqn"}).row(0, named=True)
+    assert twin["alike"] == "a" and twin["value"] <= 0 and twin["low"] < 0 and twin["high"] == 0
+    other = days.with_columns(action=pl.when(pl.col("policy") == "dqn").then(5).otherwise("action"))
+    found = margins_table(other, {"shock": "dqn"}).row(0, named=True)
+    assert found["alike"] == "" and found["high"] > 0 and found["low"] == twin["low"]
