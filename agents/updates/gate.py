@@ -11,11 +11,13 @@ a share of the reference as in Hauschke, Kieser, Diletti and Hothorn 1999). So a
 passes in a share alpha of decisions, and one that is as good passes with a chance that the decision states (`Finding.power`).
 
 Two measures: `ndcg`, where in the shown slates the clicked item would have stood, and `recall`, whether the clicked item would have
-been among the candidates. What was shown was chosen by the champion, so clicked items are its candidates nearly always; the margin
-of recall is therefore wide, and keeps out broken embeddings only. A share of traffic served by the challenger has no such bias
-(`SharedTraffic`) and is judged too where there is one.
+been among the candidates, of all items that were on offer at its time. What was shown was chosen by the champion, so clicked items
+are its candidates nearly always; the margin of recall is therefore wide, and keeps out broken embeddings only. A share of traffic
+served by the challenger has no such bias (`SharedTraffic`) and is judged too where there is one.
 
-So that events which tell nothing apart pass nothing, a challenger must also rank better than chance (assay sensitivity; ICH E10).
+A paired measure in which the champion has 0 in every case, such as recall where it finds nothing, shows no inferiority: there is
+nothing to lose, and no limit could lie above zero. It refuses nobody, and it passes nobody either: the others decide. So that events
+which tell nothing apart pass nothing, a challenger must always rank better than chance by `ndcg` (assay sensitivity; ICH E10).
 """
 
 from dataclasses import dataclass, field, replace
@@ -32,6 +34,7 @@ from agents.rankers.samples import joined
 from agents.updates.intervals import Measured
 from agents.updates.metrics import mean_by_user, ndcg_at
 from agents.updates.models import ServedModels
+from envs.catalogue import Catalogue
 from envs.errors import ConfigurationError
 from envs.logs.schema import InteractionLog
 from envs.randomness import Purpose, draw_uniform
@@ -85,11 +88,13 @@ class Finding:
     """One-sided lower limit of challenger - (1 - margin) champion; NaN where nothing can be said."""
     power: float
     """Chance that a challenger just as good as the champion passes with so many events."""
+    nothing_to_lose: bool = False
+    """Whether the champion has 0 in every case that both were asked about, so that the measure tells nothing."""
 
     @property
     def is_non_inferior(self) -> bool:
-        """Whether the challenger is shown not to be worse by the margin."""
-        return bool(self.low > 0)
+        """Whether the challenger is shown not to be worse by the margin, or cannot be."""
+        return self.nothing_to_lose or bool(self.low > 0)
 
 
 @dataclass(frozen=True)
@@ -196,13 +201,17 @@ class Gate:
         if not _low(beyond_chance, config.alpha) > 0:
             return rejected("the challenger is not shown to rank better than chance.", *findings)
         reason = f"non-inferior in {', '.join(each.measure for each in findings)} at level {config.alpha:g}."
+        silent = [each.measure for each in findings if each.nothing_to_lose]
+        if silent:
+            reason += f" The champion has 0 in {', '.join(silent)}, which tells nothing."
         return Decision(True, reason, tuple(findings), count, users)
 
     def _finding(self, measure: str, margin: float, champion: Measured, challenger: Measured) -> Finding:
         """The paired test of two figures of the same users."""
         kept = Measured((1 - margin) * champion.value, (1 - margin) * champion.influence)
         error, freedom = _error((challenger - kept).influence)
-        return self._told(measure, margin, champion.value, challenger.value, error, freedom)
+        found = self._told(measure, margin, champion.value, challenger.value, error, freedom)
+        return found if champion.value > 0 else replace(found, power=1.0, nothing_to_lose=True)
 
     def _of_traffic(self, traffic: SharedTraffic) -> Finding:
         """The test of two figures of different users; degrees of freedom are Welch and Satterthwaite's."""
@@ -238,6 +247,10 @@ class HeldOut:
     """[M] place of the clicked item among the slate's."""
     others: NDArray[np.bool_]
     """[M, K] items of the slate that were passed over."""
+    time: NDArray[np.int64]
+    """[M] when the slate was shown, seconds since 1970."""
+    catalogue: Catalogue = field(repr=False)
+    """Says which items were on offer at that time."""
     consumed: tuple[NDArray[np.int64], NDArray[np.int32]] = field(repr=False)
     """(case [P], item [P]) of what users had consumed before; such items are not recommended again."""
 
@@ -265,6 +278,8 @@ class HeldOut:
             user=together.user[rows].astype(np.int64),
             place=rows - first[rows],
             others=there & ~together.clicked[at],
+            time=together.timestamp[first[rows]],
+            catalogue=together.catalogue,
             consumed=_consumed_before(together, first[rows]),
         )
 
@@ -276,7 +291,8 @@ class HeldOut:
         return mean_up_to[passed]
 
     def measured(self, models: ServedModels, candidates: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """([M] NDCG at 10 of the clicked item among those passed over, [M] 1 where recall finds it among `candidates`, else 0).
+        """([M] NDCG at 10 of the clicked item among those passed over, [M] 1 where recall finds it among `candidates` of the items on
+        offer that the user had not consumed, else 0).
 
         Items of equal score share the mean of their ranks. NaN where a score is not a finite number.
         """
@@ -299,9 +315,18 @@ class HeldOut:
             low, high = np.searchsorted(case, [first, rows[-1] + 1])
             own = scores[np.arange(len(rows)), target[rows]][:, None].copy()
             scores[case[low:high] - first, item[low:high]] = -np.inf
+            scores[self._closed(rows)] = -np.inf
+            # it was shown, whatever the catalogue says
+            scores[np.arange(len(rows)), target[rows]] = own[:, 0]
             rank = (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
             found[rows] = np.where(np.isfinite(own[:, 0]), rank < candidates, np.nan)
         return found
+
+    def _closed(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """[B, I] whether items were not yet born, or retired, at the time of the cases `rows` [B]."""
+        now, catalogue = self.time[rows][:, None], self.catalogue
+        unborn = catalogue.birth > now
+        return unborn if catalogue.retired is None else unborn | (catalogue.retired <= now)
 
 
 def _consumed_before(log: InteractionLog, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
