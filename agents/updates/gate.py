@@ -16,8 +16,9 @@ are its candidates nearly always; the margin of recall is therefore wide, and ke
 served by the challenger has no such bias (`SharedTraffic`) and is judged too where there is one.
 
 A paired measure in which the champion has 0 in every case, such as recall where it finds nothing, shows no inferiority: there is
-nothing to lose, and no limit could lie above zero. It refuses nobody, and it passes nobody either: the others decide. So that events
-which tell nothing apart pass nothing, a challenger must always rank better than chance by `ndcg` (assay sensitivity; ICH E10).
+nothing to lose, and no limit could lie above zero. It refuses nobody, and it passes nobody either: the others decide. So that
+events which tell nothing apart pass nothing, a challenger must always rank better than chance by `ndcg` (assay sensitivity; ICH
+E10).
 """
 
 from dataclasses import dataclass, field, replace
@@ -291,8 +292,8 @@ class HeldOut:
         return mean_up_to[passed]
 
     def measured(self, models: ServedModels, candidates: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """([M] NDCG at 10 of the clicked item among those passed over, [M] 1 where recall finds it among `candidates` of the items on
-        offer that the user had not consumed, else 0).
+        """([M] NDCG at 10 of the clicked item among those passed over, [M] 1 where recall finds it among `candidates` of the items
+        on offer that the user had not consumed, else 0).
 
         Items of equal score share the mean of their ranks. NaN where a score is not a finite number.
         """
