@@ -1,5 +1,6 @@
 """`driftrec/ModelUpdate-v0`: an agent decides period by period whether the served models are kept, updated or retrained."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,7 +57,8 @@ class ModelUpdateEnv(gymnasium.Env[NDArray[np.float32], int]):
         self.action_space = gymnasium.spaces.Discrete(len(UpdateAction))
         self.episode: Episode | None = None
         """The one that is played, None before the first."""
-        self._begun = 0
+        self._next = 0
+        """Place of the market whose turn it is."""
 
     @property
     def config(self) -> UpdateConfig:
@@ -66,15 +68,22 @@ class ModelUpdateEnv(gymnasium.Env[NDArray[np.float32], int]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begins an episode with the market's first models and a full budget; of several markets the next one's, with a seed the
-        first one's, with the option `market` that of this number."""
+        """Begins an episode with the market's first models and a full budget.
+
+        Which of several markets it is: the one of the option; else with a seed the first, so that a seed alone says all; else the
+        one after the last that was played.
+
+        Args:
+            seed: of this episode and those that follow without a seed.
+            options: `market`, the number of a market from 0 on. Others are passed over.
+
+        Raises:
+            ConfigurationError: if there is no such market.
+        """
+        asked = (options or {}).get("market")
+        place = self._place(asked) if asked is not None else 0 if seed is not None else self._next
         super().reset(seed=seed)
-        if seed is not None:
-            self._begun = 0
-        if options is not None and "market" in options:
-            self._begun = int(options["market"])
-        self.market = self.markets[self._begun % len(self.markets)]
-        self._begun += 1
+        self.market, self._next = self.markets[place], (place + 1) % len(self.markets)
         self.episode = Episode(self.market, int(self.np_random.integers(2**63)))
         return self.episode.monitoring.to_array(), self.episode.state()
 
@@ -124,6 +133,15 @@ class ModelUpdateEnv(gymnasium.Env[NDArray[np.float32], int]):
             f"period {len(self.history) - 1}: version {episode.version}, {day.visits} visits, {day.engagement:.3f} clicks a visit, "
             f"{100 * day.unseen_share:.1f} % of slots unseen by the models, {100 * episode.budget_left:.0f} % of the budget left"
         )
+
+    def _place(self, asked: Any) -> int:
+        try:
+            place = operator.index(asked)
+        except TypeError:
+            place = -1
+        if not 0 <= place < len(self.markets):
+            raise ConfigurationError(f"there is no market {asked!r}; the option takes 0 to {len(self.markets) - 1}.")
+        return place
 
     @property
     def _playing(self) -> Episode:

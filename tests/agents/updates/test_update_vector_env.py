@@ -74,6 +74,36 @@ def test_a_seed_begins_with_the_first_market_again(markets):
     assert names == ["news", "growth", "news", "news", "growth"]
 
 
+def test_an_episode_may_begin_in_any_market(markets):
+    env = ModelUpdateEnv(markets)
+    names = []
+    for seed, options in (
+        (0, {"market": 1}),
+        (None, None),
+        (None, {"market": 0}),
+        (3, {"market": np.int64(1)}),
+        (3, {}),
+    ):
+        env.reset(seed=seed, options=options)
+        names.append(env.market.name)
+    assert names == ["growth", "news", "news", "growth", "news"]
+    first, _ = env.reset(seed=5, options={"market": 1})
+    drawn = env.episode.seed
+    again, _ = env.reset(seed=5, options={"market": 1})
+    assert_array_equal(first, again)
+    assert env.episode.seed == drawn
+
+
+@pytest.mark.parametrize("place", [2, -1, "news", 0.5])
+def test_an_unknown_market_is_refused_and_the_episode_goes_on(markets, place):
+    env = ModelUpdateEnv(markets)
+    env.reset(seed=0, options={"market": 1})
+    playing = env.episode
+    with pytest.raises(ConfigurationError, match=r"no market .*takes 0 to 1"):
+        env.reset(options={"market": place})
+    assert env.episode is playing and env.market.name == "growth"
+
+
 def test_it_is_made_by_name(markets):
     made = gymnasium.make_vec("agents:driftrec/ModelUpdate-v0", num_envs=3, markets=markets)
     assert made.num_envs == 3 and made.single_action_space.n == 7
