@@ -1,4 +1,4 @@
-"""`driftrec/ModelUpdate-v0` as a vector: several markets side by side as one batch."""
+"""`driftrec/ModelUpdate-v0` as a vector: several markets side by side, with arrays for all of them."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -17,7 +17,13 @@ from envs.world import World, default_world
 class ModelUpdateVectorEnv(SyncVectorEnv):
     """N episodes side by side, with next-step autoreset; episode n of place i plays market (i + n N) mod M.
 
-    Each place is a `ModelUpdateEnv`, whose seed is the vector's plus its number; the mask of actions is in the info as [N, A].
+    The batch is one of arrays, not of speed: the episodes are stepped one after another in this process, since most of a step
+    is training and traffic of models of their own. For several cores play whole episodes in processes, as
+    `agents.updates.policies.playing.Player` does on Ray with `jobs`, or put `ModelUpdateEnv` into
+    `gymnasium.vector.AsyncVectorEnv`.
+
+    Each place is a `ModelUpdateEnv`, whose seed is the vector's plus its number, and whose option `market` counts the place's
+    own markets; the mask of actions is in the info as [N, A].
 
     Args:
         markets: [M] markets; by default that of `world`.
