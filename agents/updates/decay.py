@@ -15,12 +15,14 @@ from scipy.special import expit, logsumexp
 from sklearn.linear_model import LogisticRegression
 
 from agents.updates.intervals import CONFIDENCE, Measured, mean_interval
+from agents.updates.market import known_log
 from agents.updates.metrics import calibration_error
 from agents.updates.models import ServedModels
-from agents.updates.traffic import Day, PipelineConfig, Served, Traffic, pipeline_of
+from agents.updates.traffic import Beginnings, Day, PipelineConfig, Served, Traffic, pipeline_of
 from envs.catalogue import SECONDS_PER_DAY
 from envs.engine import utilities
 from envs.errors import ConfigurationError
+from envs.logs.schema import InteractionLog
 from envs.scenarios import TrafficScenario
 from envs.users.protocol import age_effect, position_logits
 from envs.world import World
@@ -34,7 +36,7 @@ METRICS = ("engagement", "recall_100", "ndcg_10", "calibration_error")
 """Columns of a curve; 100 and 10 are the default numbers of candidates and slots."""
 CHUNK = 256
 """Users whose utilities of the whole catalogue are computed at once."""
-MakeModels = Callable[[World], ServedModels]
+MakeModels = Callable[[InteractionLog], ServedModels]
 
 
 class Judge:
@@ -153,36 +155,43 @@ def measure_decay(
     scenarios: Sequence[TrafficScenario],
     models: MakeModels,
     *,
+    seeds: Sequence[int] | None = None,
     days: Sequence[int] = range(1, LATE[1] + 1),
     pipeline: PipelineConfig | None = None,
     report: Callable[[int], None] = lambda days: None,
 ) -> Decay:
-    """Trains models once, on what policies know when a world begins, and serves with them day after day.
+    """Trains models once, on what is known when a world begins (`agents.updates.market.known_log`), and serves with them day after
+    day. With the models of a market's config these are the ones that the market's episodes begin with.
 
     Args:
         scenarios: the same one with several seeds; each is a world of its own, with users, shocks and births of its own.
-        models: makes and fits what serves; called once a world.
+        models: makes what serves, fitted to the log that it is given; called once a world.
+        seeds: of each world's traffic: visitors, walks and choices; by default their places. Worlds that are measured one by one
+            and then compared must be given other ones each, or the same draws meet them.
         days: since training, from 1, on which there is traffic, in order.
         pipeline: how requests are served; by default as it comes, without slots for young items where no item is born.
         report: is told the number of days served so far.
 
     Raises:
-        ConfigurationError: if there is no scenario.
+        ConfigurationError: if there is no scenario, or seeds are not one for each.
     """
     if not scenarios:
         raise ConfigurationError("decay is measured in at least one world; give a scenario with one seed or more.")
+    seeds = range(len(scenarios)) if seeds is None else seeds
+    if len(seeds) != len(scenarios):
+        raise ConfigurationError(f"there are {len(seeds)} seeds of traffic for {len(scenarios)} worlds; give one each.")
     curves, losses = [], []
-    for number, scenario in enumerate(scenarios):
+    for number, (scenario, seed) in enumerate(zip(scenarios, seeds, strict=True)):
         world = made(scenario)
         rows, visits = [], []
         for place, (day, table, row) in enumerate(
-            _days(world, scenario, models, pipeline or pipeline_of(world), number, days)
+            _days(world, scenario, models, pipeline or pipeline_of(world), seed, days)
         ):
             visits.append(table.with_columns(pl.lit(day).alias("day")))
-            rows.append({"seed": number, "day": day} | row)
+            rows.append({"seed": seed, "day": day} | row)
             report(number * len(days) + place + 1)
         curves.append(pl.DataFrame(rows))
-        losses.append({"seed": number} | dict(zip(("loss", "error"), _loss(pl.concat(visits)), strict=True)))
+        losses.append({"seed": seed} | dict(zip(("loss", "error"), _loss(pl.concat(visits)), strict=True)))
     return Decay(pl.concat(curves), pl.DataFrame(losses))
 
 
@@ -195,9 +204,10 @@ def _days(
     days: Sequence[int],
 ) -> Iterator[tuple[int, pl.DataFrame, dict[str, float]]]:
     """Yields (day since training, a row for each visit, the day's figures)."""
-    plan = scenario.traffic
-    served = models(world)
-    traffic = Traffic(world, world.simulated_users, pipeline, plan.requests_per_visit, seed, plan)
+    plan, users = scenario.traffic, world.simulated_users
+    beginnings = Beginnings(world, users, pipeline.history_size)
+    served = models(known_log(world, users, plan, beginnings))
+    traffic = Traffic(world, users, pipeline, plan.requests_per_visit, seed, plan, beginnings)
     judge = Judge(world)
     calibrated: LogisticRegression | None = None
     for day in days:

@@ -141,7 +141,7 @@ class Market:
                 f"num_candidates is {self.pipeline.num_candidates}, but the catalogue has {world.num_items} items; ask for fewer."
             )
         self.beginnings = Beginnings(world, self.users, self.pipeline.history_size)
-        self.log: InteractionLog = joined([world.policy_log.consumed(), self._recent_rows()])
+        self.log: InteractionLog = known_log(world, self.users, self.plan, self.beginnings)
         """What the first models are fitted to: the policy's log, and what is known of the crowd."""
         models, self.first_cost = self.trained(self.log)
         self.first = models.snapshot()
@@ -183,28 +183,38 @@ class Market:
         requests = self.plan.requests_per_visit
         return Traffic(self.world, self.users, self.pipeline, requests, seed, self.plan, self.beginnings)
 
-    def _recent_rows(self) -> InteractionLog:
-        """What users of whom the policy's log has no rows consumed last, up to `KNOWN_ITEMS` each, as a service knows it of its
-        users; nothing where each comes for the first time."""
-        world, log = self.world, self.world.policy_log
-        strangers = np.flatnonzero(~world.keeps_history(self.users) & (world.start_day[self.users] <= 0))
-        if self.plan.fresh_users or not len(strangers):
-            return log.where(np.zeros(len(log), bool))
-        _, items, days, _ = self.beginnings.of(strangers)
-        # oldest first
-        items, days = items[:, :KNOWN_ITEMS][:, ::-1], days[:, :KNOWN_ITEMS][:, ::-1]
-        there = items >= 0
-        seconds = np.floor((days.astype(np.float64)[there] - AWAY_DAYS) * SECONDS_PER_DAY).astype(np.int64)
-        return InteractionLog.from_rows(
-            name=log.name,
-            users=log.users,
-            catalogue=log.catalogue,
-            user=np.repeat(self.users[strangers], there.sum(axis=1)).astype(np.int32),
-            item=items[there],
-            timestamp=world.reference_time + seconds,
-        )
-
     def trained(self, log: InteractionLog) -> tuple[ServedModels, Cost]:
         """Models fitted anew to the rows of `log`, and what that cost."""
         models = self.config.models()
         return models, models.refit(log)
+
+
+def known_log(world: World, users: NDArray[np.int64], plan: TrafficPlan, beginnings: Beginnings) -> InteractionLog:
+    """What is known when a world begins, and the first models are fitted to: what was consumed in the policy's log, and of users of
+    whom it has no rows what they consumed last, up to `KNOWN_ITEMS` each, as a service knows it of its users; nothing of these
+    where each comes for the first time.
+
+    Args:
+        world: where users start.
+        users: [M] users who may visit.
+        plan: says whether each comes for the first time.
+        beginnings: of these users.
+    """
+    log = world.policy_log.consumed()
+    strangers = np.flatnonzero(~world.keeps_history(users) & (world.start_day[users] <= 0))
+    if plan.fresh_users or not len(strangers):
+        return joined([log])
+    _, items, days, _ = beginnings.of(strangers)
+    # oldest first
+    items, days = items[:, :KNOWN_ITEMS][:, ::-1], days[:, :KNOWN_ITEMS][:, ::-1]
+    there = items >= 0
+    seconds = np.floor((days.astype(np.float64)[there] - AWAY_DAYS) * SECONDS_PER_DAY).astype(np.int64)
+    recent = InteractionLog.from_rows(
+        name=log.name,
+        users=log.users,
+        catalogue=log.catalogue,
+        user=np.repeat(users[strangers], there.sum(axis=1)).astype(np.int32),
+        item=items[there],
+        timestamp=world.reference_time + seconds,
+    )
+    return joined([log, recent])

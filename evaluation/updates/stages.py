@@ -20,7 +20,6 @@ import polars as pl
 from agents.updates.decay import measure_decay
 from agents.updates.fronts import Front
 from agents.updates.market import Market
-from agents.updates.models import ServedModels
 from agents.updates.monitoring import UpdateAction
 from agents.updates.policies import learnt
 from agents.updates.policies.base import UpdatePolicy
@@ -29,7 +28,6 @@ from agents.updates.policies.learnt import OBSERVED, LearntPolicy
 from agents.updates.policies.rules import Every, Never
 from agents.updates.policies.tuning import tune
 from agents.updates.study import run_episode
-from envs.world import World
 from evaluation.updates.arena import UpdateArena, table_of
 from evaluation.updates.summary import HINDSIGHT, NEVER, OWN, REFERENCE, RL, RULE, importance
 from evaluation.verdict.jobs import Job
@@ -78,17 +76,14 @@ def decay_jobs(arena: UpdateArena) -> list[Job]:
 
 
 def measure(arena: UpdateArena, table: str, scenario: str, model: str, seed: int) -> None:
-    """The decay of a frozen pipeline in one world."""
+    """The decay of a frozen pipeline in one world: of the models that a market would begin with there."""
     config = arena.config.environment(model)
-
-    def models(world: World) -> ServedModels:
-        return config.models().fit(world.policy_log)
-
     asked = arena.scenario(scenario, seed, DECAY_DAYS, arena.config.decay_visits)
-    found = measure_decay([asked], models)
+    begin = perf_counter()
+    found = measure_decay([asked], lambda log: config.models().fit(log), seeds=[seed], pipeline=config.pipeline)
     keys = [pl.lit(scenario).alias("scenario"), pl.lit(model).alias("model"), pl.lit(seed).alias("seed")]
     arena.run.write_table(f"{table}_curves", found.curves.with_columns(keys))
-    arena.run.write_table(table, found.losses.with_columns(keys))
+    arena.run.write_table(table, found.losses.with_columns(*keys, seconds=pl.lit(perf_counter() - begin)))
 
 
 # ------------------------------------------------------------------------------------------------------ tuning and training

@@ -7,13 +7,14 @@ from numpy.testing import assert_allclose
 from scipy.special import softmax
 
 from agents.updates.decay import EARLY, LATE, METRICS, SEEDS, Decay, Judge, _loss, measure_decay
+from agents.updates.market import KNOWN_ITEMS, Market, UpdateConfig
 from agents.updates.models import ServedModels
 from agents.updates.traffic import PipelineConfig, Traffic
 from envs.engine import utilities
 from envs.errors import ConfigurationError
+from envs.logs.schema import InteractionLog
 from envs.logs.synthetic import SyntheticConfig, generate_log
 from envs.scenarios import scenario
-from envs.world import World
 from recall.embedding import EmbeddingConfig
 
 
@@ -23,8 +24,8 @@ def fitted():
     return lambda: generated
 
 
-def models(world: World) -> ServedModels:
-    return ServedModels(EmbeddingConfig(dimension=4, iterations=2), ranker=None).fit(world.policy_log)
+def models(log: InteractionLog) -> ServedModels:
+    return ServedModels(EmbeddingConfig(dimension=4, iterations=2), ranker=None).fit(log)
 
 
 def test_the_judge_expects_what_users_do(world):
@@ -57,7 +58,7 @@ _MODELS = {}
 
 
 def models_of(world) -> ServedModels:
-    return _MODELS.setdefault(id(world), models(world))
+    return _MODELS.setdefault(id(world), models(world.policy_log))
 
 
 def test_curves_have_every_day_and_seed_and_progress_is_told(fitted):
@@ -75,6 +76,60 @@ def test_curves_have_every_day_and_seed_and_progress_is_told(fitted):
     assert np.isnan(decay.loss()[0])
     with pytest.raises(ConfigurationError, match="at least one world"):
         measure_decay([], models)
+
+
+def test_worlds_measured_one_by_one_have_traffic_of_their_own(fitted):
+    """As a study does: other visitors and choices where the seed is another, the same ones where it is the same."""
+    worlds = [scenario("season", fitted=fitted, days=2, visits_per_day=10, seed=seed) for seed in (0, 1)]
+    options = {"days": [1, 2], "pipeline": PipelineConfig(num_candidates=30, explore_slots=0)}
+    together = measure_decay(worlds, models, **options).curves
+    alone = [measure_decay([world], models, seeds=[seed], **options).curves for seed, world in enumerate(worlds)]
+    assert together.equals(pl.concat(alone))
+    other = measure_decay([worlds[0]], models, seeds=[7], **options).curves
+    assert other["seed"].to_list() == [7, 7]
+    assert other["engagement"].to_list() != alone[0]["engagement"].to_list()
+    with pytest.raises(ConfigurationError, match="1 seeds of traffic for 2 worlds"):
+        measure_decay(worlds, models, seeds=[0])
+
+
+@pytest.mark.parametrize("name", ["season", "stationary"])
+def test_what_decays_are_the_models_that_a_market_begins_with(fitted, name):
+    """To the bit: of a crowd its last items are known, too; of users who come once, nothing."""
+    asked = scenario(name, fitted=fitted, days=2, visits_per_day=10)
+    pipeline = PipelineConfig(num_candidates=30, explore_slots=0)
+    config = UpdateConfig(days=2, pipeline=pipeline)
+    logs = []
+
+    def make(log: InteractionLog) -> ServedModels:
+        logs.append(log)
+        return config.models().fit(log)
+
+    curves = measure_decay([asked], make, days=[1, 2], pipeline=pipeline).curves
+    market = Market.of(asked, config)
+    (log,), first = logs, ServedModels.of(market.first)
+    for column in ("user", "item", "timestamp", "clicked", "request"):
+        np.testing.assert_array_equal(getattr(log, column), getattr(market.log, column))
+    known = len(log) - int(market.world.policy_log.clicked.sum())
+    assert known == 0 if name == "stationary" else 0 < known <= KNOWN_ITEMS * 30
+    traffic = market.traffic(0)
+    clicks = [traffic.serve(day, traffic.due_visits(day), first).engagement for day in (0, 1)]
+    assert curves["clicks"].to_list() == pytest.approx(clicks)
+
+
+@pytest.mark.slow
+def test_models_age_in_each_scenario_as_it_demands():
+    """By expected engagement: the control within two percent with its interval, the others beyond theirs. The interval is one over
+    users for the control, which has thousands of them, and over worlds for those whose shocks and births hang on the world."""
+    generated = generate_log(SyntheticConfig(num_users=100, num_items=120, events_per_user=20), seed=3)
+    lost = {}
+    for name, visits, seeds in (("stationary", 1_000, 1), ("slow_drift", 60, 5), ("shock", 60, 5), ("news", 60, 5)):
+        worlds = [
+            scenario(name, fitted=lambda: generated, days=30, visits_per_day=visits, seed=seed) for seed in range(seeds)
+        ]
+        lost[name] = measure_decay(worlds, models, days=[*range(1, 8), *range(24, 31)]).loss()
+    value, low, high = lost.pop("stationary")
+    assert -0.02 < low < value < high < 0.02
+    assert all(low > 0 for _, low, _ in lost.values()), lost
 
 
 def test_days_without_traffic_are_no_division_by_zero(fitted):

@@ -89,21 +89,6 @@ def test_hours_share_out_the_visits_of_the_day(growing, models):
                 assert part.click_rate == part.engagement == part.unseen_share == 0
 
 
-def test_events_are_known_a_delay_later_and_each_once(growing, models):
-    served = traffic(growing, TrafficPlan(visits_per_day=20, event_delay=30.0))
-    for day in range(3):
-        served.serve(day, 20, models)
-    clocks = np.concatenate([events.table["clock"].to_numpy() for events, _ in served._events])
-    for now in (0.0, 1.5 * SECONDS_PER_DAY, 3 * SECONDS_PER_DAY, 9 * SECONDS_PER_DAY):
-        known = served.events_known(now)
-        assert len(known) == (clocks + 30 * 3600 < now).sum()
-        assert len(known) == 0 or known.table["clock"].to_numpy().max() < now - 30 * 3600
-    assert 0 < len(served.events_known(3 * SECONDS_PER_DAY)) < len(clocks)
-    nights = np.arange(6) * SECONDS_PER_DAY
-    news = [served.events_known(now, now - SECONDS_PER_DAY) for now in nights]
-    assert sum(len(each) for each in news) == len(clocks) == 60
-
-
 def test_beginnings_are_made_together_once_and_shared(growing, models, monkeypatch):
     """With the first users who come all others are made, as long as there are few; then nobody is made again."""
     plan, users = TrafficPlan(visits_per_day=20), growing.simulated_users
@@ -177,7 +162,6 @@ def test_a_world_without_anybody_there_yet_has_no_traffic(fitted):
     served = Traffic(world, late, PIPELINE, 1, 0, TrafficPlan(visits_per_day=5, grows=True))
     day = served.serve(0, served.due_visits(0), models)
     assert day.visits == 0 and day.engagement == day.click_rate == day.unseen_share == 0
-    assert len(served.events_known(1e9)) == 0
 
 
 def test_models_know_what_the_crowd_consumed_last_but_nothing_of_who_is_still_to_come(fitted):

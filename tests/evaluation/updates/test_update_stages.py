@@ -45,6 +45,26 @@ def tuning_of(config: UpdateStudyConfig, monkeypatch, stage, families: tuple[str
     return noted
 
 
+def test_each_world_of_decay_has_traffic_of_its_own(monkeypatch):
+    """Its job names the world's seed to the traffic, too; else the same draws would meet all worlds."""
+    noted = []
+
+    def measured(worlds, models, **options):
+        noted.append((worlds, options["seeds"]))
+        raise TuningBeginsError
+
+    monkeypatch.setattr(stages, "measure_decay", measured)
+    config = UpdateOptions(reference=True).study()
+    arena = SimpleNamespace(config=config, specs={"news": "news"}, scenario=lambda name, seed, *size: (name, seed))
+    jobs = stages.decay_jobs(arena)
+    for job in jobs:
+        with pytest.raises(TuningBeginsError):
+            job.work(arena, job.table, *job.arguments)
+    assert len(noted) == config.decay_seeds * (1 + len(config.rankers))
+    assert all(worlds == [("news", seed)] for worlds, (seed,) in noted)
+    assert {seed for _, (seed,) in noted} == set(range(config.decay_seeds))
+
+
 @pytest.mark.parametrize("size", [{"fast": True}, {}, {"reference": True}, {"reference": True, "hours": 10.0}])
 def test_families_get_as_many_episodes_each_and_no_world_or_seed_that_is_judged(size, monkeypatch):
     config = UpdateOptions(**size).study()
