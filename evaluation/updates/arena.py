@@ -4,11 +4,13 @@ agents/updates/<scenario>/<family>       a trained policy; one that is not train
 agents/updates/<scenario>/facts.json     what the configurations of the scenario's rules are scaled by
 """
 
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from time import perf_counter, time_ns
 from typing import Any
 
 import polars as pl
@@ -28,6 +30,7 @@ from evaluation.updates.config import UpdateStudyConfig
 
 KEPT_MARKETS = 6
 """Markets that a process keeps."""
+_MAKINGS = "makings"
 _MARKETS: OrderedDict[tuple[Any, ...], Market] = OrderedDict()
 
 
@@ -66,12 +69,23 @@ class UpdateArena:
         """The market of a scenario's world; this process keeps the last few."""
         key = (str(self.run.folder), self.config, name, seed, ranker)
         if key not in _MARKETS:
-            asked = self.scenario(name, seed, self.config.days, self.config.visits)
+            asked, begin = self.scenario(name, seed, self.config.days, self.config.visits), perf_counter()
             _MARKETS[key] = Market.of(asked, self.config.environment(ranker))
+            self._note_making(name, perf_counter() - begin)
             while len(_MARKETS) > KEPT_MARKETS:
                 _MARKETS.popitem(last=False)
         _MARKETS.move_to_end(key)
         return _MARKETS[key]
+
+    def makings(self) -> list[float]:
+        """Seconds that it took to make each market, in any process; none of those that were made before this was measured."""
+        folder = self.run.table_path(table_of(_MAKINGS, "any")).parent
+        return [float(pl.read_parquet(path)["seconds"][0]) for path in sorted(folder.glob("*.parquet"))]
+
+    def _note_making(self, name: str, seconds: float) -> None:
+        """Leaves a table of its own, since processes may make the same market."""
+        table = table_of(_MAKINGS, name, os.getpid(), time_ns())
+        self.run.write_table(table, pl.DataFrame({"scenario": [name], "seconds": [seconds]}))
 
     def policy_path(self, scenario: str, family: str) -> Path:
         """Where a trained policy lies."""

@@ -11,6 +11,11 @@ from evaluation.updates.study import UpdateStudy
 from evaluation.updates.summary import HINDSIGHT, NEVER, NORMALISED, OWN, RL, alike
 
 _MARKS = {RL: "RL", OWN: "own"}
+STEADY, STEADY_WITHIN = "stationary", 0.02
+"""The control, and within what its loss must lie with its interval."""
+AGEING = ("slow_drift", "shock", "news")
+"""Scenarios in which models must decay beyond the interval."""
+AS_IT_SHOULD = "as it should"
 TOP_FIELDS = 4
 """Fields of the observation that the table of importance names for each scenario."""
 
@@ -70,20 +75,39 @@ def policies_table(
 
 
 def decay_table(losses: pl.DataFrame) -> Table:
-    """What frozen models lose in a month.
+    """What frozen models lose in a month, and whether that is what the scenario is made for.
 
     Args:
         losses: scenario, model, loss, low, high, seeds.
     """
     table = Table(title="Decay: loss of engagement in days 24 to 30 against days 1 to 7, never refreshed")
     table.title_justify = "left"
-    for heading in ("scenario", "model", "loss", "95 % interval", "worlds"):
-        table.add_column(heading, justify="left" if heading in ("scenario", "model") else "right")
+    for heading in ("scenario", "model", "loss", "95 % interval", "worlds", "verdict"):
+        table.add_column(heading, justify="left" if heading in ("scenario", "model", "verdict") else "right")
     for row in losses.iter_rows(named=True):
         known = row["low"] is not None
         told = f"({row['low']:+.1%}, {row['high']:+.1%})" if known else "–"
-        table.add_row(row["scenario"], row["model"], f"{row['loss']:+.1%}", told, str(row["seeds"]))
+        verdict = decay_verdict(row["scenario"], row["low"], row["high"])
+        table.add_row(row["scenario"], row["model"], f"{row['loss']:+.1%}", told, str(row["seeds"]), verdict)
     return table
+
+
+def decay_verdict(scenario: str, low: float | None, high: float | None) -> str:
+    """Whether a scenario does to models what it is made for, by the 95 % interval of the loss: `AS_IT_SHOULD`, or what is WRONG;
+    nothing of scenarios of which nothing is demanded."""
+    if scenario != STEADY and scenario not in AGEING:
+        return ""
+    if low is None or high is None:
+        return "WRONG: no interval, one world or too few days"
+    if scenario == STEADY:
+        if low >= -STEADY_WITHIN and high <= STEADY_WITHIN:
+            return AS_IT_SHOULD
+        if high - low > 2 * STEADY_WITHIN:
+            return f"WRONG: the interval is wider than ±{STEADY_WITHIN:.0%}; more visits or worlds are needed"
+        return f"WRONG: the interval reaches beyond ±{STEADY_WITHIN:.0%}"
+    if low > 0:
+        return AS_IT_SHOULD
+    return "WRONG: models gain" if high < 0 else "WRONG: no decay beyond the interval"
 
 
 def margins_report(table: pl.DataFrame) -> Table:
@@ -137,13 +161,15 @@ def budget_report(table: pl.DataFrame) -> Table:
     """Episodes and minutes of each policy.
 
     Args:
-        table: policy, stage, episodes, minutes.
+        table: policy, stage, episodes, minutes; null where they were not measured, or there are no episodes.
     """
     found = Table(title="Episodes and minutes of one core, all scenarios together", title_justify="left")
     for heading in ("policy", "stage", "episodes", "minutes"):
         found.add_column(heading, justify="right" if heading in ("episodes", "minutes") else "left")
     for row in table.iter_rows(named=True):
-        found.add_row(row["policy"], row["stage"], f"{row['episodes']:,}", f"{row['minutes']:.1f}")
+        episodes, minutes = (row[name] is not None for name in ("episodes", "minutes"))
+        told = f"{row['episodes']:,}" if episodes else "–", f"{row['minutes']:.1f}" if minutes else "–"
+        found.add_row(row["policy"], row["stage"], *told)
     return found
 
 

@@ -5,6 +5,7 @@ updates_margins, updates_importance, updates_learning, updates_budget, updates_p
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -55,7 +56,7 @@ class UpdateStudy:
     learning: pl.DataFrame
     """scenario, agent, training_seed, requests (periods), reward (of a period, beyond that of the habit)."""
     budget: pl.DataFrame
-    """policy, stage, episodes, minutes."""
+    """policy, stage, episodes, minutes; null where they were not measured, or there are no episodes."""
     pipelines: pl.DataFrame
     """ranker and the columns of `summary_table`, of the chosen policies on pipelines with other rankers; empty without."""
 
@@ -139,31 +140,42 @@ def _learning(arena: UpdateArena) -> pl.DataFrame:
 
 
 def _budget(arena: UpdateArena, days: pl.DataFrame, looked_back: pl.DataFrame) -> pl.DataFrame:
-    """Episodes and minutes, all scenarios together."""
-    rows = []
+    """Episodes and minutes of one core, all scenarios together; null where they were not measured, or there are no episodes."""
+    rows: list[dict[str, Any]] = []
 
-    def add(stage: str, tables: list[str]) -> None:
+    def add(policy: object, stage: str, episodes: int | None, seconds: float | None) -> None:
+        minutes = None if seconds is None else seconds / 60
+        rows.append({"policy": str(policy), "stage": stage, "episodes": episodes, "minutes": minutes})
+
+    def add_tuned(stage: str, tables: list[str]) -> None:
         for (family,), own in arena.tables(*tables).group_by("family", maintain_order=True):
             spent = own.select("scenario", "episodes", "seconds").unique()
             name = resolve_update_policy(str(family)).name if family in arena.config.own else family
-            row = {"policy": name, "stage": stage, "episodes": spent["episodes"].sum()}
-            rows.append(row | {"minutes": spent["seconds"].sum() / 60})
+            add(name, stage, int(spent["episodes"].sum()), float(spent["seconds"].sum()))
 
-    add("tuning or training", [job.table for job in tuning_jobs(arena)])
+    def add_played(stage: str, played: pl.DataFrame) -> None:
+        for (policy,), own in played.group_by("policy", maintain_order=True):
+            seconds = float((own["seconds"] + own["serve_seconds"]).sum())
+            add(policy, stage, own.select("scenario", "seed").n_unique(), seconds)
+
+    for (model,), own in arena.tables(*[job.table for job in decay_jobs(arena)]).group_by("model", maintain_order=True):
+        # runs that began before these were measured have none
+        measured = "seconds" in own.columns and not own["seconds"].has_nulls()
+        add(f"frozen, {model}", "decay", len(own), float(own["seconds"].sum()) if measured else None)
+    add_tuned("tuning or training", [job.table for job in tuning_jobs(arena)])
     if unmet_scenarios(arena):
-        add("training on other scenarios", [job.table for job in teaching_jobs(arena)])
-    entrants = days.filter(pl.col("policy") != HINDSIGHT)
-    judging = {
-        "episodes": entrants.select("scenario", "policy", "seed").n_unique(),
-        "minutes": float((entrants["seconds"] + entrants["serve_seconds"]).sum()) / 60,
-    }
-    rows.append({"policy": "all", "stage": "judging"} | judging)
+        add_tuned("training on other scenarios", [job.table for job in teaching_jobs(arena)])
+    add_played("judging", days.filter(pl.col("policy") != HINDSIGHT))
+    if unmet := [job.table for job in unmet_jobs(arena)]:
+        add_played("judging where it never was", arena.tables(*unmet))
+    if pipelines := [job.table for job in pipeline_jobs(arena)]:
+        for (ranker,), own in arena.tables(*pipelines).group_by("ranker", maintain_order=True):
+            add_played(f"pipeline of {ranker}", own)
     replayed = looked_back.select("scenario", "seed", "replays", "search_seconds").unique()
-    minutes = float(replayed["search_seconds"].sum()) / 60
-    rows.append(
-        {"policy": HINDSIGHT, "stage": "replays", "episodes": int(replayed["replays"].sum()), "minutes": minutes}
-    )
-    return pl.DataFrame(rows)
+    add(HINDSIGHT, "replays", int(replayed["replays"].sum()), float(replayed["search_seconds"].sum()))
+    made = arena.makings()
+    add("all", f"making of {len(made)} markets", None, sum(made) if made else None)
+    return pl.DataFrame(rows, schema_overrides={"episodes": pl.Int64, "minutes": pl.Float64})
 
 
 def _pipelines(arena: UpdateArena) -> pl.DataFrame:

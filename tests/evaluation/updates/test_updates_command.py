@@ -65,7 +65,8 @@ def test_a_study_ends_with_its_figures_and_resumes_where_it_was_cut(tmp_path, ca
     best = rewards.filter(pl.col("policy") == "hindsight").select("scenario", "seed", best="reward")
     joined = rewards.join(best, on=["scenario", "seed"])
     assert (joined["reward"] <= joined["best"] + 1e-9).all()
-    episodes = dict(run.table("updates_budget").group_by("policy").agg(pl.col("episodes").sum()).iter_rows())
+    tuning = run.table("updates_budget").filter(pl.col("stage") == "tuning or training")
+    episodes = dict(tuning.group_by("policy").agg(pl.col("episodes").sum()).iter_rows())
     assert episodes["every"] == episodes["cara"] == episodes["impatient"] == 2 * 3
 
 
