@@ -143,6 +143,14 @@ class Gate:
     def __init__(self, config: GateConfig | None = None) -> None:
         self.config = config or GateConfig()
 
+    def enough(self, champion: ServedModels, challenger: ServedModels, events: InteractionLog) -> bool:
+        """Whether `judge` would find as many clicks and users as it needs among `events`; else a challenger had better wait. It is
+        a count and scores nothing; of slates in which nothing was passed over it counts clicks that are not judged."""
+        after = max(champion.window.last, challenger.window.last)
+        newer = events.clicked & (events.request >= 0) & (events.timestamp > after)
+        users = len(np.unique(events.user[newer]))
+        return int(newer.sum()) >= self.config.min_events and users >= self.config.min_users
+
     def judge(
         self,
         champion: ServedModels,
@@ -167,7 +175,10 @@ class Gate:
         """
         config = self.config
         after = max(champion.window.last, challenger.window.last)
-        cases = HeldOut.of(past, events.where(events.timestamp > after), config.most_events)
+        newer = events.timestamp > after
+        # what one of them has learnt from is not judged, but belongs to histories
+        past, _ = joined(past, events.where(~newer).consumed())
+        cases = HeldOut.of(past, events.where(newer), config.most_events)
         count, users = len(cases), len(np.unique(cases.user))
 
         def rejected(reason: str, *findings: Finding) -> Decision:

@@ -90,6 +90,8 @@ def test_what_a_model_has_learnt_from_is_not_held_against_it(champion):
         decision = Gate(SMALL).judge(first, second, PAST, EVENTS)
         alone = Gate(SMALL).judge(first, second, LOG.where(LOG.timestamp <= seen), EVENTS.where(fresh))
         assert decision.events == alone.events == int((fresh & EVENTS.clicked).sum())
+        # nor is it missing from histories
+        assert decision.findings == alone.findings
     challenger.update_recall(EVENTS)
     nothing = Gate(SMALL).judge(champion, challenger, PAST, EVENTS)
     assert not nothing.promote and "0 clicks" in nothing.reason
@@ -105,6 +107,21 @@ def test_too_few_events_promote_nothing_and_divide_by_nothing(champion, rows):
     assert not alone.promote and "1 users" in alone.reason
     consumed_only = replace(EVENTS, request=np.full(len(EVENTS), -1)).consumed()
     assert not Gate(SMALL).judge(champion, copy_of(champion), PAST, consumed_only).promote
+
+
+def test_a_challenger_can_wait_until_there_are_enough_clicks(champion):
+    """The count says beforehand whether clicks or users would be too few."""
+    challenger, order = copy_of(champion), np.argsort(EVENTS.timestamp, kind="stable")
+    clicks = np.flatnonzero(EVENTS.clicked[order])
+    for number in (99, 100):
+        some = EVENTS.where(EVENTS.timestamp <= EVENTS.timestamp[order][clicks[number - 1]])
+        gate = Gate(replace(SMALL, min_events=number + (number == 99), min_users=1))
+        told = gate.enough(champion, challenger, some)
+        assert told == ("are needed" not in gate.judge(champion, challenger, PAST, some).reason) == (number == 100)
+    assert not Gate(replace(SMALL, min_users=41)).enough(champion, challenger, EVENTS)
+    assert not Gate(SMALL).enough(champion, challenger, EVENTS.where(np.zeros(len(EVENTS), bool)))
+    challenger.update_recall(EVENTS)
+    assert not Gate(SMALL).enough(champion, challenger, EVENTS)
 
 
 def test_measures_are_those_of_a_loop_over_clicks(champion):
