@@ -115,7 +115,7 @@ def test_a_challenger_can_wait_until_there_are_enough_clicks(champion):
     clicks = np.flatnonzero(EVENTS.clicked[order])
     for number in (99, 100):
         some = EVENTS.where(EVENTS.timestamp <= EVENTS.timestamp[order][clicks[number - 1]])
-        gate = Gate(replace(SMALL, min_events=number + (number == 99), min_users=1))
+        gate = Gate(replace(SMALL, min_events=number + (number == 99), min_users=2))
         told = gate.enough(champion, challenger, some)
         assert told == ("are needed" not in gate.judge(champion, challenger, PAST, some).reason) == (number == 100)
     assert not Gate(replace(SMALL, min_users=41)).enough(champion, challenger, EVENTS)
