@@ -100,13 +100,15 @@ class ModelRegistry:
         Args:
             models: later changes to them do not touch the version.
             made_by: see `Version`.
-            parents: by default the version that serves, if one does.
+            parents: by default the version that serves, if one does: right for what was made from it by an update. What learnt from
+                data alone, as in a full retrain, has none, so give ().
             metrics: see `Version`.
             cost: by default that of the models' last fit, refit or update.
 
         Raises:
             ConfigurationError: if a parent is unknown, or the version cannot be written; then it does not exist, and what serves is
-                what served before.
+                what served before. Also if it was written, but old versions could not be removed; the message says so, and the
+                version can be used.
         """
         known = {version.number for version in self.versions()}
         served = self._shelf.served()
@@ -125,7 +127,7 @@ class ModelRegistry:
             configuration=models.configuration,
         )
         self._shelf.write(version, models)
-        self._prune()
+        self._prune(f"version {version.number} is kept and whole")
         return version
 
     def promote(self, number: int) -> Version:
@@ -133,11 +135,12 @@ class ModelRegistry:
 
         Raises:
             ArtefactError: if there is no whole version of this number.
-            ConfigurationError: if the switch cannot be written.
+            ConfigurationError: if the switch cannot be written; or if it was, but old versions could not be removed, as the message
+                says.
         """
         version = self._shelf.checked(number)
         self._shelf.switch([*self._shelf.served(), number])
-        self._prune()
+        self._prune(f"version {number} serves")
         return version
 
     def roll_back(self, to: int | None = None) -> Version:
@@ -262,8 +265,8 @@ class ModelRegistry:
             branches[version.number] = parent.add(text)
         return tree
 
-    def _prune(self) -> None:
-        """Removes the models of versions that are not to be kept."""
+    def _prune(self, done: str) -> None:
+        """Removes the models of versions that are not to be kept; `done` tells in an error what is true whatever comes of that."""
         if self.keep is None:
             return
         versions = [version for version in self.versions() if version.is_kept]
@@ -276,7 +279,10 @@ class ModelRegistry:
                 kept.update(version.parents)
         for version in versions:
             if version.number not in kept:
-                self._shelf.remove(version.number)
+                try:
+                    self._shelf.remove(version.number)
+                except ConfigurationError as error:
+                    raise ConfigurationError(f"{done}, but {error}") from error
 
 
 _HISTORY: dict[str, Any] = {
@@ -445,7 +451,11 @@ class _Folder(_Shelf):
                 if file.name != _RECORD:
                     file.unlink()
         except OSError as error:
-            raise self._unwritable(error, f"the removal of version {number}") from error
+            reason, cure = _told(error)
+            raise ConfigurationError(
+                f"{self.place} could not remove the models of version {number}, which need not be kept ({reason}); {cure}, and the "
+                "next add or promote of this registry tries again."
+            ) from error
         self._known[number] = version
 
     # ------------------------------------------------------------------ reading
@@ -523,12 +533,17 @@ class _Folder(_Shelf):
         return self.folder / _VERSIONS / f"v{number:06d}"
 
     def _unwritable(self, error: OSError | SafetensorError, what: str) -> ConfigurationError:
-        reason = getattr(error, "strerror", None) or str(error)
-        is_full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in reason
-        cure = "free some space" if is_full else "mend its permissions or choose another folder"
+        reason, cure = _told(error)
         return ConfigurationError(
             f"{self.place} cannot be written ({reason}), so {what} is not kept and what served serves on; {cure}."
         )
+
+
+def _told(error: OSError | SafetensorError) -> tuple[str, str]:
+    """(reason, cure)."""
+    reason = getattr(error, "strerror", None) or str(error)
+    is_full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in reason
+    return reason, "free some space" if is_full else "mend its permissions or choose another folder"
 
 
 def _write_record(path: Path, version: Version, files: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@ import errno
 import io
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -229,6 +230,29 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_old_version_serving(tmp_path
         os.utime(path, (0, 0))
     ModelRegistry(tmp_path)
     assert not any(path.exists() for path in left)
+
+
+def test_where_old_versions_cannot_be_removed_it_says_what_was_done_all_the_same(tmp_path, monkeypatch):
+    registry = ModelRegistry(tmp_path, keep=1)
+    copies = three_versions(registry)
+    unlink = Path.unlink
+
+    def locked(path, missing_ok=False):
+        if path.parent.name == "v000003":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        unlink(path, missing_ok)
+
+    failed = "could not remove the models of version 3.*Permission denied.*mend its permissions.*tries again"
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", locked)
+        with pytest.raises(ConfigurationError, match=f"version 4 is kept and whole, but .*{failed}"):
+            registry.add(copies[0])
+        with pytest.raises(ConfigurationError, match=f"version 4 serves, but .*{failed}"):
+            registry.promote(4)
+    for one in (registry, ModelRegistry(tmp_path)):
+        assert one.serving.number == 4 and same(one.load(4), copies[0])
+    assert registry.add(copies[0]).number == 5
+    assert [path.name for path in (tmp_path / "versions" / "v000003").iterdir()] == ["version.json"]
 
 
 def test_a_second_writer_of_the_same_number_is_refused_and_replaces_nothing(tmp_path, monkeypatch):
