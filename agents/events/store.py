@@ -152,8 +152,10 @@ class EventStore:
             rows = self._unclosed(pa.concat_tables([self._shelf.segment(*segment) for segment in segments]))
             day = days_of(rows)
             for number in np.unique(day[day < before]):
-                mine = rows.filter(pa.array(day == number))
-                self._shelf.put_day(int(number), mine.sort_by([("clock", "ascending"), (OFFSET, "ascending")]))
+                mine = _chosen(rows, day == number)
+                if not _ascends(mine, "clock") or not _ascends(mine, OFFSET):
+                    mine = mine.sort_by([("clock", "ascending"), (OFFSET, "ascending")])
+                self._shelf.put_day(int(number), mine)
             kept = rows[OFFSET].to_numpy()[day >= before]
             begins, ends = np.searchsorted(kept, np.array(segments).T)
             for number in np.flatnonzero(begins == ends):
@@ -325,7 +327,17 @@ def days_of(events: pa.Table) -> NDArray[np.int64]:
 
 
 def _outside(rows: pa.Table, closed: Sequence[int]) -> pa.Table:
-    return rows.filter(pa.array(~np.isin(days_of(rows), closed))) if len(closed) and len(rows) else rows
+    return _chosen(rows, ~np.isin(days_of(rows), closed)) if len(closed) and len(rows) else rows
+
+
+def _chosen(rows: pa.Table, chosen: NDArray[np.bool_]) -> pa.Table:
+    """Some of the rows; all of them without a copy."""
+    return rows if chosen.all() else rows.filter(pa.array(chosen))
+
+
+def _ascends(rows: pa.Table, name: str) -> bool:
+    column = rows[name].to_numpy()
+    return bool((column[1:] >= column[:-1]).all())
 
 
 def _read(shelf: Shelf, first: int, end: int) -> pa.Table:
@@ -340,9 +352,9 @@ def _read(shelf: Shelf, first: int, end: int) -> pa.Table:
         schema = shelf.schema()
         return pa.table({}) if schema is None else schema.empty_table()
     rows = pa.concat_tables(parts)
-    offset = rows[OFFSET]
-    mine = rows.filter(pc.and_(pc.greater_equal(offset, first), pc.less(offset, end)))
-    return mine.unify_dictionaries().sort_by(OFFSET)
+    offset = rows[OFFSET].to_numpy()
+    mine = _chosen(rows, (offset >= first) & (offset < end)).unify_dictionaries()
+    return mine if _ascends(mine, OFFSET) else mine.sort_by(OFFSET)
 
 
 def _checked_types(table: pa.Table, schema: pa.Schema | None) -> pa.Table:
