@@ -2,6 +2,8 @@
 
 import operator
 from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -33,6 +35,8 @@ class ModelUpdateEnv(gymnasium.Env[NDArray[np.float32], int]):
         config: see `UpdateConfig`; only with a world, since a market has its own.
         users: [M] users who may visit; only with a world.
         render_mode: "ansi" or None.
+        events: folder in which each episode leaves its event log (see `agents.events.EventStore`) under `episode-N`, the next N
+            that is not there; None keeps them in memory.
 
     Raises:
         ConfigurationError: if an argument is out of its range.
@@ -46,6 +50,7 @@ class ModelUpdateEnv(gymnasium.Env[NDArray[np.float32], int]):
         config: UpdateConfig | None = None,
         users: NDArray[np.int64] | None = None,
         render_mode: str | None = None,
+        events: Path | str | None = None,
     ) -> None:
         if render_mode not in (None, "ansi"):
             raise ConfigurationError(f"render_mode is '{render_mode}'; it must be 'ansi' or None.")
@@ -59,6 +64,7 @@ class ModelUpdateEnv(gymnasium.Env[NDArray[np.float32], int]):
         """The one that is played, None before the first."""
         self._next = 0
         """Place of the market whose turn it is."""
+        self._events = None if events is None else Path(events)
 
     @property
     def config(self) -> UpdateConfig:
@@ -84,7 +90,7 @@ class ModelUpdateEnv(gymnasium.Env[NDArray[np.float32], int]):
         place = self._place(asked) if asked is not None else 0 if seed is not None else self._next
         super().reset(seed=seed)
         self.market, self._next = self.markets[place], (place + 1) % len(self.markets)
-        self.episode = Episode(self.market, int(self.np_random.integers(2**63)))
+        self.episode = Episode(self.market, int(self.np_random.integers(2**63)), self._folder())
         return self.episode.monitoring.to_array(), self.episode.state()
 
     def step(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
@@ -142,6 +148,12 @@ class ModelUpdateEnv(gymnasium.Env[NDArray[np.float32], int]):
         if not 0 <= place < len(self.markets):
             raise ConfigurationError(f"there is no market {asked!r}; the option takes 0 to {len(self.markets) - 1}.")
         return place
+
+    def _folder(self) -> Path | None:
+        """Of the next episode's event log."""
+        if self._events is None:
+            return None
+        return next(path for number in count() if not (path := self._events / f"episode-{number}").exists())
 
     @property
     def _playing(self) -> Episode:

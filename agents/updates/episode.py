@@ -3,12 +3,14 @@
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.events import Arrivals, EventStore, Stream
 from agents.updates.costs import Cost
 from agents.updates.gate import Gate, SharedTraffic
 from agents.updates.market import Market
@@ -17,6 +19,7 @@ from agents.updates.monitoring import ACTION_CHOICES, TREND_DAYS, Monitoring, Re
 from agents.updates.registry import ModelRegistry
 from agents.updates.traffic import Day, Trial
 from envs.catalogue import SECONDS_PER_DAY
+from envs.engine import REQUEST_SECONDS
 from envs.errors import ConfigurationError
 from envs.event_log import EventLog
 from envs.logs.schema import InteractionLog
@@ -66,11 +69,26 @@ class Episode:
 
     Every episode begins with the same models, fitted to the policy's log. The seed decides who visits, their choices and how
     their interests wander; the world decides what is born when.
+
+    Every request is appended to an event log (`agents.events`), period by period as traffic recorded them. All that models
+    learn from is read back from there, when it is known.
+
+    Args:
+        market: what episodes share.
+        seed: see above.
+        events: where the event log is kept: a folder that has none yet, a stream of one's own, or None for memory. Of a store or a
+            folder all days are closed when the episode is over.
+
+    Raises:
+        ConfigurationError: if the folder has events already.
     """
 
-    def __init__(self, market: Market, seed: int) -> None:
+    def __init__(self, market: Market, seed: int, events: Path | Stream | None = None) -> None:
         self.market, self.seed = market, seed
         self.traffic = market.traffic(seed)
+        self.events = event_store(market, events) if events is None or isinstance(events, Path) else events
+        """The event log."""
+        self._arrivals = Arrivals(self.events.consumer("models"), 3_600 * market.plan.event_delay)
         self.registry = ModelRegistry(keep=KEPT_VERSIONS)
         """Every version that served."""
         self.gate = Gate(market.config.gate)
@@ -223,14 +241,18 @@ class Episode:
         due = self.traffic.due_visits(self.period)
         day = self.traffic.serve(self.period, due, self.models, trial=trial)
         self.history.append(day)
+        self.events.append(day.events)
         if day.visits and self.version not in self._references:
             reference = Reference.of(*day.slots)
             if reference is not None:
                 self._references[self.version] = reference
         self.period += 1
-        known = self.traffic.events_known(self.period * seconds, (self.period - 1) * seconds)
+        known = self._arrivals.by(self.period * seconds)
         self._known.append(known)
         self._clicks.append(known.clicks)
+        if self.is_over and isinstance(self.events, EventStore):
+            # the last visits may go on after the last midnight
+            self.events.close_days(self.market.config.days + 1)
         return day
 
     # ------------------------------------------------------------------ actions
@@ -255,7 +277,8 @@ class Episode:
         learn = {"recall": self.models.update_recall, "ranker": self.models.update_ranker}
         for part in parts:
             cost += learn[part](joined(self._new_logs(learnt.by[part])))
-        self._go_live(f"update {' and '.join(parts)}", cost, replace(learnt, **dict.fromkeys(parts, self.period)))
+        learnt = replace(learnt, **dict.fromkeys(parts, self.period))
+        self._go_live(f"update {' and '.join(parts)}", cost, learnt)
         return _Change(cost)
 
     def _retrain(self) -> _Change:
@@ -286,7 +309,13 @@ class Episode:
             self._go_live("challenger", challenger.cost, learnt, decision.figures())
         return _Change(gate=decision.reason, promoted=decision.promote)
 
-    def _go_live(self, made_by: str, cost: Cost, learnt: _Learnt, metrics: Mapping[str, float] | None = None) -> None:
+    def _go_live(
+        self,
+        made_by: str,
+        cost: Cost,
+        learnt: _Learnt,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """Keeps the models as a new version that serves from now on."""
         self.models.version = f"{self._retrains}.{self._changes}"
         self._changes += 1
@@ -357,6 +386,20 @@ def _shared(events: EventLog, challenger: str) -> SharedTraffic | None:
         return clicks[requests > 0], requests[requests > 0]
 
     return SharedTraffic(*side(~tried), *side(tried))
+
+
+def event_store(market: Market, folder: Path | None = None) -> EventStore:
+    """An event log for one episode of a market, in a folder or in memory.
+
+    Raises:
+        ConfigurationError: if the folder has events already.
+    """
+    # a period is recorded user by user, and its last visits may go on in the next one
+    period = SECONDS_PER_DAY / market.plan.periods_per_day
+    store = EventStore(folder, allowed_delay=period + market.plan.requests_per_visit * REQUEST_SECONDS)
+    if len(store):
+        raise ConfigurationError(f"'{folder}' has {len(store)} events already; give each episode a folder of its own.")
+    return store
 
 
 def habit_rewards(market: Market, seed: int, action: UpdateAction = UpdateAction.KEEP) -> NDArray[np.float64]:

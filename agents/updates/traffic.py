@@ -266,8 +266,6 @@ class Traffic:
             self._begin(np.flatnonzero(world.keeps_history(users)), 0)
         self._came = 0
         self._today: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
-        # of each period, with its first and last clock
-        self._events: list[tuple[EventLog, tuple[float, float]]] = []
 
     def due_visits(self, period: int) -> int:
         """Visits that the plan has for the day of `period`."""
@@ -295,16 +293,11 @@ class Traffic:
         rows = self._visitors(period, num_visits)
         self._begin(rows[~self._begun[rows]], day)
         if trial is None:
-            served = self._serve(rows, day, models, audit)
-        else:
-            tried = challenged(self._state.user[rows], trial.share, self.seed)
-            served = self._serve(rows[~tried], day, models, audit).with_trial(
-                self._serve(rows[tried], day, trial.models, audit)
-            )
-        if served.visits:
-            clock = served.events.table["clock"].to_numpy()
-            self._events.append((served.events, (float(clock.min()), float(clock.max()))))
-        return served
+            return self._serve(rows, day, models, audit)
+        tried = challenged(self._state.user[rows], trial.share, self.seed)
+        return self._serve(rows[~tried], day, models, audit).with_trial(
+            self._serve(rows[tried], day, trial.models, audit)
+        )
 
     def _serve(self, rows: NDArray[np.int64], day: int, models: ServedModels, audit: Audit | None) -> Day:
         """Serves the visits of the users at `rows`."""
@@ -342,14 +335,6 @@ class Traffic:
         requests = len(rows) * self.requests_per_visit
         scores = np.concatenate(shown_scores)
         return Day(events, len(rows), requests, clicks, shown, unseen, scores, diverse, fresh)
-
-    def events_known(self, now: float, since: float = -np.inf) -> EventLog:
-        """Requests that have reached the models by `now`, in seconds since the run's start, but not yet by `since`: each does so
-        `event_delay` hours after it was made."""
-        delay = 3_600 * self.plan.event_delay
-        begin, end = since - delay, now - delay
-        parts = [events for events, (first, last) in self._events if first < end and last >= begin]
-        return EventLog.joined([events.during(begin, end) for events in parts])
 
     def _visitors(self, period: int, num_visits: int) -> NDArray[np.int64]:
         """[V] rows of the users who visit, ascending."""

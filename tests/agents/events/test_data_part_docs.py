@@ -12,6 +12,8 @@ from agents.events.facts import Items
 from agents.events.features import item_schema, user_schema
 from agents.events.samples import daily_samples, samples_schema
 from agents.events.statistics import STATISTICS, daily_statistics
+from agents.updates.market import Market, UpdateConfig
+from agents.updates.traffic import PipelineConfig
 from envs.event_log import EventLog
 
 PAGE = (Path(__file__).parents[3] / "docs" / "data-part.md").read_text(encoding="utf-8")
@@ -45,6 +47,13 @@ def test_the_page_s_loop_runs(world, make_events, tmp_path):
     store = EventStore(tmp_path)
     assert len(store) == 900 and store.consumer("features").behind == 0
     assert store.partitions()[:3] == [0, 1, 2]
+
+
+def test_the_page_s_episode_leaves_partitions_of_all_days(world, tmp_path):
+    config = UpdateConfig(days=2, visits_per_day=30, most_rows=300, pipeline=PipelineConfig(num_candidates=40))
+    made = defined("play")(Market(world, config), tmp_path)
+    assert len(made) == 2 and sum(len(samples) for samples, _ in made) == 60 * 10
+    assert [statistics["requests"].to_pylist() for _, statistics in made] == [[30], [30]]
 
 
 def test_a_lake_takes_the_place_of_the_store(world, make_events, tmp_path):
