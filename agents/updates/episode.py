@@ -278,7 +278,7 @@ class Episode:
         for part in parts:
             cost += learn[part](joined(self._new_logs(learnt.by[part])))
         learnt = replace(learnt, **dict.fromkeys(parts, self.period))
-        self._go_live(f"update {' and '.join(parts)}", cost, learnt)
+        self._go_live(f"update {' and '.join(parts)}", cost, learnt, parents=(self.version,))
         return _Change(cost)
 
     def _retrain(self) -> _Change:
@@ -315,11 +315,12 @@ class Episode:
         cost: Cost,
         learnt: _Learnt,
         metrics: Mapping[str, float] | None = None,
+        parents: tuple[int, ...] = (),
     ) -> None:
-        """Keeps the models as a new version that serves from now on."""
+        """Keeps the models as a new version that serves from now on; without parents where it was made from data alone."""
         self.models.version = f"{self._retrains}.{self._changes}"
         self._changes += 1
-        version = self.registry.add(self.models, made_by=made_by, metrics=metrics, cost=cost)
+        version = self.registry.add(self.models, made_by=made_by, parents=parents, metrics=metrics, cost=cost)
         self.registry.promote(version.number)
         self._learnt_by[version.number] = learnt
 

@@ -175,6 +175,13 @@ def test_rolling_back_restores_served_scores_to_the_bit(env, market):
     assert seen.recall_age == seen.retrain_age == 5 and seen.clicks_since_training == sum(d.clicks for d in env.history)
 
 
+def test_versions_have_parents_where_they_were_made_from_them(env):
+    run(env, [KEEP, RANKER, RETRAIN, BOTH, BACK, RECALL], seed=1)
+    registry = env.episode.registry
+    assert [version.parents for version in registry.versions()] == [(), (1,), (), (3,), (3,)]
+    assert registry.history()["made_by"].to_list()[2] == "full retrain"
+
+
 def test_a_challenger_serves_only_once_the_gate_lets_it(env):
     first, second, third, fourth = infos(run(env, [KEEP, CHALLENGER, KEEP, CHALLENGER], seed=0))
     assert second["work"] > 0 and second["model_version"] == first["model_version"] and second["gate"] is None
@@ -197,6 +204,7 @@ def test_a_challenger_as_good_serves_and_its_age_is_that_of_its_training(world, 
     seen = env.monitoring
     assert seen.recall_age == seen.ranker_age == 3 and seen.retrain_age == 1
     newest = env.episode.registry.serving
+    assert newest.parents == ()  # it learnt from data alone
     assert newest.made_by == "challenger" and newest.metrics["gate_events"] >= 20
 
 
