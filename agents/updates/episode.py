@@ -146,7 +146,7 @@ class Episode:
         mask[UpdateAction.UPDATE_RECALL], mask[UpdateAction.UPDATE_RANKER] = recall, ranker
         mask[UpdateAction.UPDATE_BOTH] = recall or ranker
         mask[UpdateAction.ROLL_BACK] = self.can_roll_back
-        mask[UpdateAction.CHALLENGER] = retrain or self._challenger is not None
+        mask[UpdateAction.CHALLENGER] = retrain if self._challenger is None else self._can_judge(self._challenger)
         mask[UpdateAction.FULL_RETRAIN] = retrain
         return mask
 
@@ -334,6 +334,11 @@ class Episode:
         if part == "ranker" and self.models.ranker is None:
             return False
         return self._clicks_since(self._learnt.by[part]) > 0
+
+    def _can_judge(self, challenger: _Challenger) -> bool:
+        """Whether clicks are known that suffice for the gate; else the challenger waits."""
+        logs = self._new_logs(challenger.period)
+        return bool(logs) and self.gate.enough(self.models, challenger.models, joined(logs))
 
     def _clicks_since(self, period: int) -> int:
         return sum(self._clicks[period:])

@@ -14,6 +14,7 @@ from agents.rankers.log_history import LogHistory
 from agents.updates.costs import Prices
 from agents.updates.environment import ModelUpdateEnv
 from agents.updates.episode import known_action
+from agents.updates.gate import GateConfig
 from agents.updates.market import Market, UpdateConfig
 from agents.updates.monitoring import Monitoring, UpdateAction
 from agents.updates.traffic import PipelineConfig
@@ -224,6 +225,18 @@ def test_a_broken_challenger_never_goes_live(world, config, monkeypatch):
     judged = [infos(run(env, [KEEP, CHALLENGER, KEEP, CHALLENGER], seed=seed))[-1] for seed in range(8)]
     assert all(info["gate"] and not info["promoted"] and info["model_version"] == 1 for info in judged)
     assert any("ndcg" in info["gate"] for info in judged)  # there were events enough to tell
+
+
+def test_a_challenger_waits_until_there_are_clicks_enough_to_judge_it_by(world, config):
+    slow = varied(config, days=8, visits_per_day=20, gate=GateConfig(min_events=30, min_users=2))
+    env = ModelUpdateEnv(Market(world, slow))
+    run(env, [KEEP, CHALLENGER])
+    waited = 0
+    while not (enough := env.unwrapped.episode.action_mask[CHALLENGER]):
+        seen, *_, info = env.step(CHALLENGER)
+        assert info["rejected"] and info["gate"] is None and Monitoring.from_array(seen).challenger_age > 0
+        waited += 1
+    assert waited and enough and env.step(CHALLENGER)[4]["gate"]
 
 
 def test_a_challenger_on_trial_serves_its_share_and_is_judged_by_its_clicks(world, config):
