@@ -105,6 +105,10 @@ class EventStore:
         self._newest = -np.inf
         self._open_day = -np.inf
         """First day that is not closed."""
+        self._moved = -np.inf
+        """First day whose partition nobody has asked for."""
+        self._waits = folder is None
+        """Whether partitions are made only when somebody asks for them: nobody else reads what is in memory."""
 
     def __len__(self) -> int:
         """Events ever appended: the offset that the next one gets."""
@@ -147,6 +151,12 @@ class EventStore:
         Days that are over are closed by `append`; the last day of a run is not.
         """
         self._open_for_writing()
+        if not self._waits:
+            self._move(before)
+        self._open_day = max(self._open_day, before)
+
+    def _move(self, before: float) -> None:
+        """Moves the events of days before `before` from segments into partitions."""
         segments = self._shelf.segments()
         if segments:
             rows = self._unclosed(pa.concat_tables([self._shelf.segment(*segment) for segment in segments]))
@@ -160,7 +170,13 @@ class EventStore:
             begins, ends = np.searchsorted(kept, np.array(segments).T)
             for number in np.flatnonzero(begins == ends):
                 self._shelf.drop_segment(*segments[number])
-        self._open_day = max(self._open_day, before)
+
+    def _closed(self) -> list[int]:
+        """The days that have a partition, ascending."""
+        if self._waits and self._open_day > self._moved:
+            self._move(self._open_day)
+            self._moved = self._open_day
+        return self._shelf.days()
 
     def _open_for_writing(self) -> None:
         """Finds out, at the first append, where the log ends; later, that nobody else has appended since."""
@@ -220,7 +236,7 @@ class EventStore:
     # ------------------------------------------------------------------ batch speed
     def partitions(self) -> list[int]:
         """The closed days that have events, ascending."""
-        return self._shelf.days()
+        return self._closed()
 
     def day(self, day: int, columns: Sequence[str] | None = None) -> pa.Table:
         """The events of a closed day in order of their clock (column `offset` before those of `EventLog`).
@@ -233,7 +249,7 @@ class EventStore:
             ConfigurationError: if the day is not closed, or has no events.
             ArtefactError: if its file is damaged.
         """
-        if day not in self._shelf.days():
+        if day not in self._closed():
             raise ConfigurationError(
                 f"{self._shelf.place} has no partition of day {day}; days that had events and are over have one."
             )
@@ -280,6 +296,8 @@ class Consumer:
         if most < 1:
             raise ConfigurationError(f"most is {most}; it must be at least 1 event.")
         wanted = min(most, self.behind)
+        if wanted == 0 and (schema := self._shelf.schema()) is not None:
+            return schema.empty_table()
         for attempt in range(_TRIES):
             try:
                 events = _read(self._shelf, self.position, self.position + most)
