@@ -112,12 +112,14 @@ class EmbeddingRecall(CatalogueListener):
         vectors = np.array(model.item_factors, np.float32)
         self._birth = log.catalogue.birth
         self._num_events, self._events_since = len(events), self._since_birth(events)
-        rows = self._rows_of_items()
-        young = np.flatnonzero((rows > 0) & (self._exposure < 1)) if self.config.exposure else np.zeros(0, np.int64)
-        with one_thread():
-            self._solve_items(young, vectors)
+        self.trained_samples_ = 2 * self.config.iterations * self._consumed.nnz
+        if self.config.exposure:
+            young = np.flatnonzero((self._rows_of_items() > 0) & (self._exposure < 1))
+            by_item = csr_matrix(self._consumed.T)[young]
+            with one_thread():
+                self._solve_items(young, by_item, vectors)
+            self.trained_samples_ += by_item.nnz
         self._set_items(vectors)
-        self.trained_samples_ = 2 * self.config.iterations * self._consumed.nnz + int(rows[young].sum())
         return self
 
     def update(self, events: InteractionLog, *, only_new: bool = False) -> None:
@@ -148,14 +150,14 @@ class EmbeddingRecall(CatalogueListener):
         self._consumed.sort_indices()
         self._num_events += len(consumed)
         self._events_since = self._events_since + self._since_birth(consumed)
-        by_user = self._consumed[users]
+        by_user, by_item = self._consumed[users], csr_matrix(self._consumed.T)[items]
         vectors = self.item_vectors_.copy()
         with one_thread():
             for _ in range(self.config.update_passes):
                 self.user_vectors_[users] = self._solve_rows(by_user, vectors)
-                self._solve_items(items, vectors)
+                self._solve_items(items, by_item, vectors)
         self._set_items(vectors)
-        self.trained_samples_ = self.config.update_passes * (by_user.nnz + int(self._rows_of_items()[items].sum()))
+        self.trained_samples_ = self.config.update_passes * (by_user.nnz + by_item.nnz)
 
     def user_vectors(self, history: NDArray[np.int32]) -> NDArray[np.float32]:
         """[N, d] embeddings of users who consumed `history` [N, H] (newest first, -1 where there are fewer).
@@ -309,14 +311,13 @@ class EmbeddingRecall(CatalogueListener):
         """[I] users who consumed each item."""
         return np.bincount(self._consumed.indices, minlength=self._consumed.shape[1])
 
-    def _solve_items(self, items: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Solves `items` against the users, in place of their rows of `vectors` [I, d].
+    def _solve_items(self, items: NDArray[np.int64], by_item: csr_matrix, vectors: NDArray[np.float32]) -> None:
+        """Solves `items` [M], whose consumers are the rows of `by_item` [M, U], in place of their rows of `vectors` [I, d].
 
         With `exposure` those who did not consume an item weigh e, its exposure, instead of 1 (Liang et al. 2016, Modeling user
         exposure in recommendation, eq. 3, with the exposure known), and it is held to (1 - e) times the mean of its categories
         instead of to 0.
         """
-        by_item = csr_matrix(self._consumed.T)[items]
         exposure = self._exposure[items] if self.config.exposure else np.ones(len(items), np.float32)
         old = np.flatnonzero(exposure >= 1)
         vectors[items[old]] = self._solve_rows(by_item[old], self.user_vectors_)
