@@ -61,6 +61,8 @@ class LearningOptions:
 class ReplayOptions(LearningOptions):
     """Settings of algorithms that learn values from what they have kept."""
 
+    initial_habit: float = 0.5
+    """How far the value of the habit is above the others before training, in scaled rewards."""
     minibatch: int = 128
     """Transitions of one gradient step."""
     gradient_steps: int = 16
@@ -77,8 +79,6 @@ class ReplayOptions(LearningOptions):
 class UpdateDQNOptions(ReplayOptions):
     """Settings of DQN by RLlib."""
 
-    initial_habit: float = 0.5
-    """How far the value of the habit is above the others before training, in scaled rewards."""
     n_step: int = 5
     """Periods whose rewards are summed before the value of the next one is trusted."""
 

@@ -115,13 +115,7 @@ def trained_by_dqn(options: UpdateDQNOptions, course: Course) -> Learnt:
         n_step=options.n_step,
         iteration=course.num_envs * course.periods,
     )
-    config = {
-        "hidden": options.hidden,
-        "normalise": True,
-        "habit": int(course.habit),
-        "initial_habit": options.initial_habit,
-    }
-    return _trained(dqn_config(sampling), course, MaskedEnvRunner, MaskedDuelingModule, config, sampling)
+    return _trained(dqn_config(sampling), course, MaskedEnvRunner, MaskedDuelingModule, options, sampling)
 
 
 def trained_by_ppo(options: UpdatePPOOptions, course: Course) -> Learnt:
@@ -137,14 +131,8 @@ def trained_by_ppo(options: UpdatePPOOptions, course: Course) -> Learnt:
         clip=options.clip,
         entropy=options.entropy,
     )
-    config = {
-        "hidden": options.hidden,
-        "normalise": True,
-        "habit": int(course.habit),
-        "initial_habit": options.initial_habit,
-    }
     return _trained(
-        ppo_config(sampling, course.steps), course, AdvantageEnvRunner, MaskedPolicyModule, config, sampling
+        ppo_config(sampling, course.steps), course, AdvantageEnvRunner, MaskedPolicyModule, options, sampling
     )
 
 
@@ -153,9 +141,15 @@ def _trained(
     course: Course,
     env_runner: type[BatchedEnvRunner],
     module: type[nn.Module],
-    model_config: dict[str, Any],
+    options: UpdateDQNOptions | UpdatePPOOptions,
     sampling: DQNOptions | PPOOptions,
 ) -> Learnt:
+    model_config = {
+        "hidden": options.hidden,
+        "normalise": True,
+        "habit": int(course.habit),
+        "initial_habit": options.initial_habit,
+    }
     envs = course.make_envs(AutoresetMode.NEXT_STEP)
     try:
         with local_algorithm(

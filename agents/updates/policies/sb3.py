@@ -26,9 +26,6 @@ from agents.updates.policies.learnt import (
     Weights,
 )
 
-_INITIAL_VALUE = 0.5
-"""How far the value of the habit is above the others before training, in scaled rewards."""
-
 
 class SB3UpdatePolicy(LearntPolicy):
     """Takes the action of the largest number, which an algorithm of Stable-Baselines3 learns from whole rounds of episodes."""
@@ -151,7 +148,7 @@ class SB3DQNUpdate(SB3UpdatePolicy):
         last = [layer for layer in self.network_of(model) if isinstance(layer, nn.Linear)][-1]
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        last.bias.data[course.habit] = _INITIAL_VALUE
+        last.bias.data[course.habit] = options.initial_habit
         model.q_net_target.load_state_dict(model.q_net.state_dict())
         return model
 
