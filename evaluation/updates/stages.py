@@ -108,17 +108,6 @@ def teach(arena: UpdateArena, table: str, scenario: str, family: str) -> None:
     _tune(arena, table, [(name, arena.config.tuning_seeds[0]) for name in others], family, unmet_folder(scenario))
 
 
-def chosen_by_others(arena: UpdateArena, scenario: str) -> str:
-    """The learnt family of the largest mean reward in the tuning worlds of all scenarios but one."""
-    tables = [tuned(arena, name) for name in arena.specs if name != scenario]
-    best = [
-        _on_common_episodes(table.filter(pl.col("family").is_in(arena.config.learners) & pl.col("chosen")))
-        for table in tables
-    ]
-    worth = pl.concat(best).group_by("family", maintain_order=True).agg(pl.col("worth").mean())
-    return str(worth.sort("worth", descending=True, maintain_order=True)["family"][0])
-
-
 def unmet_folder(scenario: str) -> str:
     """Folder of policies trained on all scenarios but this one."""
     return f"{scenario}-unmet"
@@ -158,8 +147,19 @@ def tuned(arena: UpdateArena, scenario: str) -> pl.DataFrame:
 def chosen_learner(arena: UpdateArena, scenario: str) -> str:
     """The learnt family that stands for its side: the one of the largest mean reward in the tuning worlds, on the episodes that all
     have played."""
-    table = tuned(arena, scenario).filter(pl.col("family").is_in(arena.config.learners) & pl.col("chosen"))
-    return str(_on_common_episodes(table).sort("worth", descending=True, maintain_order=True)["family"][0])
+    return _best_learner(arena, [scenario])
+
+
+def chosen_by_others(arena: UpdateArena, scenario: str) -> str:
+    """The one of the largest mean reward in the tuning worlds of all scenarios but one, likewise."""
+    return _best_learner(arena, [name for name in arena.specs if name != scenario])
+
+
+def _best_learner(arena: UpdateArena, scenarios: Sequence[str]) -> str:
+    is_best = pl.col("family").is_in(arena.config.learners) & pl.col("chosen")
+    means = pl.concat([_on_common_episodes(tuned(arena, name).filter(is_best)) for name in scenarios])
+    worth = means.group_by("family", maintain_order=True).agg(pl.col("worth").mean())
+    return str(worth.sort("worth", descending=True, maintain_order=True)["family"][0])
 
 
 def chosen_rule(arena: UpdateArena, scenario: str) -> Entrant:
@@ -286,10 +286,9 @@ def look_at(arena: UpdateArena, table: str, scenario: str) -> None:
 def teaching_jobs(arena: UpdateArena) -> list[Job]:
     """A job for each scenario that a policy is not to meet; none where there is no other scenario."""
     return [
-        Job(
-            STUDY, table_of("taught", name, chosen_by_others(arena, name)), teach, (name, chosen_by_others(arena, name))
-        )
+        Job(STUDY, table_of("taught", name, family), teach, (name, family))
         for name in unmet_scenarios(arena)
+        for family in [chosen_by_others(arena, name)]
     ]
 
 
@@ -302,8 +301,9 @@ def unmet_scenarios(arena: UpdateArena) -> list[str]:
 def unmet_jobs(arena: UpdateArena) -> list[Job]:
     """A job for each such scenario and judged world."""
     return [
-        Job(STUDY, table_of("unmet", name, seed), judge_unmet, (name, seed, chosen_by_others(arena, name)))
+        Job(STUDY, table_of("unmet", name, seed), judge_unmet, (name, seed, family))
         for name in unmet_scenarios(arena)
+        for family in [chosen_by_others(arena, name)]
         for seed in arena.config.judged_seeds
     ]
 
