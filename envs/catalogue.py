@@ -60,6 +60,11 @@ class Catalogue:
         arrays = {"items": self.item_ids, "categories": self.categories}
         return content_hash(arrays, {"names": list(self.category_names)})
 
+    def offered(self, items: NDArray[np.integer], now: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether `items` were born and not retired at `now` (seconds since 1970), broadcast against each other."""
+        born = self.birth[items] <= now
+        return born if self.retired is None else born & (now < self.retired[items])
+
     def with_birth(self, birth: NDArray[np.int64]) -> "Catalogue":
         """The same items with other birth times."""
         return replace(self, birth=birth)

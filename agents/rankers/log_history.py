@@ -138,9 +138,7 @@ class LogHistory:
 
     def offered(self, rows: NDArray[np.int64], items: NDArray[np.int32]) -> NDArray[np.bool_]:
         """[B, C] whether `items` [B, C] were born and not retired at the time of `rows` [B]."""
-        catalogue, now = self.log.catalogue, self.log.timestamp[rows][:, None]
-        born = catalogue.birth[items] <= now
-        return born if catalogue.retired is None else born & (now < catalogue.retired[items])
+        return self.log.catalogue.offered(items, self.log.timestamp[rows][:, None])
 
     def histories(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """(items [B, H], days since [B, H]) of the histories of `rows` [B], newest first; -1 and 0 where there are fewer."""

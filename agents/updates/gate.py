@@ -327,18 +327,12 @@ class HeldOut:
             low, high = np.searchsorted(case, [first, rows[-1] + 1])
             own = scores[np.arange(len(rows)), target[rows]][:, None].copy()
             scores[case[low:high] - first, item[low:high]] = -np.inf
-            scores[self._closed(rows)] = -np.inf
+            scores[~self.catalogue.offered(np.arange(scores.shape[1]), self.time[rows][:, None])] = -np.inf
             # it was shown, whatever the catalogue says
             scores[np.arange(len(rows)), target[rows]] = own[:, 0]
             rank = (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
             found[rows] = np.where(np.isfinite(own[:, 0]), rank < candidates, np.nan)
         return found
-
-    def _closed(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """[B, I] whether items were not yet born, or retired, at the time of the cases `rows` [B]."""
-        now, catalogue = self.time[rows][:, None], self.catalogue
-        unborn = catalogue.birth > now
-        return unborn if catalogue.retired is None else unborn | (catalogue.retired <= now)
 
 
 def _consumed_before(log: InteractionLog, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
