@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 
 from agents.events import EventStore
 from agents.events.facts import Items
@@ -66,3 +67,17 @@ def test_a_lake_takes_the_place_of_the_store(world, make_events, tmp_path):
         ours, theirs = (make(source, 2, items) for source in (store, lake))
         assert ours.schema == theirs.schema and str(ours.to_pylist()) == str(theirs.to_pylist())
     assert isinstance(lake.day(1, ["clock"]), pa.Table)
+
+
+def test_ray_data_makes_the_samples_of_many_days_and_reads_the_events(world, make_events, tmp_path, two_workers):
+    items = Items.of(world.policy_log.catalogue, world.reference_time)
+    store = EventStore(tmp_path)
+    store.append(make_events(np.sort(np.random.default_rng(0).uniform(0, 4 * 86_400, 100)), users=20, items=60))
+    made = defined("many_days")(store, items)
+    ours = pa.concat_tables([daily_samples(store, day, items) for day in store.partitions()])
+    theirs = pa.concat_tables(ray.get(made.to_arrow_refs()))
+    assert theirs.schema.names == ours.schema.names and len(theirs) > 0
+    order = [("request", "ascending"), ("slot", "ascending")]
+    assert str(theirs.sort_by(order).to_pylist()) == str(ours.sort_by(order).to_pylist())
+    read = ray.data.read_parquet(str(tmp_path / "partitions"))
+    assert read.count() == sum(len(store.day(day)) for day in store.partitions())
