@@ -110,11 +110,17 @@ class UpdateArena:
         """A configuration of a family, as it was trained, or by its label.
 
         Raises:
-            ArtefactError: if the run has no such policy.
+            ArtefactError: if the run has no such policy, or a damaged one.
         """
         kind = resolve_update_policy(family)
         if issubclass(kind, LearntPolicy):
-            return kind.load(self.policy_path(scenario, family))
+            try:
+                return kind.load(self.policy_path(scenario, family))
+            except ArtefactError as error:
+                trained = self.run.table_path("updates").with_suffix("") / "{tuned,taught}"
+                raise ArtefactError(
+                    f"{error} In this run: delete its table in '{trained}' too, then go on with --resume."
+                ) from error
         for policy in configurations_of(family, self.facts(scenario)):
             if policy.label == label:
                 return policy

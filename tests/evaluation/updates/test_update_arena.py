@@ -31,3 +31,16 @@ def test_rules_are_scaled_by_facts_of_the_tuning_world_without_making_it_again(t
         arena.facts("shock")
     path.write_text(path.read_text().replace("}", ', "visits": 80, "retrain_price": 1e-3, "budget_price": 9}'))
     assert arena.facts("shock") == MarketFacts(periods=4, visits=80, retrain_price=1e-3, budget_price=9)
+
+
+def test_a_damaged_policy_names_the_table_that_must_go_for_it_to_be_trained_again(tmp_path):
+    log, model = generate_log(SyntheticConfig(num_users=40, num_items=130, events_per_user=10), seed=0)
+    config = UpdateStudyConfig(scenarios=("shock",), days=4, visits=8)
+    arena = UpdateArena.of(log, model, config, Run.create(tmp_path / "run", "updates", {}))
+    path = arena.policy_path("shock", "dqn")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no policy")
+    with pytest.raises(
+        ArtefactError, match=f"'{path}'.*tables/updates/{{tuned,taught}}' too, then go on with --resume"
+    ):
+        arena.policy("shock", "dqn", "dqn")
