@@ -32,6 +32,9 @@ from evaluation.verdict.jobs import Workshop
 
 __all__ = ["STUDY", "UpdateStudy", "study_updates"]
 
+SPREADSHEETS = ("decay", "summary", "margins", "budget")
+"""Tables that are written as CSV, too."""
+
 
 @dataclass(frozen=True)
 class UpdateStudy:
@@ -97,6 +100,8 @@ def study_updates(workshop: Workshop, arena: UpdateArena) -> UpdateStudy:
     for name, table in vars(found).items():
         if table.width:
             run.write_table("updates" if name == "days" else f"updates_{name}", table)
+    for name in SPREADSHEETS:
+        run.write_csv(f"updates_{name}", getattr(found, name))
     return found
 
 
