@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from agents.updates.intervals import mean_interval
 from agents.updates.monitoring import UpdateAction
+from agents.updates.policies.loading import RULES
 from evaluation import plots
 from evaluation.plot_style import (
     BLUE,
@@ -53,50 +54,68 @@ DECAYING = {
     "calibration_error": "calibration error (ECE)",
 }
 """Axis labels of the columns of a decay curve."""
-INTERVALS = "Bars and bands: 95 % intervals over seeds."
+INTERVALS = "Bars: 95 % intervals over seeds."
+SHORT = {"update_recall": "recall", "update_ranker": "ranker", "update_both": "both", "full_retrain": "retrain"}
+"""Updates in labels of plots."""
+BY_LEVEL = ("adwin", "page_hinkley", "cara")
+"""Rules whose numbers say little to a reader; tables have them."""
+
+
+def short(label: str) -> str:
+    """A rule's label for a plot: 'every(3, update_both)' is 'every 3: both'; others stay as they are."""
+    name, _, settings = label.removesuffix(")").partition("(")
+    if name not in RULES or not settings:
+        return label
+    parts = settings.split(", ")
+    numbers = [f"{float(part):.4g}" for part in parts if name not in BY_LEVEL and part[0].isdigit()]
+    return " ".join([name, *numbers]) + "".join(f": {SHORT[part]}" for part in parts if part in SHORT)
 
 
 def front(points: pl.DataFrame, axes: Axes) -> Axes:
-    """Engagement against cost; the line is the front of the tuned rules, level beyond its right end.
+    """Engagement beyond never's against cost; the line is the front of the tuned rules, level beyond its right end.
+
+    Small updates cost a hundredth of a full retrain, so the cost axis is logarithmic, but for the decade at zero.
 
     Args:
         points: as `points_table` returns it, of one scenario.
         axes: where to draw.
     """
-    costs, engagements = points["cost"].to_numpy(), points["engagement"].to_numpy()
+    costs, gains = points["cost"].to_numpy(), points["gain"].to_numpy()
     hull = points.filter(pl.col("on_rules_front")).sort("cost")
-    right = max(float(costs.max()), 1e-12) * 1.05
-    axes.plot([*hull["cost"], right], [*hull["engagement"], hull["engagement"][-1]], color=BLUE, lw=1.2, zorder=1)
+    right = max(float(costs.max()), 1e-12) * 1.5
+    least = 10 ** np.floor(np.log10(costs[costs > 0].min(initial=right)))
+    along = np.array([0.0, *np.geomspace(least / 10, right, 200)])
+    axes.plot(along, np.interp(along, hull["cost"], hull["gain"]), color=BLUE, lw=1.2, zorder=1)
     whiskers = []
     for row in points.iter_rows(named=True):
         colour, marker, _ = LOOK[row["role"]]
-        for low, high, level, along in (
-            (row["cost_low"], row["cost_high"], row["engagement"], True),
-            (row["engagement_low"], row["engagement_high"], row["cost"], False),
+        for low, high, level, across in (
+            (row["cost_low"], row["cost_high"], row["gain"], True),
+            (row["gain_low"], row["gain_high"], row["cost"], False),
         ):
             if low is not None:
-                ends = ((low, level), (high, level)) if along else ((level, low), (level, high))
+                low, high = (max(low, 0.0), min(high, right)) if across else (low, high)
+                ends = ((low, level), (high, level)) if across else ((level, low), (level, high))
                 axes.plot(*zip(*ends, strict=True), color=colour, lw=0.7, alpha=0.5, zorder=2)
                 whiskers.append(ends)
-        axes.plot(
-            row["cost"], row["engagement"], marker, color=colour, mfc=colour if row["on_front"] else "white", ms=6
-        )
+        axes.plot(row["cost"], row["gain"], marker, color=colour, mfc=colour if row["on_front"] else "white", ms=6)
     axes.set_title("Engagement against cost")
     axes.set_xlabel("cost of updates (clicks per visit)")
-    axes.set_ylabel("engagement (clicks per visit)")
+    axes.set_ylabel("engagement beyond never's (clicks per visit)")
     axes.grid(color=PALE, lw=0.5)
-    axes.set_xlim(-0.08 * right, 1.1 * right)
-    axes.set_ylim(*_around(engagements, 0.6))
-    place_labels(
-        axes, list(zip(costs.tolist(), engagements.tolist(), strict=True)), points["policy"].to_list(), whiskers
-    )
+    axes.set_xscale("symlog", linthresh=least)
+    axes.set_xlim(-0.3 * least, 1.3 * right)
+    axes.set_ylim(*_around(gains, 0.35))
+    points_at = list(zip(costs.tolist(), gains.tolist(), strict=True))
+    place_labels(axes, points_at, [short(name) for name in points["policy"]], whiskers)
     return axes
 
 
 def timeline(days: pl.DataFrame, upper: Axes, lower: Axes, shown: Sequence[str] | None = None) -> tuple[Axes, Axes]:
     """Engagement over the days under each policy, and below it a row of marks for each policy: what it did, and when.
 
-    Lines are means over seeds, with 95 % bands from three seeds on; the marks are those of the first seed.
+    Lines are means over seeds, with a 95 % band around never's from three seeds on: those of all would cover each other. The marks
+    are those of the first seed.
 
     Args:
         days: policy, seed, day, engagement, action; of one scenario.
@@ -112,9 +131,8 @@ def timeline(days: pl.DataFrame, upper: Axes, lower: Axes, shown: Sequence[str] 
         line = _by_day(days.filter(pl.col("policy") == policy))
         upper.plot(line["day"], line["value"], color=colour, ls=("-", "--", "-.")[number % 3], lw=1.4, label=policy)
         levels.append(line["value"].to_numpy())
-        # bands of fewer seeds would cover everything
-        known = line.drop_nulls(["low", "high"]) if days["seed"].n_unique() > 2 else line.clear()
-        upper.fill_between(known["day"], known["low"], known["high"], color=colour, alpha=0.12, lw=0)
+        if policy == NEVER and days["seed"].n_unique() > 2:  # the band of two seeds would cover everything
+            upper.fill_between(line["day"], line["low"], line["high"], color=colour, alpha=0.15, lw=0)
         own = first.filter(pl.col("policy") == policy)
         lower.axhline(-number, color=PALE, lw=0.5, zorder=0)
         for action, (marker, filled, _) in MARKS.items():
@@ -125,7 +143,9 @@ def timeline(days: pl.DataFrame, upper: Axes, lower: Axes, shown: Sequence[str] 
     upper.set_title("Engagement as the models age")
     upper.set_ylabel("clicks per visit")
     upper.grid(color=PALE, lw=0.5)
-    lower.set_yticks([-number for number in range(len(policies))], policies)
+    lower.set_yticks([-number for number in range(len(policies))], [short(policy) for policy in policies])
+    for number, name in enumerate(lower.get_yticklabels()):
+        name.set_color(CYCLE[number % len(CYCLE)])
     lower.set_ylim(-len(policies) + 0.4, 0.6)
     lower.tick_params(axis="y", length=0)
     lower.set_xlabel("day")
@@ -188,7 +208,8 @@ def importances(table: pl.DataFrame, axes: Axes) -> Axes:
             axes.plot(row[kind], level, "o", color=VERMILLION, mfc=face, ms=4.5)
     axes.set_yticks(range(len(table)), [name.replace("_", " ") for name in reversed(table["field"].to_list())])
     axes.set_ylim(-0.6, len(table) - 0.4)
-    axes.set_xlim(left=-0.02)
+    axes.set_xlim(left=0)
+    axes.margins(x=0.05)
     axes.set_title("What the policy looks at")
     axes.set_xlabel("share of decisions that change when shuffled")
     axes.grid(axis="x", color=PALE, lw=0.5)
@@ -226,7 +247,8 @@ def front_page(points: pl.DataFrame) -> Figure:
     roles = [role for role in LOOK if role in points["role"]]
     handles = [Line2D([], [], color=LOOK[role][0], marker=LOOK[role][1], ls="", label=LOOK[role][2]) for role in roles]
     handles.append(Line2D([], [], color=BLUE, lw=1.2, label="front of the tuned rules"))
-    title = f"{INTERVALS} Filled: on the front of all but hindsight."
+    title = f"{INTERVALS} Gains are paired with never, seed by seed. Filled: on the front of all but hindsight. "
+    title += "Both: recall and ranker."
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), title=title, title_fontsize=8)
     return figure
 
@@ -259,9 +281,7 @@ def timeline_page(days: pl.DataFrame, chosen: Mapping[str, Sequence[str]]) -> Fi
         Line2D([], [], ls="", marker=marker, color=GREY, mfc=GREY if filled else "white", ms=5, label=name)
         for marker, filled, name in MARKS.values()
     ]
-    title = (
-        "Marks: actions in the first seed, in the policy's colour. Lines: means over seeds, 95 % bands from three on."
-    )
+    title = "Marks: actions in the first seed, in the policy's colour. Lines: means over seeds; band: 95 % interval of never's."
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), title=title, title_fontsize=8)
     return figure
 
@@ -287,12 +307,16 @@ def margins_page(table: pl.DataFrame) -> Figure:
 
 
 def importance_page(table: pl.DataFrame) -> Figure:
-    """What the learnt policy of each scenario looks at."""
-    figure, panels = panels_page(table["scenario"].n_unique(), 4.2, 0.24 * table["field"].n_unique() + 1.0, 0.6)
-    for axes, (scenario, own) in zip(panels, _scenarios(table), strict=False):
+    """What learnt policies look at: a panel for each that ever decides otherwise, and a line for those that always do the same."""
+    found = [(str(scenario), str(name), own) for (scenario, name), own in _by_policy(table)]
+    looking = [(scenario, name, own) for scenario, name, own in found if own["changed"].max() > 0]  # type: ignore[operator]
+    still = [f"{name} in {scenario}" for scenario, name, own in found if own["changed"].max() == 0]
+    figure, panels = panels_page(max(len(looking), 1), 4.2, 0.24 * table["field"].n_unique() + 1.0, 0.6)
+    for axes, (scenario, name, own) in zip(panels, looking or found, strict=False):
         importances(own, axes)
-        axes.set_title(f"{scenario}: what {own['policy'][0]} looks at")
-    _footnote(figure, f"Filled: another action. Hollow: acts instead of keeping, or keeps. {INTERVALS}")
+        axes.set_title(f"{scenario}: what {name} looks at")
+    told = f"Filled: another action. Hollow: acts instead of keeping, or keeps. {INTERVALS}"
+    _footnote(figure, told + (f"\nAlways the same is done by {', '.join(still)}." if still else ""))
     return figure
 
 
@@ -341,6 +365,10 @@ def shown_policies(points: pl.DataFrame, chosen: Mapping[str, str]) -> dict[str,
 def _scenarios(table: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
     names = table["scenario"].unique(maintain_order=True)
     return [(name, table.filter(pl.col("scenario") == name)) for name in names]
+
+
+def _by_policy(table: pl.DataFrame) -> list[tuple[tuple[object, ...], pl.DataFrame]]:
+    return list(table.group_by("scenario", "policy", maintain_order=True))
 
 
 def _footnote(figure: Figure, text: str) -> None:

@@ -48,11 +48,10 @@ def policies_table(
     if untrained:
         told += "UNTRAINED: not above never, beyond the interval."
     table.caption = told.strip()
-    table.add_column("policy", no_wrap=True)
+    table.add_column("policy")
     headings = ["normalised"] if scaled else []
-    for heading in (*headings, "reward", "engagement", "cost", "minus never", "retrains + updates"):
-        table.add_column(heading, justify="right")
-    table.add_column("", no_wrap=True)
+    for heading in (*headings, "reward", "minus never", "engagement", "cost", "retrains\n+ updates"):
+        table.add_column(heading, justify="right", no_wrap=True)
     rewards = summary.filter(pl.col("metric") == "reward").sort("value", descending=True, maintain_order=True)
     for policy, role in rewards.select("policy", "role").iter_rows():
         rows = {row["metric"]: row for row in summary.filter(pl.col("policy") == policy).iter_rows(named=True)}
@@ -63,13 +62,15 @@ def policies_table(
         retrains = rows["retrains"]["value"] + rows["challenges"]["value"]
         marks = [_MARKS.get(role, ""), "chosen" if policy in chosen else "", "UNTRAINED" if policy in untrained else ""]
         marks.append(f"does as {alike[policy]}" if policy in alike else "")
+        told = ", ".join(mark for mark in marks if mark)
         table.add_row(
-            policy,
+            f"{policy}: {told}" if told else policy,
             *([with_margin(rows[NORMALISED], 2)] if scaled else []),
-            *[with_margin(rows[metric], 4) for metric in ("reward", "engagement", "cost")],
+            f"{rows['reward']['value']:.4f}",
             with_margin(paired, 4, sign=True),
+            with_margin(rows["engagement"], 4),
+            f"{rows['cost']['value']:.4f}",
             f"{retrains:.1f} + {rows['updates']['value']:.1f}",
-            ", ".join(mark for mark in marks if mark),
         )
     return table
 
@@ -152,9 +153,15 @@ def importance_report(table: pl.DataFrame) -> Table:
         found.add_column(heading)
     for (scenario, policy), own in table.group_by("scenario", "policy", maintain_order=True):
         top = own.sort("changed", descending=True, maintain_order=True).head(TOP_FIELDS)
-        told = [f"{name} {changed:.0%}" for name, changed in top.select("field", "changed").iter_rows() if changed > 0]
+        told = [
+            f"{name} {_share(changed)}" for name, changed in top.select("field", "changed").iter_rows() if changed > 0
+        ]
         found.add_row(str(scenario), str(policy), ", ".join(told) or "nothing: it always does the same")
     return found
+
+
+def _share(part: float) -> str:
+    return f"{part:.0%}" if part >= 0.005 else "<1%"
 
 
 def budget_report(table: pl.DataFrame) -> Table:

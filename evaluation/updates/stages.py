@@ -4,7 +4,7 @@ updates/decay/<scenario>-<model>-<seed>      losses, and ..._curves
 updates/tuned/<scenario>-<family>            what tuning or training came to
 updates/judged/<scenario>-<seed>             days of all policies in a world that none has met
 updates/hindsight/<scenario>-<seed>          days of the best schedule in that world
-updates/importance/<scenario>                what the chosen learnt policy looks at
+updates/importance/<scenario>-<family>       what a learnt policy looks at
 updates/taught/<scenario>-<family>           what training on the other scenarios came to
 updates/unmet/<scenario>-<seed>              days of that policy
 updates/pipelines/<scenario>-<ranker>-<seed> days of the chosen policies on a pipeline with another ranker
@@ -264,13 +264,16 @@ def look_back(arena: UpdateArena, table: str, scenario: str, seed: int) -> None:
 
 
 def importance_jobs(arena: UpdateArena) -> list[Job]:
-    """A job for each scenario."""
-    return [Job(STUDY, table_of("importance", name), look_at, (name,)) for name in arena.specs]
+    """A job for each scenario and learnt family."""
+    return [
+        Job(STUDY, table_of("importance", scenario, name), look_at, (scenario, name))
+        for scenario in arena.specs
+        for name in arena.config.learners
+    ]
 
 
-def look_at(arena: UpdateArena, table: str, scenario: str) -> None:
-    """What the chosen learnt policy looks at, by what it saw in the judged worlds."""
-    name = chosen_learner(arena, scenario)
+def look_at(arena: UpdateArena, table: str, scenario: str, name: str) -> None:
+    """What a learnt policy looks at, by what it saw in the judged worlds."""
     days = judged(arena, scenario).filter(pl.col("policy") == name)
     episodes = [
         (np.array(own["observation"].to_list(), np.float32), np.array(own["mask"].to_list(), np.int8))

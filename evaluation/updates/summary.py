@@ -65,8 +65,9 @@ def points_table(days: pl.DataFrame) -> pl.DataFrame:
     """Where each policy lies: engagement against cost.
 
     Returns:
-        One row for each scenario and policy: scenario, policy, role, and of cost and engagement the mean over seeds with _low and
-        _high; on_front: whether it is on the scenario's front of all but hindsight; on_rules_front: on that of the rules.
+        One row for each scenario and policy: scenario, policy, role, and of cost, engagement and gain (engagement beyond never's,
+        paired on seeds) the mean over seeds with _low and _high; on_front: whether it is on the scenario's front of all but
+        hindsight; on_rules_front: on that of the rules.
     """
     rows: list[dict[str, Any]] = []
     for scenario, own in _of_scenarios(days):
@@ -78,11 +79,12 @@ def points_table(days: pl.DataFrame) -> pl.DataFrame:
         ]
         for name, table in policies.items():
             row: dict[str, Any] = {"scenario": scenario, "policy": name, "role": _role(own, name)}
-            for metric in ("cost", "engagement"):
-                ends = mean_interval(table[metric].to_numpy())
+            gains = table["engagement"] - policies[NEVER]["engagement"]
+            for metric, values in (("cost", table["cost"]), ("engagement", table["engagement"]), ("gain", gains)):
+                ends = mean_interval(values.to_numpy())
                 row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), ends, strict=True))
             rows.append(row | {"on_front": name in fronts[0], "on_rules_front": name in fronts[1]})
-    names = [f"{metric}{end}" for metric in ("cost", "engagement") for end in ("", "_low", "_high")]
+    names = [f"{metric}{end}" for metric in ("cost", "engagement", "gain") for end in ("", "_low", "_high")]
     return pl.DataFrame(rows, schema_overrides=dict.fromkeys(names, pl.Float64))
 
 

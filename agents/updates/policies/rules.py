@@ -70,7 +70,7 @@ class AfterData(UpdatePolicy):
 
     name: ClassVar[str] = "after_data"
 
-    clicks: float = 1_000.0
+    clicks: float = 1_000
     """Clicks that make an update due."""
     action: UpdateAction = UpdateAction.FULL_RETRAIN
     """What an update is."""
@@ -82,8 +82,8 @@ class AfterData(UpdatePolicy):
     @classmethod
     def grid(cls, facts: MarketFacts) -> list[Self]:
         """Seven numbers of clicks, from 0.1 to 6.4 for each visit of a period, with each kind of update."""
-        per_visit = 0.1 * 2.0 ** np.arange(7)
-        return [cls(float(rate * max(facts.visits, 1.0)), action) for rate in per_visit for action in UPDATES]
+        clicks = np.ceil(0.1 * 2.0 ** np.arange(7) * max(facts.visits, 1.0))
+        return [cls(int(number), action) for number in clicks for action in UPDATES]
 
     def act(self, observation: NDArray[np.float32]) -> int:
         """The update where it is due, else keep."""

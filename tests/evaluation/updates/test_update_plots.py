@@ -3,6 +3,7 @@
 import io
 
 import made_up_studies as made_up
+import numpy as np
 import polars as pl
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -39,17 +40,43 @@ def _of_shock(name):
 def test_a_front_has_a_point_for_each_policy_and_the_rules_line(panels):
     axes = plots.front(_of_shock("updates_points"), panels[0])
     line = axes.lines[0]
-    # never at no cost, the rule at 0.2, and level from there on
-    assert line.get_xdata()[:2] == pytest.approx([0.0, 0.2]) and line.get_xdata()[2] > 0.2
-    assert line.get_ydata() == pytest.approx([1.0, 1.5, 1.5])
+    # from never at no cost straight to the rule at 0.2, which gains 0.5, and level from there on
+    costs, gains = line.get_xdata(), line.get_ydata()
+    assert costs[0] == 0 and costs[-1] > 0.2 and gains == pytest.approx(np.minimum(costs / 0.2, 1) * 0.5)
     filled = {
         round(float(line.get_ydata()[0]), 2)
         for line in axes.lines
         if len(line.get_xdata()) == 1 and line.get_markerfacecolor() != "white"
     }
-    assert filled == {1.0, 1.7}  # never and dqn are on the front of all but hindsight
-    assert {text.get_text() for text in axes.texts} >= set(made_up.EXTRA)
+    assert filled == {0.0, 0.7}  # never and dqn are on the front of all but hindsight
+    assert {text.get_text() for text in axes.texts} == {"never", "every 2: retrain", "dqn", "hindsight"}
     assert axes.get_xlabel() and axes.get_ylabel() and axes.get_title()
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [
+        ("every(3, update_both)", "every 3: both"),
+        ("after_data(1599.2533, full_retrain)", "after_data 1599: retrain"),
+        ("page_hinkley(engagement, update_ranker, 2, 30.0, 0.5)", "page_hinkley: ranker"),
+        ("cara(0.25, True, update_recall)", "cara: recall"),
+        ("never", "never"),
+        ("mine(3, x)", "mine(3, x)"),
+    ],
+)
+def test_labels_of_rules_are_short_on_plots(label, told):
+    assert plots.short(label) == told
+
+
+def test_what_always_does_the_same_has_no_panel():
+    table = made_up.importances().with_columns(changed=pl.when(pl.col("scenario") == "shock").then(0.4).otherwise(0.0))
+    page = plots.importance_page(table)
+    assert [axes.get_title() or axes.get_title(loc="left") for axes in page.axes if axes.get_visible()] == [
+        "shock: what dqn looks at"
+    ]
+    assert "dqn in stationary" in page.get_supxlabel()
+    still = plots.importance_page(table.with_columns(changed=pl.lit(0.0)))
+    assert "dqn in shock, dqn in stationary" in still.get_supxlabel() and len(still.axes) == 1
 
 
 def test_a_timeline_marks_what_was_done_and_when(panels):
@@ -101,6 +128,13 @@ def test_policies_stand_in_the_order_of_their_rewards():
     assert "0.67 ±" in _row(text, "│ dqn") and "RL, chosen" in _row(text, "│ dqn") and "UNTRAINED" not in text
 
 
+def test_no_figure_of_policies_with_long_names_is_cut():
+    long = "page_hinkley(calibration_error, update_ranker, 2, 10.0, 0.5)"
+    summary = _of_shock("updates_summary").with_columns(policy=pl.col("policy").replace("dqn", long))
+    text = _printed(report.policies_table(summary, alike={long: "after_data(1600, update_both)"}))
+    assert "…" not in text and "0.67 ±" in _row(text, "│ page_hinkley(")
+
+
 def test_a_learner_that_gains_nothing_is_untrained():
     summary = made_up.tables()["updates_summary"].filter(pl.col("scenario") == "stationary")
     assert report.untrained_policies(summary) == ["dqn"]
@@ -136,5 +170,7 @@ def test_margins_say_who_wins():
 def test_what_is_looked_at_is_named_the_largest_share_first():
     table = made_up.importances().with_columns(changed=pl.when(pl.col("field") == "weekday").then(0.9).otherwise(0.1))
     assert "weekday 90%, engagement 10%" in _printed(report.importance_report(table))
+    seldom = made_up.importances().with_columns(changed=pl.lit(0.004))
+    assert "engagement <1%" in _printed(report.importance_report(seldom))
     still = made_up.importances().with_columns(changed=pl.lit(0.0))
     assert "always does the same" in _printed(report.importance_report(still))

@@ -42,6 +42,8 @@ def test_points_are_means_over_seeds_with_intervals():
     assert rows["dqn"]["engagement"] == pytest.approx(1.7) and rows["dqn"]["cost"] == pytest.approx(0.1)
     margin = 4.302653 * 0.1 / np.sqrt(3)  # t of two degrees of freedom
     assert rows["dqn"]["engagement_high"] - rows["dqn"]["engagement"] == pytest.approx(margin, rel=1e-5)
+    # luck of the seeds, met by all, is no part of what a policy gains over never
+    assert [rows["dqn"][f"gain{end}"] for end in ("", "_low", "_high")] == pytest.approx([0.7] * 3)
     # dqn gives more for less than the rule, which is on the rules' front alone
     assert [name for name, row in rows.items() if row["on_front"]] == ["never", "dqn"]
     assert [name for name, row in rows.items() if row["on_rules_front"]] == ["never", "every(2, full_retrain)"]
