@@ -41,9 +41,7 @@ class UpdateStudyConfig:
     rankers: tuple[str, ...] = ()
     """Rankers besides the logistic one: their decay is measured, and the chosen policies are judged on their pipelines, too."""
     ranker_scenarios: tuple[str, ...] = ("shock", "news")
-    """Where."""
-    ranker_seeds: int = 2
-    """In how many of the judged worlds."""
+    """Where, in all judged worlds."""
     ranker_epochs: int = 3
     """Passes of a full training of these rankers; few, since policies may have them retrain daily."""
     decay_seeds: int = 5
@@ -65,7 +63,6 @@ class UpdateStudyConfig:
             "tuning_worlds": 1,
             "episodes": 3,
             "replays": 1,
-            "ranker_seeds": 1,
             "ranker_epochs": 1,
             "decay_seeds": 1,
             "decay_visits": 1,

@@ -326,7 +326,7 @@ def pipeline_jobs(arena: UpdateArena) -> list[Job]:
         for ranker in arena.config.rankers
         for name in arena.specs
         if name in wanted
-        for seed in arena.config.judged_seeds[: arena.config.ranker_seeds]
+        for seed in arena.config.judged_seeds
     ]
 
 
