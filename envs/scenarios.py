@@ -1,7 +1,7 @@
 """Scenarios: worlds in which served models age, each for one reason of its own, and the traffic that meets them there.
 
-`stationary` is the control: nothing changes but who comes. Each of the others adds one thing: `slow_drift`, `shock`, `news`,
-`season`, `growth`. They are made of what `WorldConfig` and modifiers have; numbers without a log behind them are assumed, and
+Nothing changes in the two controls: in `stationary` every visit is another user's, in `returning` the same users come back. Each of
+the others adds one thing to the latter: `slow_drift`, `shock`, `news`, `season`, `growth`. They are made of what `WorldConfig` and modifiers have; numbers without a log behind them are assumed, and
 docs/worlds.md says why they are what they are.
 """
 
@@ -168,6 +168,13 @@ class Stationary(Scenario):
     @property
     def traffic(self) -> TrafficPlan:
         return replace(super().traffic, fresh_users=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Returning(Scenario):
+    """Nothing changes but that the same users come back: what models lose here they lose by serving the same crowd over and over."""
+
+    name: ClassVar[str] = "returning"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,7 +370,8 @@ SCENARIO = Kind(
     wanted="a class with a name and make()",
     error=ConfigurationError,
     known={
-        kind.name: f"envs.scenarios:{kind.__name__}" for kind in (Stationary, SlowDrift, Shock, News, Season, Growth)
+        kind.name: f"envs.scenarios:{kind.__name__}"
+        for kind in (Stationary, Returning, SlowDrift, Shock, News, Season, Growth)
     },
 )
 """Scenarios that come with driftrec, and how others are found."""

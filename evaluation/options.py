@@ -489,12 +489,12 @@ class UpdateOptions(DataOptions):
     """
 
     reference: bool = False
-    """All scenarios, five judged worlds each, and pipelines of further rankers: made for two and a half hours on two cores."""
+    """Six scenarios, five judged worlds each, and pipelines of further rankers: made for two and a half hours on two cores."""
     hours: float | None = None
     """Hours to be spent, about: episodes of each family grow in proportion."""
     scenarios: str | None = None
-    """Scenarios, separated by commas: stationary, slow-drift, shock, news, season, growth, or file.py:Class; by default as many as
-    the size of the study allows."""
+    """Scenarios, separated by commas: stationary, returning, slow-drift, shock, news, season, growth, or file.py:Class; by
+    default as many as the size of the study allows."""
     update_agents: str = ""
     """Update policies of your own, file.py:Class, separated by commas: tuned or trained and judged like the others; sb3:PPO and the
     like too."""

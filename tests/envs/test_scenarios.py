@@ -12,7 +12,7 @@ from envs.modifiers import Moment, Scene
 from envs.scenarios import SCENARIO, InterestDrift, TopicShock, TrafficPlan, TrafficScenario, scenario
 from envs.worlds import made
 
-NAMES = ("stationary", "slow_drift", "shock", "news", "season", "growth")
+NAMES = ("stationary", "returning", "slow_drift", "shock", "news", "season", "growth")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,13 @@ def test_stationary_draws_a_user_for_each_visit_and_nothing_is_born(world_of):
     assert not world.born_in_run.any() and not np.isfinite(world.calendar.retire_clock).any()
 
 
-@pytest.mark.parametrize("name", ["stationary", "growth"])
+def test_nothing_is_new_in_returning_but_the_same_users_come_again(world_of):
+    each, world = world_of("returning")
+    assert not each.traffic.fresh_users and not each.traffic.grows and each.crowd == 3 * 8
+    assert not world.born_in_run.any() and not np.isfinite(world.calendar.retire_clock).any()
+
+
+@pytest.mark.parametrize("name", ["stationary", "returning", "growth"])
 def test_interests_stand_still_where_no_drift_is_meant(world_of, name):
     world = world_of(name)[1]
     state = world.start_state(world.present_users[:5], np.zeros(5, np.int64)).interest
