@@ -1,8 +1,8 @@
 """Scenarios: worlds in which served models age, each for one reason of its own, and the traffic that meets them there.
 
 Nothing changes in the two controls: in `stationary` every visit is another user's, in `returning` the same users come back. Each of
-the others adds one thing to the latter: `slow_drift`, `shock`, `news`, `season`, `growth`. They are made of what `WorldConfig` and modifiers have; numbers without a log behind them are assumed, and
-docs/worlds.md says why they are what they are.
+the others adds one thing to the latter: `slow_drift`, `shock`, `news`, `season`, `growth`. They are made of what `WorldConfig` and
+modifiers have; numbers without a log behind them are assumed, and docs/worlds.md says why they are what they are.
 """
 
 from dataclasses import dataclass, replace
@@ -172,7 +172,7 @@ class Stationary(Scenario):
 
 @dataclass(frozen=True, kw_only=True)
 class Returning(Scenario):
-    """Nothing changes but that the same users come back: what models lose here they lose by serving the same crowd over and over."""
+    """Nothing changes but that the same users come back: what models lose here they lose by serving one crowd again and again."""
 
     name: ClassVar[str] = "returning"
 
