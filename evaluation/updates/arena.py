@@ -55,9 +55,9 @@ class UpdateArena:
         return cls(log, user_model, {scenario(spec).name: spec for spec in config.scenarios}, config, run)
 
     def scenario(self, name: str, seed: int, days: int, visits: int) -> TrafficScenario:
-        """A scenario; one of a user's own has days, visits and seed of its own."""
+        """A scenario, of the study or one that comes with driftrec; one of a user's own has days, visits and seed of its own."""
         return scenario(
-            self.specs[name],
+            self.specs.get(name, name),
             fitted=partial(_both, self.log, self.user_model),
             days=days,
             visits_per_day=visits,

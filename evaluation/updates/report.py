@@ -7,14 +7,13 @@ import polars as pl
 from rich.table import Table
 
 from evaluation.report import with_margin
+from evaluation.updates.stages import AGEING, CONTROL, STEADY
 from evaluation.updates.study import UpdateStudy
 from evaluation.updates.summary import HINDSIGHT, NEVER, NORMALISED, OWN, RL, alike
 
 _MARKS = {RL: "RL", OWN: "own"}
-STEADY, STEADY_WITHIN = "stationary", 0.02
-"""The control, and within what its loss must lie with its interval."""
-AGEING = ("slow_drift", "shock", "news")
-"""Scenarios in which models must decay beyond the interval."""
+STEADY_WITHIN = 0.02
+"""Within what the loss of fresh users must lie with its interval."""
 AS_IT_SHOULD = "as it should"
 TOP_FIELDS = 4
 """Fields of the observation that the table of importance names for each scenario."""
@@ -79,23 +78,34 @@ def decay_table(losses: pl.DataFrame) -> Table:
     """What frozen models lose in a month, and whether that is what the scenario is made for.
 
     Args:
-        losses: scenario, model, loss, low, high, seeds.
+        losses: scenario, model, loss, low, high, beyond, beyond_low, beyond_high, seeds.
     """
     table = Table(title="Decay: loss of engagement in days 24 to 30 against days 1 to 7, never refreshed")
     table.title_justify = "left"
-    for heading in ("scenario", "model", "loss", "95 % interval", "worlds", "verdict"):
+    for heading in ("scenario", "model", "loss, 95 % interval", f"beyond '{CONTROL}'", "worlds", "verdict"):
         table.add_column(heading, justify="left" if heading in ("scenario", "model", "verdict") else "right")
     for row in losses.iter_rows(named=True):
-        known = row["low"] is not None
-        told = f"({row['low']:+.1%}, {row['high']:+.1%})" if known else "–"
-        verdict = decay_verdict(row["scenario"], row["low"], row["high"])
-        table.add_row(row["scenario"], row["model"], f"{row['loss']:+.1%}", told, str(row["seeds"]), verdict)
+        told = [_percents(row, *names) for names in (("loss", "low", "high"), ("beyond", "beyond_low", "beyond_high"))]
+        verdict = decay_verdict(row["scenario"], row["low"], row["high"], row["beyond_low"])
+        table.add_row(row["scenario"], row["model"], *told, str(row["seeds"]), verdict)
     return table
 
 
-def decay_verdict(scenario: str, low: float | None, high: float | None) -> str:
-    """Whether a scenario does to models what it is made for, by the 95 % interval of the loss: `AS_IT_SHOULD`, or what is WRONG;
-    nothing of scenarios of which nothing is demanded."""
+def _percents(row: Mapping[str, Any], value: str, low: str, high: str) -> str:
+    if row[value] is None:
+        return ""
+    return f"{row[value]:+.1%} " + ("(–)" if row[low] is None else f"({row[low]:+.1%}, {row[high]:+.1%})")
+
+
+def decay_verdict(scenario: str, low: float | None, high: float | None, beyond_low: float | None) -> str:
+    """Whether a scenario does to models what it is made for: `AS_IT_SHOULD`, or what is WRONG; nothing where nothing is demanded.
+
+    Args:
+        scenario: its name.
+        low: end of the 95 % interval of the loss.
+        high: the other end.
+        beyond_low: lower end of what is lost beyond the control, where the same users come back and nothing else happens.
+    """
     if scenario != STEADY and scenario not in AGEING:
         return ""
     if low is None or high is None:
@@ -106,9 +116,11 @@ def decay_verdict(scenario: str, low: float | None, high: float | None) -> str:
         if high - low > 2 * STEADY_WITHIN:
             return f"WRONG: the interval is wider than ±{STEADY_WITHIN:.0%}; more visits or worlds are needed"
         return f"WRONG: the interval reaches beyond ±{STEADY_WITHIN:.0%}"
-    if low > 0:
-        return AS_IT_SHOULD
-    return "WRONG: models gain" if high < 0 else "WRONG: no decay beyond the interval"
+    if low <= 0:
+        return "WRONG: models gain" if high < 0 else "WRONG: no decay beyond the interval"
+    if beyond_low is None or beyond_low <= 0:
+        return f"WRONG: no more than '{CONTROL}'"
+    return AS_IT_SHOULD
 
 
 def margins_report(table: pl.DataFrame) -> Table:
@@ -201,8 +213,9 @@ def untrained_policies(summary: pl.DataFrame) -> list[str]:
 
 def study_figures(found: UpdateStudy) -> dict[str, Any]:
     """Flat figures: for each scenario w `rl_minus_best_rule_w` (engagement), `rl_unmet_minus_best_rule_w` where a policy that never
-    met w was judged there, `decay_30_days_w` (of other models than the default `decay_30_days_w_<model>`), `rl_normalised_w` and
-    `hindsight_minus_never_w` (reward), each with `_low` and `_high`."""
+    met w was judged there, `decay_30_days_w` (of other models than the default `decay_30_days_w_<model>`) and what of it is beyond
+    that of `returning`, `decay_beyond_returning_w`, `rl_normalised_w` and `hindsight_minus_never_w` (reward), each with `_low` and
+    `_high`."""
     margins, losses, summary = found.margins, found.losses, found.summary
     figures: dict[str, Any] = {}
     for row in margins.iter_rows(named=True):
@@ -210,7 +223,11 @@ def study_figures(found: UpdateStudy) -> dict[str, Any]:
         figures |= _bounded(f"{kind}_{row['scenario']}", row["value"], row["low"], row["high"])
     for row in losses.iter_rows(named=True):
         behind = "" if row["model"] == losses["model"][0] else f"_{row['model']}"
-        figures |= _bounded(f"decay_30_days_{row['scenario']}{behind}", row["loss"], row["low"], row["high"])
+        name = f"{row['scenario']}{behind}"
+        figures |= _bounded(f"decay_30_days_{name}", row["loss"], row["low"], row["high"])
+        if row["beyond"] is not None:
+            ends = (row["beyond"], row["beyond_low"], row["beyond_high"])
+            figures |= _bounded(f"decay_beyond_{CONTROL}_{name}", *ends)
     for row in margins.filter(pl.col("trained_on") == "").iter_rows(named=True):
         own = summary.filter(pl.col("scenario") == row["scenario"])
         rewards = own.filter((pl.col("metric") == NORMALISED) & (pl.col("policy") == row["rl"])).to_dicts()

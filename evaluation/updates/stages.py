@@ -35,6 +35,12 @@ from evaluation.verdict.jobs import Job
 STUDY = "study"
 """Key of the arena in the workshop."""
 DECAY_DAYS = 30
+STEADY = "stationary"
+"""Fresh users come every day: nothing must be lost."""
+AGEING = ("slow_drift", "shock", "news")
+"""Scenarios in which models must decay, and by more than in `CONTROL`."""
+CONTROL = "returning"
+"""The same users come back, as in all of these, and nothing else happens."""
 HABITS = tuple(Every(1, action) for action in (UpdateAction.FULL_RETRAIN, *learnt.HABITS) if action)
 """What is done without a thought before every period; judged as rules whatever tuning finds, as learnt policies begin with one."""
 FRONT_RULES = 6
@@ -65,14 +71,20 @@ class Entrant:
 
 # ------------------------------------------------------------------------------------------------------------------- decay
 def decay_jobs(arena: UpdateArena) -> list[Job]:
-    """A job for each scenario, model and world."""
+    """A job for each scenario, model and world; the control is there where a scenario must lose more than it."""
     models = ("logistic", *arena.config.rankers)
     return [
         Job(STUDY, table_of("decay", name, model, seed), measure, (name, model, seed))
-        for name in arena.specs
+        for name in decaying(arena)
         for model in models
         for seed in range(arena.config.decay_seeds)
     ]
+
+
+def decaying(arena: UpdateArena) -> list[str]:
+    """Scenarios in which decay is measured."""
+    names = list(arena.specs)
+    return [*names, CONTROL] if CONTROL not in names and not set(AGEING).isdisjoint(names) else names
 
 
 def measure(arena: UpdateArena, table: str, scenario: str, model: str, seed: int) -> None:

@@ -5,6 +5,7 @@ updates_margins, updates_importance, updates_learning, updates_budget, updates_p
 """
 
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import polars as pl
@@ -13,9 +14,12 @@ from agents.updates.decay import Decay
 from agents.updates.policies.loading import resolve_update_policy
 from evaluation.updates.arena import UpdateArena, table_of
 from evaluation.updates.stages import (
+    CONTROL,
+    STEADY,
     STUDY,
     chosen_learner,
     decay_jobs,
+    decaying,
     hindsight_jobs,
     importance_jobs,
     judged,
@@ -32,6 +36,7 @@ from evaluation.verdict.jobs import Workshop
 
 __all__ = ["STUDY", "UpdateStudy", "study_updates"]
 
+_LOSSES = ("loss", "low", "high", "beyond", "beyond_low", "beyond_high")
 SPREADSHEETS = ("decay", "summary", "margins", "budget")
 """Tables that are written as CSV, too."""
 
@@ -43,7 +48,8 @@ class UpdateStudy:
     decay: pl.DataFrame
     """scenario, model, day, metric, value, low, high."""
     losses: pl.DataFrame
-    """scenario, model, loss, low, high, seeds: `decay_30_days`."""
+    """scenario, model, loss, low, high, seeds: `decay_30_days`; beyond, beyond_low, beyond_high: that minus the loss in the control
+    `returning`, paired on seeds, null where that was not measured, and of the controls."""
     tuning: pl.DataFrame
     """scenario, family, learnt, configuration, label, market, seed, engagement, cost, reward, worth, chosen, episodes, seconds."""
     days: pl.DataFrame
@@ -108,16 +114,30 @@ def study_updates(workshop: Workshop, arena: UpdateArena) -> UpdateStudy:
 def _decay(arena: UpdateArena) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(curves, losses) of every scenario and model."""
     curves, losses = [], []
-    for name in arena.specs:
+    names = decaying(arena)
+    for name in names:
         for model in ("logistic", *arena.config.rankers):
-            tables = [table_of("decay", name, model, seed) for seed in range(arena.config.decay_seeds)]
-            found = Decay(arena.tables(*[f"{table}_curves" for table in tables]), arena.tables(*tables))
+            found = _decay_of(arena, name, model)
             keys = [pl.lit(name).alias("scenario"), pl.lit(model).alias("model")]
             curves.append(found.summary().select(*keys, pl.all()))
-            loss, low, high = (None if value != value else value for value in found.loss())
-            row = {"scenario": name, "model": model, "loss": loss, "low": low, "high": high, "seeds": len(tables)}
-            losses.append(row)
-    return pl.concat(curves), pl.DataFrame(losses, schema_overrides=dict.fromkeys(("loss", "low", "high"), pl.Float64))
+            ends = (*found.loss(), nan, nan, nan)
+            if CONTROL in names and name not in (CONTROL, STEADY):
+                ends = (*found.loss(), *_beyond(found, _decay_of(arena, CONTROL, model)))
+            told = dict(zip(_LOSSES, (None if value != value else value for value in ends), strict=True))
+            losses.append({"scenario": name, "model": model, **told, "seeds": arena.config.decay_seeds})
+    return pl.concat(curves), pl.DataFrame(losses, schema_overrides=dict.fromkeys(_LOSSES, pl.Float64))
+
+
+def _decay_of(arena: UpdateArena, name: str, model: str) -> Decay:
+    tables = [table_of("decay", name, model, seed) for seed in range(arena.config.decay_seeds)]
+    return Decay(arena.tables(*[f"{table}_curves" for table in tables]), arena.tables(*tables))
+
+
+def _beyond(found: Decay, control: Decay) -> tuple[float, float, float]:
+    """What is lost beyond the control, with its interval, seed by seed: the same users were drawn."""
+    both = found.losses.join(control.losses, on="seed", suffix="_control", maintain_order="left")
+    error = (pl.col("error") ** 2 + pl.col("error_control") ** 2).sqrt().alias("error")
+    return Decay(found.curves, both.select("seed", pl.col("loss") - pl.col("loss_control"), error)).loss()
 
 
 def _margins(arena: UpdateArena, days: pl.DataFrame, chosen: dict[str, str]) -> pl.DataFrame:
