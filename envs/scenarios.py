@@ -223,8 +223,9 @@ class SlowDrift(Scenario):
     """Interests wander between visits, each day as far as the user model has it; users as a whole stay as different as they are."""
 
     name: ClassVar[str] = "slow_drift"
-    shared: float = 0.5
-    """Share of the walk that is common to all users (assumed: half of what moves people moves everybody)."""
+    shared: float = 0.0
+    """Share of the walk that is common to all users: fashions. By default none: they make everybody like the whole catalogue more,
+    or less, by more than a month of wandering ages a model."""
 
     def modifiers(self, log: InteractionLog, model: UserModel) -> tuple[Modifier, ...]:
         state: Any = replay(model, log)

@@ -467,7 +467,7 @@ SMALL_UPDATES = UpdateScale(
 )
 REFERENCE_UPDATES = UpdateScale(
     UpdateStudyConfig(
-        scenarios=("stationary", "slow-drift", "shock", "news", "season", "growth"),
+        scenarios=("stationary", "returning", "slow-drift", "shock", "news", "season", "growth"),
         visits=500,
         episodes=36,
         unmet=("shock", "news"),
@@ -489,7 +489,7 @@ class UpdateOptions(DataOptions):
     """
 
     reference: bool = False
-    """Six scenarios, five judged worlds each, and pipelines of further rankers: made for two and a half hours on two cores."""
+    """Seven scenarios, five judged worlds each, and pipelines of further rankers: made for two and a half hours on two cores."""
     hours: float | None = None
     """Hours to be spent, about: episodes of each family grow in proportion."""
     scenarios: str | None = None
