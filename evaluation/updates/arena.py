@@ -117,7 +117,7 @@ class UpdateArena:
             try:
                 return kind.load(self.policy_path(scenario, family))
             except ArtefactError as error:
-                trained = self.run.table_path("updates").with_suffix("") / "{tuned,taught}"
+                trained = self.run.table_path("updates/{tuned,taught}").with_suffix("")
                 raise ArtefactError(
                     f"{error} In this run: delete its table in '{trained}' too, then go on with --resume."
                 ) from error

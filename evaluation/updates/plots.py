@@ -84,7 +84,7 @@ def front(points: pl.DataFrame, axes: Axes) -> Axes:
     hull = points.filter(pl.col("on_rules_front")).sort("cost")
     right = max(float(costs.max()), 1e-12) * 1.5
     least = 10 ** np.floor(np.log10(costs[costs > 0].min(initial=right)))
-    along = np.array([0.0, *np.geomspace(least / 10, right, 200)])
+    along = np.array([0.0, *np.geomspace(least, right, 200)])
     axes.plot(along, np.interp(along, hull["cost"], hull["gain"]), color=BLUE, lw=1.2, zorder=1)
     whiskers = []
     for row in points.iter_rows(named=True):
@@ -308,7 +308,8 @@ def margins_page(table: pl.DataFrame) -> Figure:
 
 def importance_page(table: pl.DataFrame) -> Figure:
     """What learnt policies look at: a panel for each that ever decides otherwise, and a line for those that always do the same."""
-    found = [(str(scenario), str(name), own) for (scenario, name), own in _by_policy(table)]
+    by_policy = table.group_by("scenario", "policy", maintain_order=True)
+    found = [(str(scenario), str(name), own) for (scenario, name), own in by_policy]
     looking = [(scenario, name, own) for scenario, name, own in found if own["changed"].max() > 0]  # type: ignore[operator]
     still = [f"{name} in {scenario}" for scenario, name, own in found if own["changed"].max() == 0]
     figure, panels = panels_page(max(len(looking), 1), 4.2, 0.24 * table["field"].n_unique() + 1.0, 0.6)
@@ -365,10 +366,6 @@ def shown_policies(points: pl.DataFrame, chosen: Mapping[str, str]) -> dict[str,
 def _scenarios(table: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
     names = table["scenario"].unique(maintain_order=True)
     return [(name, table.filter(pl.col("scenario") == name)) for name in names]
-
-
-def _by_policy(table: pl.DataFrame) -> list[tuple[tuple[object, ...], pl.DataFrame]]:
-    return list(table.group_by("scenario", "policy", maintain_order=True))
 
 
 def _footnote(figure: Figure, text: str) -> None:

@@ -114,17 +114,15 @@ def study_updates(workshop: Workshop, arena: UpdateArena) -> UpdateStudy:
 def _decay(arena: UpdateArena) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(curves, losses) of every scenario and model."""
     curves, losses = [], []
-    names = decaying(arena)
-    for name in names:
-        for model in ("logistic", *arena.config.rankers):
-            found = _decay_of(arena, name, model)
-            keys = [pl.lit(name).alias("scenario"), pl.lit(model).alias("model")]
-            curves.append(found.summary().select(*keys, pl.all()))
-            ends = (*found.loss(), nan, nan, nan)
-            if CONTROL in names and name not in (CONTROL, STEADY):
-                ends = (*found.loss(), *_beyond(found, _decay_of(arena, CONTROL, model)))
-            told = dict(zip(_LOSSES, (None if value != value else value for value in ends), strict=True))
-            losses.append({"scenario": name, "model": model, **told, "seeds": arena.config.decay_seeds})
+    models = ("logistic", *arena.config.rankers)
+    measured = {(name, model): _decay_of(arena, name, model) for name in decaying(arena) for model in models}
+    for (name, model), found in measured.items():
+        keys = [pl.lit(name).alias("scenario"), pl.lit(model).alias("model")]
+        curves.append(found.summary().select(*keys, pl.all()))
+        control = None if name in (CONTROL, STEADY) else measured.get((CONTROL, model))
+        ends = (*found.loss(), *((nan, nan, nan) if control is None else _beyond(found, control)))
+        told = dict(zip(_LOSSES, (None if value != value else value for value in ends), strict=True))
+        losses.append({"scenario": name, "model": model, **told, "seeds": arena.config.decay_seeds})
     return pl.concat(curves), pl.DataFrame(losses, schema_overrides=dict.fromkeys(_LOSSES, pl.Float64))
 
 
