@@ -460,6 +460,7 @@ SMALL_UPDATES = UpdateScale(
         seeds=3,
         tuning_worlds=3,
         episodes=20,
+        replays=36,
         decay_seeds=1,
         decay_visits=150,
     ),

@@ -34,8 +34,8 @@ class UpdateStudyConfig:
     """Families that are trained."""
     own: tuple[str, ...] = ()
     """Families of a user's own, tuned or trained as they are."""
-    replays: int = 30
-    """Schedules that hindsight replays in each judged world."""
+    replays: int = 48
+    """Schedules that hindsight replays in each judged world; two thirds of them have a period."""
     unmet: tuple[str, ...] = ()
     """Scenarios for which a policy is trained on all the others, too, and judged there."""
     rankers: tuple[str, ...] = ()

@@ -86,12 +86,12 @@ def best_in_hindsight(
 
 
 def periodic_schedules(periods: int) -> list[Schedule]:
-    """No update at all; an update of each kind after every so many periods, seldom ones first; the same from half as many periods
-    on."""
+    """No update at all; an update of each kind after every so many periods; the same from half as many periods on. In both,
+    seldom ones first: of these it matters most when they begin."""
     schedules: list[Schedule] = [(0,) * periods]
     for half in (False, True):
-        for action in UPDATES:
-            for length in reversed(PERIODS):
+        for length in reversed(PERIODS):
+            for action in UPDATES:
                 first = length // 2 if half else length
                 due = [period >= first and (period - first) % length == 0 for period in range(periods)]
                 schedules.append(tuple(int(action) if now and first else 0 for now in due))

@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from agents.updates.policies.base import UPDATES
+from agents.updates.policies.hindsight import periodic_schedules
 from agents.updates.policies.learnt import SEEDS_PER_TRAINING, TRAINING_SEEDS
-from evaluation.options import UpdateOptions
+from evaluation.options import REFERENCE_UPDATES, SMALL_UPDATES, UpdateOptions
 from evaluation.updates import stages
 from evaluation.updates.config import UpdateStudyConfig
 
@@ -78,3 +80,14 @@ def test_families_get_as_many_episodes_each_and_no_world_or_seed_that_is_judged(
         assert {name == scenario for name, _ in noted.worlds} == {own}
         # nor has training seeds of its own that somebody is judged on or tuned on
         assert max(noted.seeds) < TRAINING_SEEDS < TRAINING_SEEDS + SEEDS_PER_TRAINING * (config.seed + 1)
+
+
+@pytest.mark.parametrize("config", [SMALL_UPDATES.config, REFERENCE_UPDATES.config])
+def test_hindsight_of_a_study_tries_every_period_and_other_phases(config):
+    starting = periodic_schedules(config.days)[: round(config.replays * 2 / 3)]
+    assert config.replays >= 30
+    for action in UPDATES:
+        for length in (1, 2, 3, 5, 7, 14):
+            assert tuple(int(action) if day and day % length == 0 else 0 for day in range(config.days)) in starting
+        # seldom ones begin sooner, too
+        assert any(schedule[15] == action and not any(schedule[:15]) for schedule in starting)
