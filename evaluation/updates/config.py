@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from agents.updates.costs import Prices
 from agents.updates.market import UpdateConfig
 from agents.updates.models import OTHER_SETTINGS
+from agents.updates.policies.hindsight import REPLAYS
 from agents.updates.policies.loading import RULES
 from envs.errors import ConfigurationError
 
@@ -34,8 +35,8 @@ class UpdateStudyConfig:
     """Families that are trained."""
     own: tuple[str, ...] = ()
     """Families of a user's own, tuned or trained as they are."""
-    replays: int = 48
-    """Schedules that hindsight replays in each judged world; two thirds of them have a period."""
+    replays: int = REPLAYS
+    """Schedules that hindsight replays in each judged world."""
     unmet: tuple[str, ...] = ()
     """Scenarios for which a policy is trained on all the others, too, and judged there."""
     rankers: tuple[str, ...] = ()

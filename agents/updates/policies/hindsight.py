@@ -66,7 +66,7 @@ def best_in_hindsight(
         raise ConfigurationError(f"hindsight needs at least one schedule to replay, not {replays}.")
     periods = market.periods
     most = len(also) + replays
-    starting = periodic_schedules(periods)[: max(1, round(_STARTING_SHARE * replays))]
+    starting = starting_schedules(periods, replays)
     waiting = list(dict.fromkeys([*(tuple(map(int, schedule)) for schedule in also), *starting]))[:most]
     known: dict[Schedule, Outcome] = {}
     draws = np.random.default_rng([seed, 0x41D5])
@@ -85,16 +85,20 @@ def best_in_hindsight(
     return Hindsight(FixedSchedule(ranked[0]), known[ranked[0]], len(known))
 
 
+def starting_schedules(periods: int, replays: int) -> list[Schedule]:
+    """Those of `periodic_schedules` that a search of so many replays begins with."""
+    return periodic_schedules(periods)[: max(1, round(_STARTING_SHARE * replays))]
+
+
 def periodic_schedules(periods: int) -> list[Schedule]:
     """No update at all; an update of each kind after every so many periods; the same from half as many periods on. In both,
     seldom ones first: of these it matters most when they begin."""
     schedules: list[Schedule] = [(0,) * periods]
     for half in (False, True):
         for length in reversed(PERIODS):
-            for action in UPDATES:
-                first = length // 2 if half else length
-                due = [period >= first and (period - first) % length == 0 for period in range(periods)]
-                schedules.append(tuple(int(action) if now and first else 0 for now in due))
+            first = length // 2 if half else length
+            due = [0 < first <= period and (period - first) % length == 0 for period in range(periods)]
+            schedules += [tuple(int(action) if now else 0 for now in due) for action in UPDATES]
     return list(dict.fromkeys(schedules))
 
 

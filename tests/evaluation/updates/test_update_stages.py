@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from agents.updates.policies.base import UPDATES
-from agents.updates.policies.hindsight import periodic_schedules
+from agents.updates.policies.hindsight import starting_schedules
 from agents.updates.policies.learnt import SEEDS_PER_TRAINING, TRAINING_SEEDS
 from evaluation.options import REFERENCE_UPDATES, SMALL_UPDATES, UpdateOptions
 from evaluation.updates import stages
@@ -84,7 +84,7 @@ def test_families_get_as_many_episodes_each_and_no_world_or_seed_that_is_judged(
 
 @pytest.mark.parametrize("config", [SMALL_UPDATES.config, REFERENCE_UPDATES.config])
 def test_hindsight_of_a_study_tries_every_period_and_other_phases(config):
-    starting = periodic_schedules(config.days)[: round(config.replays * 2 / 3)]
+    starting = starting_schedules(config.days, config.replays)
     assert config.replays >= 30
     for action in UPDATES:
         for length in (1, 2, 3, 5, 7, 14):
