@@ -473,6 +473,7 @@ REFERENCE_UPDATES = UpdateScale(
         episodes=36,
         unmet=("shock", "news"),
         rankers=("neumf", "din"),
+        decay_seeds=20,
     ),
     hours=2.5,
 )
