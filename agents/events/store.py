@@ -4,6 +4,7 @@
 """
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -118,6 +119,9 @@ class EventStore:
     def append(self, events: EventLog | pa.Table) -> int:
         """Adds events in order of time and closes the days that are over by them.
 
+        Where such a day cannot be closed, say because the disk is full, the events are in all the same: a warning tells, the day
+        stays open, and the next `append` tries again.
+
         Args:
             events: rows as `EventLog` has them; further columns are kept, the same in every call. See `in_order`.
 
@@ -142,7 +146,16 @@ class EventStore:
         self._end, self._newest = first + len(table), newest
         over = (newest - self.allowed_delay) // SECONDS_PER_DAY
         if over > self._open_day:
-            self.close_days(int(over))
+            try:
+                self.close_days(int(over))
+            except (ArtefactError, ConfigurationError) as error:
+                # an error would read as if nothing had been appended, and who tries again would append twice
+                warnings.warn(
+                    f"the events are in {self._shelf.place}, but the days before {int(over)} could not be closed: {error} The next "
+                    "append tries again.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
         return first
 
     def close_days(self, before: int) -> None:
@@ -166,6 +179,8 @@ class EventStore:
                 if not _ascends(mine, "clock") or not _ascends(mine, OFFSET):
                     mine = mine.sort_by([("clock", "ascending"), (OFFSET, "ascending")])
                 self._shelf.put_day(int(number), mine)
+                # also where a later day fails: what has a partition takes no more events
+                self._open_day = max(self._open_day, int(number) + 1)
             kept = rows[OFFSET].to_numpy()[day >= before]
             begins, ends = np.searchsorted(kept, np.array(segments).T)
             for number in np.flatnonzero(begins == ends):

@@ -71,8 +71,9 @@ class ModelRegistry:
 
     Args:
         folder: where versions are kept; None keeps them in memory, for training episodes.
-        keep: newest versions whose models are kept, besides the one that serves, its parents, and the one that served before it
-            (which a roll-back goes to). None keeps all. Records of versions always stay.
+        keep: newest versions whose models are kept, besides the one that serves, its parents, and those that served before it, back
+            to two that are whole (a roll-back goes there, and so does `load_serving` where what serves is damaged). None keeps all.
+            Records of versions always stay.
 
     Raises:
         ConfigurationError: if the folder cannot be written, or `keep` is less than 1.
@@ -101,7 +102,8 @@ class ModelRegistry:
             models: later changes to them do not touch the version.
             made_by: see `Version`.
             parents: by default the version that serves, if one does: right for what was made from it by an update. What learnt from
-                data alone, as in a full retrain, has none, so give ().
+                data alone, as in a full retrain, has none, so give (); what was made from another, as where `load_serving` refused
+                some, has that one.
             metrics: see `Version`.
             cost: by default that of the models' last fit, refit or update.
 
@@ -181,7 +183,8 @@ class ModelRegistry:
         return self._shelf.load(number)
 
     def load_serving(self) -> Serving:
-        """The models that serve. Where they are damaged, the last version that served before them and is whole serves instead.
+        """The models that serve. Where they are damaged, the last version that served before them and is whole serves instead;
+        nothing is written, so a reader can neither fail on a full disk nor undo what was promoted meanwhile.
 
         Raises:
             ConfigurationError: if no version was ever promoted.
@@ -200,8 +203,6 @@ class ModelRegistry:
             except ArtefactError as error:
                 refused.append(f"version {served[place]} is refused: {error}")
                 continue
-            if refused:
-                self._shelf.switch(served[: place + 1])
             return Serving(self._shelf.record(served[place]), models, tuple(refused))
         raise ArtefactError(f"none of the versions that served is whole: {' '.join(refused)}")
 
@@ -265,6 +266,20 @@ class ModelRegistry:
             branches[version.number] = parent.add(text)
         return tree
 
+    def _last_served(self) -> set[int]:
+        """What serves, and those that served before it, back to the one that would serve if it were damaged."""
+        served, found, whole = self._shelf.served(), set[int](), 0
+        for number in dict.fromkeys(reversed(served)):
+            found.add(number)
+            try:
+                self._shelf.checked(number)
+            except ArtefactError:
+                continue
+            whole += 1
+            if whole == 2:
+                break
+        return found
+
     def _prune(self, done: str) -> None:
         """Removes the models of versions that are not to be kept; `done` tells in an error what is true whatever comes of that."""
         if self.keep is None:
@@ -272,8 +287,7 @@ class ModelRegistry:
         versions = [version for version in self.versions() if version.is_kept]
         served = self._shelf.served()
         kept = {version.number for version in versions[-self.keep :]}
-        kept.update(served[-1:])
-        kept.update([number for number in served if number != served[-1]][-1:])
+        kept.update(self._last_served())
         for version in versions:
             if served and version.number == served[-1]:
                 kept.update(version.parents)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from agents.events import EventStore, in_order
@@ -273,6 +274,47 @@ def test_a_full_disk_loses_nothing(tmp_path, make_events, monkeypatch):
     store.append(make_events([3.0]))
     store.close_days(1)
     assert store.day(0)["clock"].to_pylist() == [1, 2, 3]
+
+
+def test_events_are_in_where_the_disk_fills_up_at_midnight(tmp_path, make_events, monkeypatch):
+    """Closing a day may wait, and must not make who appends append again."""
+    store = EventStore(tmp_path)
+    store.append(make_events([1.0, 2.0]))
+
+    def full(table, path, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyarrow.parquet.write_table", full)
+        with pytest.warns(RuntimeWarning, match=r"the events are in .*before 1 could not be closed.*No space left.*tries again"):
+            assert store.append(make_events([3.0, DAY + 1.0])) == 2
+    assert store.partitions() == [] and len(store) == 4
+    assert read_all(store.consumer("all"), 9)[-1]["clock"] == DAY + 1
+    assert store.append(make_events([DAY + 2.0])) == 4
+    assert store.partitions() == [0] and store.day(0)["clock"].to_pylist() == [1, 2, 3]
+    assert [row["offset"] for row in read_all(store.consumer("again"), 9)] == [0, 1, 2, 3, 4]
+
+
+def test_a_day_that_was_closed_before_another_failed_takes_no_more_events(tmp_path, make_events, monkeypatch):
+    """They would lie behind its partition, where nobody looks for them."""
+    store = EventStore(tmp_path, allowed_delay=9 * DAY)
+    store.append(make_events([1.0, DAY + 1.0]))
+    write = pq.write_table
+
+    def full_on_the_second(table, path, **options):
+        if table["clock"][0].as_py() > DAY:
+            raise OSError(28, "No space left on device")
+        write(table, path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyarrow.parquet.write_table", full_on_the_second)
+        with pytest.raises(ConfigurationError, match="No space left"):
+            store.close_days(2)
+    with pytest.raises(LogError, match="before 1 are closed"):
+        store.append(make_events([2.0]))
+    store.append(make_events([DAY + 2.0]))
+    store.close_days(2)
+    assert store.day(1)["clock"].to_pylist() == [DAY + 1, DAY + 2]
 
 
 KILLED = """

@@ -142,9 +142,50 @@ def test_a_corrupt_version_is_refused_by_name_and_the_one_before_serves(tmp_path
     serving = registry.load_serving()
     assert serving.version.number == 1 and same(serving.models, copies[0])
     assert "version 2 is refused" in serving.refused[0] and path.name in serving.refused[0]
-    assert ModelRegistry(tmp_path).served == (1,)
     assert same(registry.load(3), copies[2])
     assert registry.add(copies[2]).number == 4
+
+
+def damage(folder: Path, number: int) -> None:
+    (folder / "versions" / f"v{number:06d}" / "models.npz").write_bytes(b"")
+
+
+def test_a_reader_that_falls_back_writes_nothing(tmp_path, monkeypatch):
+    """So it serves where the disk is full, and undoes no promotion that comes in between."""
+    writer = ModelRegistry(tmp_path)
+    copies = three_versions(writer)
+    damage(tmp_path, 2)
+    reader = ModelRegistry(tmp_path)
+    with monkeypatch.context() as patched:
+
+        def full(*_, **__):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        patched.setattr("os.replace", full)
+        assert reader.load_serving().version.number == 1
+    load = reader._shelf.load
+
+    def promoted_meanwhile(number):
+        if number == 2:
+            writer.promote(3)
+        return load(number)
+
+    monkeypatch.setattr(reader._shelf, "load", promoted_meanwhile)
+    assert reader.load_serving().version.number == 1
+    assert writer.served == reader.served == (1, 2, 3)
+    assert same(reader.load_serving().models, copies[2])
+    assert writer.roll_back().number == 1  # past the damaged one
+
+
+def test_what_would_serve_in_place_of_damaged_versions_is_kept(tmp_path):
+    registry = ModelRegistry(tmp_path, keep=1)
+    copies = three_versions(registry)
+    damage(tmp_path, 2)
+    registry.promote(3)
+    damage(tmp_path, 3)
+    for _ in range(3):
+        registry.add(copies[1])
+    assert same(ModelRegistry(tmp_path).load_serving().models, copies[0])
 
 
 def test_a_record_that_was_changed_is_refused_by_name(tmp_path):
