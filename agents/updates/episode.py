@@ -106,6 +106,8 @@ class Episode:
         self._retrains = self._changes = 0
         self._learnt_by: dict[int, _Learnt] = {}
         self._references: dict[int, Reference] = {}
+        self._shown: tuple[NDArray[np.bool_], NDArray[np.float64]] | None = None
+        """Slots of the last period that had any of the champion's."""
         # what became known before each period
         self._known: list[EventLog] = []
         self._clicks: list[int] = []
@@ -161,10 +163,9 @@ class Episode:
             earlier = [self.history[place] for place in busy[:-1] if place >= first]
             if earlier:
                 trend = engagement - sum(day.clicks for day in earlier) / sum(day.visits for day in earlier)
-            reference = self._references.get(self.version)
-            if reference is not None:
-                clicked, scores = last.slots
-                error, shift = reference.calibration_error(clicked, scores), reference.shift(scores)
+        reference = self._references.get(self.version)
+        if reference is not None and self._shown is not None:
+            error, shift = reference.calibration_error(*self._shown), reference.shift(self._shown[1])
         learnt = self._learnt
         day, part = divmod(self.period, self.market.plan.periods_per_day)
         weekday = 2 * np.pi * ((self.market.world.reference_weekday + day) % 7) / 7
@@ -200,14 +201,17 @@ class Episode:
         updated = perf_counter()
         plan, day = self.market.plan, self._serve()
         self.update_seconds, self.serve_seconds = updated - start, perf_counter() - updated
-        # prices are by day, and a reward by period weighs as much as its share of the day
+        # whatever the length of a period, the mean over a day's periods is the day's: a period counts as its share of the day's
+        # visits, and prices are by day
+        weight = day.visits * plan.periods_per_day / max(self.traffic.visits_today, 1)
+        engagement, diversity, freshness = (weight * each for each in (day.engagement, day.diversity, day.freshness))
         cost = self.market.config.prices.of(change.cost) * plan.periods_per_day
-        vector = np.array([day.engagement, day.diversity, day.freshness, 0.0 - cost])
+        vector = np.array([engagement, diversity, freshness, 0.0 - cost])
         info = {
             "day": (self.period - 1) // plan.periods_per_day,
-            "engagement": day.engagement,
-            "diversity": day.diversity,
-            "freshness": day.freshness,
+            "engagement": engagement,
+            "diversity": diversity,
+            "freshness": freshness,
             "cost": cost,
             "vector": vector,
             "visits": day.visits,
@@ -242,8 +246,10 @@ class Episode:
         day = self.traffic.serve(self.period, due, self.models, trial=trial)
         self.history.append(day)
         self.events.append(day.events)
-        if day.visits and self.version not in self._references:
-            reference = Reference.of(*day.slots)
+        # a challenger on trial may have served everybody who came in a short period
+        if len(day.slots[0]):
+            self._shown = day.slots
+            reference = None if self.version in self._references else Reference.of(*day.slots)
             if reference is not None:
                 self._references[self.version] = reference
         self.period += 1

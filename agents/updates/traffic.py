@@ -275,6 +275,11 @@ class Traffic:
             visits *= (self._start_day <= day).sum() / max((self._start_day <= 0).sum(), 1)
         return round(visits)
 
+    @property
+    def visits_today(self) -> int:
+        """Visits of the whole day to which the last period that was served belongs."""
+        return len(self._today[1])
+
     def serve(
         self,
         period: int,

@@ -375,6 +375,44 @@ def test_hours_are_periods_of_the_same_days(world, config):
     assert cost["cost"] == pytest.approx(2 * config.prices.per_billion * cost["work"] / 1e9)
 
 
+def test_hours_add_up_to_what_their_day_is_worth(world, config):
+    """Also where nobody comes in some of them."""
+    hourly = ModelUpdateEnv(world, varied(config, days=3, period_hours=1))
+    steps = infos(run(hourly, [BOTH] * 72, seed=1))
+    assert any(step["visits"] == 0 for step in steps)
+    for day in range(3):
+        own = steps[24 * day : 24 * (day + 1)]
+        clicks, visits = (sum(step[name] for step in own) for name in ("clicks", "visits"))
+        assert np.mean([step["engagement"] for step in own]) == pytest.approx(clicks / visits)
+        diverse = sum(period.diverse for period in hourly.history[24 * day : 24 * (day + 1)])
+        assert np.mean([step["vector"][1] for step in own]) == pytest.approx(diverse / visits)
+    work = sum(step["work"] for step in steps)
+    assert sum(step["cost"] for step in steps) / 24 == pytest.approx(config.prices.per_billion * work / 1e9)
+    # as many visits as where a day is one period
+    whole = infos(run(ModelUpdateEnv(world, varied(config, days=3)), [KEEP] * 3, seed=1))
+    assert [sum(step["visits"] for step in steps[24 * day : 24 * (day + 1)]) for day in range(3)] == [
+        step["visits"] for step in whole
+    ]
+
+
+def test_a_period_that_the_challenger_serves_alone_leaves_what_is_known_of_the_champion(world, config):
+    """Of an hour with few visits a share of half is often all: then the last hour with slots of the champion's counts."""
+    market = Market(world, varied(config, days=2, period_hours=1, challenger_share=0.5))
+    env = ModelUpdateEnv(market)
+    observation, _ = env.reset(seed=0)
+    alone = 0
+    for period in range(48):
+        before = Monitoring.from_array(observation)
+        observation, reward, *_ = env.step(CHALLENGER if period == 20 else KEEP)
+        seen = Monitoring.from_array(observation)
+        assert np.isfinite(observation).all() and np.isfinite(reward)
+        if env.history[-1].visits and not len(env.history[-1].slots[0]):
+            alone += 1
+            assert (seen.calibration_error, seen.score_shift) == (before.calibration_error, before.score_shift)
+            assert seen.calibration_error > 0
+    assert alone
+
+
 def test_who_arrives_takes_part(moving_world, config):
     market = Market(moving_world, varied(config, visits_per_day=1_000, days=2))
     env = ModelUpdateEnv(market)
@@ -478,6 +516,7 @@ def test_nothing_unborn_or_consumed_is_shown_and_nothing_twice(env, world, confi
         ("requests_per_visit", 0),
         ("budget_retrains", -0.1),
         ("budget_retrains", float("nan")),
+        ("budget_retrains", float("inf")),
         ("window_days", 0.0),
         ("weights", (1.0, 1.0)),
         ("challenger_share", 1.0),
