@@ -473,7 +473,8 @@ REFERENCE_UPDATES = UpdateScale(
         episodes=36,
         unmet=("shock", "news"),
         rankers=("neumf", "din"),
-        decay_seeds=20,
+        decay_seeds=60,
+        ranker_decay_seeds=20,
     ),
     hours=2.5,
 )

@@ -25,10 +25,11 @@ class ModelUpdateEnv(gymnasium.Env[NDArray[np.float32], int]):
     """A step is a period: first the action is carried out on the events known by then, then the period's users are served.
 
     Actions: see `UpdateAction`; one that cannot be carried out counts as keep. Observation: `Monitoring`, scaled to order one.
-    Reward: `config.weights` of the period's engagement, diversity, freshness and -cost. The former are per visit; a period that is not
-    a whole day counts as its share of the day's visits, so the mean over a day's periods is the day's, whatever their length. Cost is counted work, the same on every
-    machine; measured seconds are in `update_seconds` and `serve_seconds`, outside reward and info, which a seed reproduces to the
-    bit. The info has the mask of actions that can be carried out in the next step, also at reset. Episodes end by truncation.
+    Reward: `config.weights` of the period's engagement, diversity, freshness and -cost. The former are per visit, and a period
+    shorter than a day counts as its share of the day's visits, so that the mean over a day's periods is the day's. Cost is
+    counted work, the same on every machine; measured seconds are in `update_seconds` and `serve_seconds`, outside reward and
+    info, which a seed reproduces to the bit. The info has the mask of actions that can be carried out in the next step, also
+    at reset. Episodes end by truncation.
 
     Args:
         market: the market, or several, which are played one after another, or a world; by default that of the synthetic log of

@@ -15,17 +15,18 @@ been among the candidates, of all items that were on offer at its time. What was
 are its candidates nearly always; the margin of recall is therefore wide, and keeps out broken embeddings only. A share of traffic
 served by the challenger has no such bias (`SharedTraffic`) and is judged too where there is one.
 
-A paired measure in which the champion has 0 in every case, such as recall where it finds nothing, shows no inferiority: there is
-nothing to lose, and no limit could lie above zero. It refuses nobody, and it passes nobody either: the others decide. So that
-events which tell nothing apart pass nothing, a challenger must always rank better than chance by `ndcg` (assay sensitivity; ICH
-E10).
+Chance finds a clicked item among c candidates of n items on offer in a share c / n of cases, so recall counts only beyond that:
+else with few items a margin of half would let embeddings pass that know nothing. And so that events which tell nothing apart pass
+nothing, a challenger must do better than chance in both measures whatever the champion does (assay sensitivity; ICH E10). Cases
+in which every item on offer would be a candidate tell nothing of recall.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 from scipy.stats import t as student
 
@@ -53,7 +54,7 @@ class GateConfig:
     ndcg_margin: float = 0.02
     """Share of the champion's NDCG in shown slates that may be lost."""
     recall_margin: float = 0.5
-    """Share of the champion's recall of clicked items that may be lost; wide, see the module."""
+    """Share of the champion's recall of clicked items beyond chance that may be lost; wide, see the module."""
     traffic_margin: float = 0.05
     """Share of the champion's clicks per request that may be lost, where traffic was shared."""
     alpha: float = 0.05
@@ -84,18 +85,16 @@ class Finding:
     champion: float
     challenger: float
     margin: float
-    """Share of the champion's that may be lost."""
+    """Share of the champion's that may be lost; of recall, of what is beyond chance."""
     low: float
     """One-sided lower limit of challenger - (1 - margin) champion; NaN where nothing can be said."""
     power: float
     """Chance that a challenger just as good as the champion passes with so many events."""
-    nothing_to_lose: bool = False
-    """Whether the champion has 0 in every case that both were asked about, so that the measure tells nothing."""
 
     @property
     def is_non_inferior(self) -> bool:
-        """Whether the challenger is shown not to be worse by the margin, or cannot be."""
-        return self.nothing_to_lose or bool(self.low > 0)
+        """Whether the challenger is shown not to be worse by the margin."""
+        return bool(self.low > 0)
 
 
 @dataclass(frozen=True)
@@ -192,12 +191,19 @@ class Gate:
         theirs, ours = (cases.measured(models, config.candidates) for models in (champion, challenger))
         if not all(np.isfinite(values).all() for values in ours):
             return rejected("the challenger gives scores that are not finite numbers.")
-        findings = []
-        margins = {"ndcg": config.ndcg_margin, "recall": config.recall_margin}
-        for (measure, margin), before, after_it in zip(margins.items(), theirs, ours, strict=True):
-            # a champion that gives no finite scores is worth nothing
-            means = (mean_by_user(values, cases.user) for values in (np.nan_to_num(before), after_it))
-            findings.append(self._finding(measure, margin, *means))
+        # where all that is on offer would be a candidate, recall is no matter of the models
+        chance = cases.found_by_chance(config.candidates)
+        told = chance < 1
+        # a champion that gives no finite scores is worth nothing
+        before, after_it = (mean_by_user(np.nan_to_num(values[0]), cases.user) for values in (theirs, ours))
+        findings = [self._finding("ndcg", config.ndcg_margin, before, after_it)]
+        beyond_chance = {"ranks": mean_by_user(ours[0] - cases.by_chance, cases.user)}
+        if told.any():
+            before, after_it = (
+                mean_by_user((np.nan_to_num(values[1]) - chance)[told], cases.user[told]) for values in (theirs, ours)
+            )
+            findings.append(self._finding("recall", config.recall_margin, before, after_it))
+            beyond_chance["recalls"] = after_it
         if traffic is not None:
             if min(len(traffic.champion_clicks), len(traffic.challenger_clicks)) < config.min_users:
                 return rejected(f"a side of the shared traffic has fewer than {config.min_users} users.", *findings)
@@ -209,21 +215,17 @@ class Gate:
                 for each in failed
             )
             return rejected(f"not shown to be non-inferior at level {config.alpha:g}: {told}.", *findings)
-        beyond_chance = mean_by_user(ours[0] - cases.by_chance, cases.user)
-        if not _low(beyond_chance, config.alpha) > 0:
-            return rejected("the challenger is not shown to rank better than chance.", *findings)
+        for does, figure in beyond_chance.items():
+            if not _low(figure, config.alpha) > 0:
+                return rejected(f"it is not shown that the challenger {does} better than chance.", *findings)
         reason = f"non-inferior in {', '.join(each.measure for each in findings)} at level {config.alpha:g}."
-        silent = [each.measure for each in findings if each.nothing_to_lose]
-        if silent:
-            reason += f" The champion has 0 in {', '.join(silent)}, which tells nothing."
         return Decision(True, reason, tuple(findings), count, users)
 
     def _finding(self, measure: str, margin: float, champion: Measured, challenger: Measured) -> Finding:
         """The paired test of two figures of the same users."""
         kept = Measured((1 - margin) * champion.value, (1 - margin) * champion.influence)
         error, freedom = _error((challenger - kept).influence)
-        found = self._told(measure, margin, champion.value, challenger.value, error, freedom)
-        return found if champion.value > 0 else replace(found, power=1.0, nothing_to_lose=True)
+        return self._told(measure, margin, champion.value, challenger.value, error, freedom)
 
     def _of_traffic(self, traffic: SharedTraffic) -> Finding:
         """The test of two figures of different users; degrees of freedom are Welch and Satterthwaite's."""
@@ -242,7 +244,7 @@ class Gate:
     ) -> Finding:
         alpha = self.config.alpha
         low = challenger - (1 - margin) * champion - float(student.ppf(1 - alpha, freedom)) * error
-        room = margin * champion
+        room = margin * max(champion, 0.0)
         power = float(norm.cdf(room / error - norm.ppf(1 - alpha))) if error > 0 else float(room > 0)
         return Finding(measure, champion, challenger, margin, low, power)
 
@@ -306,7 +308,8 @@ class HeldOut:
         """([M] NDCG at 10 of the clicked item among those passed over, [M] 1 where recall finds it among `candidates` of the items
         on offer that the user had not consumed, else 0).
 
-        Items of equal score share the mean of their ranks. NaN where a score is not a finite number.
+        Of items of equal score, those in a slate share the mean of their ranks; recall's candidates are drawn, and the chance
+        counts. NaN where a score is not a finite number.
         """
         scores = models.score(self.inputs)
         own = scores[np.arange(len(self)), self.place][:, None]
@@ -315,24 +318,41 @@ class HeldOut:
         return np.where(is_whole, ndcg_at(rank.astype(np.float64)), np.nan), self._found(models, candidates)
 
     def _found(self, models: ServedModels, candidates: int) -> NDArray[np.float64]:
-        target = self.inputs.items[np.arange(len(self)), self.place]
         vectors = models.recall.item_vectors_
         if not np.isfinite(vectors).all():
             return np.full(len(self), np.nan)
-        case, item = self.consumed
         found = np.zeros(len(self))
+        for rows, on_offer, target in self._on_offer(len(vectors)):
+            scores = models.recall.user_vectors(self.inputs.history[rows]) @ vectors.T
+            own = np.take_along_axis(scores, target[:, None], axis=1)
+            better, alike = (((scores > own) & on_offer).sum(axis=1), ((scores == own) & on_offer).sum(axis=1))
+            found[rows] = np.where(np.isfinite(own[:, 0]), _drawn(candidates - better, alike), np.nan)
+        return found
+
+    def found_by_chance(self, candidates: int) -> NDArray[np.float64]:
+        """[M] chance that the clicked item is among `candidates` items drawn from those on offer that the user had not consumed."""
+        chance = np.zeros(len(self))
+        for rows, on_offer, _ in self._on_offer(len(self.catalogue)):
+            chance[rows] = _drawn(candidates, on_offer.sum(axis=1))
+        return chance
+
+    def _on_offer(self, num_items: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int32]]]:
+        """Yields (cases [n], items that could have been shown in them [n, I], clicked items [n])."""
+        target = self.inputs.items[np.arange(len(self)), self.place]
+        case, item = self.consumed
         for first in range(0, len(self), _CHUNK):
             rows = np.arange(first, min(first + _CHUNK, len(self)))
-            scores = models.recall.user_vectors(self.inputs.history[rows]) @ vectors.T
+            on_offer = self.catalogue.offered(np.arange(num_items), self.time[rows][:, None])
             low, high = np.searchsorted(case, [first, rows[-1] + 1])
-            own = scores[np.arange(len(rows)), target[rows]][:, None].copy()
-            scores[case[low:high] - first, item[low:high]] = -np.inf
-            scores[~self.catalogue.offered(np.arange(scores.shape[1]), self.time[rows][:, None])] = -np.inf
+            on_offer[case[low:high] - first, item[low:high]] = False
             # it was shown, whatever the catalogue says
-            scores[np.arange(len(rows)), target[rows]] = own[:, 0]
-            rank = (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
-            found[rows] = np.where(np.isfinite(own[:, 0]), rank < candidates, np.nan)
-        return found
+            on_offer[np.arange(len(rows)), target[rows]] = True
+            yield rows, on_offer, target[rows]
+
+
+def _drawn(places: ArrayLike, among: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[n] chance of each of `among` [n] to be drawn for `places`, in [0, 1]."""
+    return np.clip(np.asarray(places) / among, 0, 1)
 
 
 def _consumed_before(log: InteractionLog, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

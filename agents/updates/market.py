@@ -78,8 +78,8 @@ class UpdateConfig:
             raise ConfigurationError(f"days is {self.days}; it must be at least 1.")
         if self.budget_retrains is not None and not 0 <= self.budget_retrains < np.inf:
             raise ConfigurationError(
-                f"budget_retrains is {self.budget_retrains}; a budget must be a number, and not below zero (a large one is as good as "
-                "none)."
+                f"budget_retrains is {self.budget_retrains}; a budget must be a number and not below zero; a large one is as "
+                "good as none."
             )
         if self.window_days is not None and not self.window_days > 0:
             raise ConfigurationError(f"window_days is {self.window_days}; a window must be longer than 0 days.")

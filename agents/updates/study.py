@@ -59,11 +59,12 @@ def run_update_study(
         jobs: number of episodes run side by side, as Ray tasks; 1 runs them in this process.
 
     Returns:
-        One row for each policy, seed and period: policy, seed, period (from 0), day (of the run), engagement (clicks per visit; of an
-        hour, as many as it adds to its day's, times the hours of a day, so that means over periods are those over days), diversity,
-        freshness (likewise), clicks, visits, unseen_share, action (as carried out), asked (as chosen), cost, trained_samples, work,
-        reward, budget_left, model_version, gate (why the gate decided as it did; null), seconds and serve_seconds (measured, of the
-        update and of traffic), observation and mask (what the policy saw when it chose, and which actions were valid).
+        One row for each policy, seed and period: policy, seed, period (from 0), day (of the run), engagement (clicks per visit; a
+        period shorter than a day counts as its share of the day's visits), diversity, freshness (likewise), clicks,
+        visits, unseen_share, action (as carried out), asked (as chosen), cost, trained_samples, work, reward,
+        budget_left, model_version, gate (why the gate decided as it did; null), seconds and serve_seconds (measured, of
+        the update and of traffic), observation and mask (what the policy saw when it chose, and which actions were
+        valid).
 
     Raises:
         AgentError: if a policy returns something that is no action, or a user's policy fails.

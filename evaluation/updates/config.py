@@ -47,6 +47,8 @@ class UpdateStudyConfig:
     """Passes of a full training of these rankers; few, since policies may have them retrain daily."""
     decay_seeds: int = 5
     """Worlds in which decay is measured."""
+    ranker_decay_seeds: int | None = None
+    """In how many of these that of the pipelines with other `rankers` is, which take several times as long; None: in all."""
     decay_visits: int = 300
     """Visits a day in these."""
     event_delay: float = 0.0
@@ -71,6 +73,10 @@ class UpdateStudyConfig:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
+        if self.ranker_decay_seeds is not None and not 1 <= self.ranker_decay_seeds <= self.decay_seeds:
+            raise ConfigurationError(
+                f"ranker_decay_seeds is {self.ranker_decay_seeds}; it must be from 1 to decay_seeds, {self.decay_seeds}."
+            )
         if not self.scenarios or not self.learners:
             raise ConfigurationError("a study of updates needs at least one scenario and one learner.")
         if self.seeds > TUNING_SEED:

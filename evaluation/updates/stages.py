@@ -77,8 +77,14 @@ def decay_jobs(arena: UpdateArena) -> list[Job]:
         Job(STUDY, table_of("decay", name, model, seed), measure, (name, model, seed))
         for name in decaying(arena)
         for model in models
-        for seed in range(arena.config.decay_seeds)
+        for seed in decay_seeds(arena, model)
     ]
+
+
+def decay_seeds(arena: UpdateArena, model: str) -> range:
+    """Of the worlds in which a model's decay is measured."""
+    every, of_others = arena.config.decay_seeds, arena.config.ranker_decay_seeds
+    return range(every if model == "logistic" or of_others is None else of_others)
 
 
 def decaying(arena: UpdateArena) -> list[str]:

@@ -19,6 +19,7 @@ from evaluation.updates.stages import (
     STUDY,
     chosen_learner,
     decay_jobs,
+    decay_seeds,
     decaying,
     hindsight_jobs,
     importance_jobs,
@@ -122,12 +123,12 @@ def _decay(arena: UpdateArena) -> tuple[pl.DataFrame, pl.DataFrame]:
         control = None if name in (CONTROL, STEADY) else measured.get((CONTROL, model))
         ends = (*found.loss(), *((nan, nan, nan) if control is None else _beyond(found, control)))
         told = dict(zip(_LOSSES, (None if value != value else value for value in ends), strict=True))
-        losses.append({"scenario": name, "model": model, **told, "seeds": arena.config.decay_seeds})
+        losses.append({"scenario": name, "model": model, **told, "seeds": len(found.losses)})
     return pl.concat(curves), pl.DataFrame(losses, schema_overrides=dict.fromkeys(_LOSSES, pl.Float64))
 
 
 def _decay_of(arena: UpdateArena, name: str, model: str) -> Decay:
-    tables = [table_of("decay", name, model, seed) for seed in range(arena.config.decay_seeds)]
+    tables = [table_of("decay", name, model, seed) for seed in decay_seeds(arena, model)]
     return Decay(arena.tables(*[f"{table}_curves" for table in tables]), arena.tables(*tables))
 
 

@@ -286,7 +286,9 @@ def test_events_are_in_where_the_disk_fills_up_at_midnight(tmp_path, make_events
 
     with monkeypatch.context() as patch:
         patch.setattr("pyarrow.parquet.write_table", full)
-        with pytest.warns(RuntimeWarning, match=r"the events are in .*before 1 could not be closed.*No space left.*tries again"):
+        with pytest.warns(
+            RuntimeWarning, match=r"the events are in .*before 1 could not be closed.*No space left.*tries again"
+        ):
             assert store.append(make_events([3.0, DAY + 1.0])) == 2
     assert store.partitions() == [] and len(store) == 4
     assert read_all(store.consumer("all"), 9)[-1]["clock"] == DAY + 1

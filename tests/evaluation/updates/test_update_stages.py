@@ -62,7 +62,8 @@ def test_each_world_of_decay_has_traffic_of_its_own(monkeypatch):
     for job in jobs:
         with pytest.raises(TuningBeginsError):
             job.work(arena, job.table, *job.arguments)
-    assert len(noted) == 2 * config.decay_seeds * (1 + len(config.rankers))  # of the control, too
+    worlds = config.decay_seeds + len(config.rankers) * config.ranker_decay_seeds
+    assert len(noted) == 2 * worlds  # of the control, too
     assert all(world[1] == seed for (world,), (seed,) in noted)
     assert {world[0] for (world,), _ in noted} == {"news", "returning"}
     assert {seed for _, (seed,) in noted} == set(range(config.decay_seeds))
