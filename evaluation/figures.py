@@ -18,7 +18,14 @@ from evaluation.runs import Run
 from evaluation.serving.plots import correlation_page, feedback_page, serving_page
 from evaluation.serving.report import loop_estimates
 from evaluation.summary import num_users_and_seeds
-from evaluation.updates.plots import decay_page, front_page, importance_page, shown_policies, timeline_page
+from evaluation.updates.plots import (
+    decay_page,
+    front_page,
+    importance_page,
+    shown_policies,
+    timeline_page,
+    watched_page,
+)
 from evaluation.updates.plots import learning_page as update_learning_page
 from evaluation.updates.plots import margins_page as updates_margins_page
 from evaluation.verdict.plots import learning_page, long_term_page, margins_page, tradeoff_page, verdict_page
@@ -37,10 +44,10 @@ def save_figures(runs: Run | Sequence[Run], folder: Path | None = None) -> list[
         folder: where the PNGs go; None for the plots folder of a single run.
 
     Returns:
-        Paths of the PNGs: comparison, tradeoff, interest, learning, updates, updates_front,
-        updates_margins, updates_importance, updates_decay, updates_learning, fidelity, sensitivity, rankers, ranker_pairs,
-        growth_amount, growth_delay, growth_labels, serving, offline_vs_simulated, feedback, verdict, verdict_margins,
-        verdict_tradeoff, verdict_long_term, verdict_learning.
+        Paths of the PNGs: comparison, tradeoff, interest, learning, updates, updates_front, updates_margins,
+        updates_importance, updates_decay, updates_learning, updates_monitoring, fidelity, sensitivity, rankers,
+        ranker_pairs, growth_amount, growth_delay, growth_labels, serving, offline_vs_simulated, feedback, verdict,
+        verdict_margins, verdict_tradeoff, verdict_long_term, verdict_learning.
 
     Raises:
         ArtefactError: if a table is damaged, or no run has any table to draw.
@@ -195,6 +202,11 @@ def _updates_decay(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
     return decay_page(runs[0].table("updates_decay"))
 
 
+def _updates_monitoring(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
+    """What monitoring shows of the first run's scenarios."""
+    return watched_page(runs[0].table("updates_monitoring"))
+
+
 def _updates_learning(runs: Sequence[Run], titles: Sequence[str]) -> Figure:
     """Learning curves of the first run's update policies."""
     return update_learning_page(runs[0].table("updates_learning"))
@@ -309,6 +321,7 @@ _FIGURES: tuple[tuple[str, Callable[[Sequence[Run], Sequence[str]], Figure | Non
     ("updates_importance", _updates_importance, "updates_importance"),
     ("updates_decay", _updates_decay, "updates_decay"),
     ("updates_learning", _updates_learning, "updates_learning"),
+    ("updates_monitoring", _updates_monitoring, "updates_monitoring"),
     ("fidelity", _fidelity, "distances"),
     ("sensitivity", _sensitivity, "sensitivity"),
     ("rankers", _rankers, "rankers"),

@@ -13,7 +13,7 @@ PANELS = {
     "engagement": ("Engagement", "clicks per visit"),
     "diversity": ("Diversity", "mean distance within a slate"),
     "shown_fresh": ("Fresh items shown", "share of slots"),
-    "unseen_share": ("Items born since training", "share of slots"),
+    "newborn_share": ("Items born since training", "share of slots"),
     "calibration_error": ("Calibration", "expected calibration error"),
     "score_psi": ("Shift of scores", "population stability index"),
 }

@@ -36,7 +36,7 @@ _COLUMNS = (
     ("shown_fresh", pa.float64(), "share of filled slots with such an item; NaN without any"),
     ("shown_age_days", pa.float64(), "mean age of the items shown, in days; NaN without any"),
     (
-        "unseen_share",
+        "newborn_share",
         pa.float64(),
         "share of filled slots with an item born after the version was trained; NaN where unknown",
     ),
@@ -191,7 +191,7 @@ def _row(
         "freshness": _mean(fresh[clicked]),
         "shown_fresh": _mean(fresh[filled]),
         "shown_age_days": _mean(slots.age_days[members][filled]),
-        "unseen_share": _mean(slots.birth_clock[members][filled] > trained_at) if trained_at == trained_at else np.nan,
+        "newborn_share": _mean(slots.birth_clock[members][filled] > trained_at) if trained_at == trained_at else np.nan,
         "predicted_ctr": _mean(chances),
         "calibration_bias": _mean(chances) - _mean(labels),
         "calibration_error": calibration_error(labels, chances, config.bins),

@@ -39,6 +39,8 @@ class ModelUpdateEnv(gymnasium.Env[NDArray[np.float32], int]):
         render_mode: "ansi" or None.
         events: folder in which each episode leaves its event log (see `agents.events.EventStore`) under `episode-N`, the next N
             that is not there; None keeps them in memory.
+        registry: folder in which each episode leaves the versions of its models (see `agents.updates.registry.ModelRegistry`)
+            likewise; None keeps them in memory, which is faster.
 
     Raises:
         ConfigurationError: if an argument is out of its range.
@@ -53,6 +55,7 @@ class ModelUpdateEnv(gymnasium.Env[NDArray[np.float32], int]):
         users: NDArray[np.int64] | None = None,
         render_mode: str | None = None,
         events: Path | str | None = None,
+        registry: Path | str | None = None,
     ) -> None:
         if render_mode not in (None, "ansi"):
             raise ConfigurationError(f"render_mode is '{render_mode}'; it must be 'ansi' or None.")
@@ -66,7 +69,7 @@ class ModelUpdateEnv(gymnasium.Env[NDArray[np.float32], int]):
         """The one that is played, None before the first."""
         self._next = 0
         """Place of the market whose turn it is."""
-        self._events = None if events is None else Path(events)
+        self._events, self._registry = (None if folder is None else Path(folder) for folder in (events, registry))
 
     @property
     def config(self) -> UpdateConfig:
@@ -92,7 +95,8 @@ class ModelUpdateEnv(gymnasium.Env[NDArray[np.float32], int]):
         place = self._place(asked) if asked is not None else 0 if seed is not None else self._next
         super().reset(seed=seed)
         self.market, self._next = self.markets[place], (place + 1) % len(self.markets)
-        self.episode = Episode(self.market, int(self.np_random.integers(2**63)), self._folder())
+        folders = self._folders()
+        self.episode = Episode(self.market, int(self.np_random.integers(2**63)), *folders)
         return self.episode.monitoring.to_array(), self.episode.state()
 
     def step(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
@@ -151,11 +155,13 @@ class ModelUpdateEnv(gymnasium.Env[NDArray[np.float32], int]):
             raise ConfigurationError(f"there is no market {asked!r}; the option takes 0 to {len(self.markets) - 1}.")
         return place
 
-    def _folder(self) -> Path | None:
-        """Of the next episode's event log."""
-        if self._events is None:
-            return None
-        return next(path for number in count() if not (path := self._events / f"episode-{number}").exists())
+    def _folders(self) -> tuple[Path | None, Path | None]:
+        """Of the next episode's event log and registry; both have the same number."""
+        kept = [folder for folder in (self._events, self._registry) if folder is not None]
+        numbers = (number for number in count() if not any((folder / f"episode-{number}").exists() for folder in kept))
+        name = f"episode-{next(numbers)}"
+        events, registry = (None if folder is None else folder / name for folder in (self._events, self._registry))
+        return events, registry
 
     @property
     def _playing(self) -> Episode:

@@ -8,9 +8,13 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from agents.events import Arrivals, EventStore, Stream
+from agents.events.facts import Items
+from agents.events.samples import with_predictions
+from agents.events.statistics import STATISTICS, StatisticsConfig, daily_statistics
 from agents.updates.costs import Cost
 from agents.updates.gate import Gate, SharedTraffic
 from agents.updates.market import Market
@@ -70,27 +74,36 @@ class Episode:
     Every episode begins with the same models, fitted to the policy's log. The seed decides who visits, their choices and how
     their interests wander; the world decides what is born when.
 
-    Every request is appended to an event log (`agents.events`), period by period as traffic recorded them. All that models
-    learn from is read back from there, when it is known.
+    Every request is appended to an event log (`agents.events`), period by period as traffic recorded them. All that models learn
+    from is read back from there, when it is known. Each slot has a `prediction` there, the chance of a click by the newest
+    map of scores to chances (`Reference`) that was known when it was shown; NaN before the first, and for slots of a
+    challenger on trial.
 
     Args:
         market: what episodes share.
         seed: see above.
         events: where the event log is kept: a folder that has none yet, a stream of one's own, or None for memory. Of a store or a
             folder all days are closed when the episode is over.
+        registry: where versions of the models are kept: a folder that has none yet, or None for memory.
 
     Raises:
-        ConfigurationError: if the folder has events already.
+        ConfigurationError: if a folder has events or versions already.
     """
 
-    def __init__(self, market: Market, seed: int, events: Path | Stream | None = None) -> None:
+    def __init__(
+        self, market: Market, seed: int, events: Path | Stream | None = None, registry: Path | None = None
+    ) -> None:
         self.market, self.seed = market, seed
         self.traffic = market.traffic(seed)
         self.events = event_store(market, events) if events is None or isinstance(events, Path) else events
         """The event log."""
         self._arrivals = Arrivals(self.events.consumer("models"), 3_600 * market.plan.event_delay)
-        self.registry = ModelRegistry(keep=KEPT_VERSIONS)
-        """Every version that served."""
+        self.registry = ModelRegistry(registry, keep=KEPT_VERSIONS)
+        """Every version that served, and a record of every challenger that the gate refused."""
+        if self.registry.versions():
+            raise ConfigurationError(
+                f"'{registry}' has versions of models already; give each episode a folder of its own."
+            )
         self.gate = Gate(market.config.gate)
         self.models = ServedModels.of(market.first)
         """What serves."""
@@ -106,6 +119,8 @@ class Episode:
         self._retrains = self._changes = 0
         self._learnt_by: dict[int, _Learnt] = {}
         self._references: dict[int, Reference] = {}
+        self._newest: Reference | None = None
+        """The last of these that was made."""
         self._shown: tuple[NDArray[np.bool_], NDArray[np.float64]] | None = None
         """Slots of the last period that had any of the champion's."""
         # what became known before each period
@@ -191,6 +206,28 @@ class Episode:
             episode_share=self.period / self.market.periods,
         )
 
+    def statistics(self) -> pa.Table:
+        """What monitoring shows of the event log's closed days, all of them once the episode is over: a row of
+        `agents.events.statistics.STATISTICS` for each day and version.
+
+        Raises:
+            ConfigurationError: if the events went to a stream that keeps no days.
+        """
+        if not isinstance(self.events, EventStore):
+            raise ConfigurationError(
+                "the events went to a stream that keeps no days; make statistics where it keeps them."
+            )
+        world = self.market.world
+        items = Items.of(world.policy_log.catalogue, world.reference_time)
+        config = StatisticsConfig(fresh_days=world.config.fresh_days)
+        trained = {
+            version.models: float(version.window.last - world.reference_time) for version in self.registry.versions()
+        }
+        days = [
+            daily_statistics(self.events, day, items, config, trained_at=trained) for day in self.events.partitions()
+        ]
+        return pa.concat_tables(days) if days else STATISTICS.empty_table()
+
     # ------------------------------------------------------------------ a step
     def step(self, action: UpdateAction) -> tuple[float, dict[str, Any]]:
         """(reward, info): carries out the action, where it can be, then serves the period."""
@@ -245,13 +282,15 @@ class Episode:
         due = self.traffic.due_visits(self.period)
         day = self.traffic.serve(self.period, due, self.models, trial=trial)
         self.history.append(day)
-        self.events.append(day.events)
+        reference = self._references.get(self.version, self._newest)
+        told = np.full(day.scores.shape, np.nan) if reference is None else reference.chance(day.scores)
+        self.events.append(with_predictions(day.events, told))
         # a challenger on trial may have served everybody who came in a short period
         if len(day.slots[0]):
             self._shown = day.slots
-            reference = None if self.version in self._references else Reference.of(*day.slots)
-            if reference is not None:
-                self._references[self.version] = reference
+            made = None if self.version in self._references else Reference.of(*day.slots)
+            if made is not None:
+                self._references[self.version] = self._newest = made
         self.period += 1
         known = self._arrivals.by(self.period * seconds)
         self._known.append(known)
@@ -313,6 +352,9 @@ class Episode:
             self._retrains += 1
             learnt = _Learnt(since, since, since, self.period)
             self._go_live("challenger", challenger.cost, learnt, decision.figures())
+        else:
+            told = {"made_by": "challenger, refused", "metrics": decision.figures(), "cost": challenger.cost}
+            self.registry.add(challenger.models, parents=(), is_kept=False, **told)
         return _Change(gate=decision.reason, promoted=decision.promote)
 
     def _go_live(

@@ -115,9 +115,13 @@ class Reference:
         model = LogisticRegression(C=np.inf).fit(scores[:, None], clicked)
         return cls(scores, float(model.coef_[0, 0]), float(model.intercept_[0]))
 
+    def chance(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Chances of a click of slots with these scores, of any shape; NaN where there is none."""
+        return expit(self.slope * np.asarray(scores, np.float64) + self.intercept)
+
     def calibration_error(self, clicked: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
         """Expected calibration error of a period's slots."""
-        return calibration_error(clicked, expit(self.slope * scores + self.intercept))
+        return calibration_error(clicked, self.chance(scores))
 
     def shift(self, scores: NDArray[np.float64]) -> float:
         """Population stability index of a period's scores."""

@@ -95,6 +95,7 @@ class ModelRegistry:
         parents: Sequence[int] | None = None,
         metrics: Mapping[str, float] | None = None,
         cost: Cost | None = None,
+        is_kept: bool = True,
     ) -> Version:
         """Keeps the models as they are now as a new version, which does not serve yet.
 
@@ -106,6 +107,7 @@ class ModelRegistry:
                 some, has that one.
             metrics: see `Version`.
             cost: by default that of the models' last fit, refit or update.
+            is_kept: whether the models are; else there is a record of them alone, as of a challenger that was refused.
 
         Raises:
             ConfigurationError: if a parent is unknown, or the version cannot be written; then it does not exist, and what serves is
@@ -129,6 +131,9 @@ class ModelRegistry:
             configuration=models.configuration,
         )
         self._shelf.write(version, models)
+        if not is_kept:
+            self._shelf.remove(version.number)
+            return self._shelf.record(version.number)
         self._prune(f"version {version.number} is kept and whole")
         return version
 

@@ -121,6 +121,19 @@ def run_episode(
     return pl.DataFrame(rows, schema_overrides=_TYPES)
 
 
+def watch_episode(market: Market, policy: UpdatePolicy, seed: int) -> pl.DataFrame:
+    """What monitoring shows of an episode under a policy: rows of `agents.events.statistics.STATISTICS`.
+
+    Raises:
+        AgentError: if the policy returns something that is no action, or a user's policy fails.
+    """
+    env = ModelUpdateEnv(market)
+    for _ in periods_of(env, policy, seed):
+        pass
+    assert env.episode is not None
+    return pl.DataFrame(pl.from_arrow(env.episode.statistics()))
+
+
 def _side_by_side(
     of_seed: Mapping[int, Market],
     policies: Mapping[str, UpdatePolicy],

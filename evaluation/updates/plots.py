@@ -16,6 +16,7 @@ from agents.updates.intervals import mean_interval
 from agents.updates.monitoring import UpdateAction
 from agents.updates.policies.loading import RULES
 from evaluation import plots
+from evaluation.monitoring_plots import over_days
 from evaluation.plot_style import (
     BLUE,
     CYCLE,
@@ -54,6 +55,8 @@ DECAYING = {
     "calibration_error": "calibration error (ECE)",
 }
 """Axis labels of the columns of a decay curve."""
+WATCHED = ("engagement", "ctr", "newborn_share", "calibration_error", "score_psi")
+"""Measures of monitoring that are shown, see `evaluation.monitoring_plots.PANELS`."""
 INTERVALS = "Bars: 95 % intervals over seeds."
 SHORT = {"update_recall": "recall", "update_ranker": "ranker", "update_both": "both", "full_retrain": "retrain"}
 """Updates in labels of plots."""
@@ -349,6 +352,29 @@ def learning_page(curves: pl.DataFrame) -> Figure:
         axes.set_title(f"{scenario}: while learning, with exploration")
         axes.set_xlabel("simulated days of training")
         axes.set_ylabel("a day's reward beyond the habit's (clicks per visit)")
+    return figure
+
+
+def watched_page(table: pl.DataFrame) -> Figure:
+    """What monitoring shows: a row for each measure and a column for each scenario.
+
+    Args:
+        table: scenario, policy and the columns of `agents.events.statistics.STATISTICS`.
+    """
+    scenarios = _scenarios(table)
+    figure = blank_figure(3.4 * len(scenarios), 1.9 * len(WATCHED))
+    panels = figure.subplots(len(WATCHED), len(scenarios), squeeze=False, sharex=True, sharey="row")
+    for row, measure in enumerate(WATCHED):
+        for column, (scenario, own) in enumerate(scenarios):
+            axes = over_days(own, panels[row, column], measure)
+            what = axes.get_title()
+            axes.set_title(f"{scenario}: {short(own['policy'][0])}\n{what}" if row == 0 else what)
+            if column:
+                axes.set_ylabel("")
+    for axes in panels[-1]:
+        axes.set_xlabel("day")
+    told = "One episode a scenario. Points: versions of the models, which begin to serve at the lines."
+    _footnote(figure, f"{told} Bars: 95 % intervals over users.")
     return figure
 
 

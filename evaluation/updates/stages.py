@@ -4,6 +4,7 @@ updates/decay/<scenario>-<model>-<seed>      losses, and ..._curves
 updates/tuned/<scenario>-<family>            what tuning or training came to
 updates/judged/<scenario>-<seed>             days of all policies in a world that none has met
 updates/hindsight/<scenario>-<seed>          days of the best schedule in that world
+updates/watched/<scenario>                   what monitoring showed of one judged world, under the rule that was chosen
 updates/importance/<scenario>-<family>       what a learnt policy looks at
 updates/taught/<scenario>-<family>           what training on the other scenarios came to
 updates/unmet/<scenario>-<seed>              days of that policy
@@ -27,7 +28,7 @@ from agents.updates.policies.hindsight import best_in_hindsight
 from agents.updates.policies.learnt import OBSERVED, LearntPolicy
 from agents.updates.policies.rules import Every, Never
 from agents.updates.policies.tuning import tune
-from agents.updates.study import run_episode
+from agents.updates.study import run_episode, watch_episode
 from evaluation.updates.arena import UpdateArena, table_of
 from evaluation.updates.summary import HINDSIGHT, NEVER, OWN, REFERENCE, RL, RULE, importance
 from evaluation.verdict.jobs import Job
@@ -279,6 +280,19 @@ def look_back(arena: UpdateArena, table: str, scenario: str, seed: int) -> None:
     days = _days(market, scenario, HINDSIGHT, REFERENCE, found.policy, seed)
     spent = [pl.lit(found.tried).alias("replays"), pl.lit(perf_counter() - begin).alias("search_seconds")]
     arena.run.write_table(table, days.with_columns(spent))
+
+
+def watching_jobs(arena: UpdateArena) -> list[Job]:
+    """A job for each scenario."""
+    return [Job(STUDY, table_of("watched", name), watch, (name, chosen_rule(arena, name))) for name in arena.specs]
+
+
+def watch(arena: UpdateArena, table: str, scenario: str, rule: Entrant) -> None:
+    """The statistics of the first judged world's event log, were the chosen rule live there."""
+    seed = arena.config.judged_seeds[0]
+    found = watch_episode(arena.market(scenario, seed), rule.policy(arena, scenario), seed)
+    keys = [pl.lit(scenario).alias("scenario"), pl.lit(rule.name).alias("policy")]
+    arena.run.write_table(table, found.select(*keys, pl.all()))
 
 
 def importance_jobs(arena: UpdateArena) -> list[Job]:

@@ -1,7 +1,7 @@
 """The study of update policies from end to end, and the tables that all of it is told by.
 
 Tables: updates_decay, updates_losses, updates_tuning, updates (days of all judged episodes), updates_points, updates_summary,
-updates_margins, updates_importance, updates_learning, updates_budget, updates_pipelines.
+updates_margins, updates_importance, updates_learning, updates_budget, updates_monitoring, updates_pipelines.
 """
 
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ from evaluation.updates.stages import (
     tuning_jobs,
     unmet_jobs,
     unmet_scenarios,
+    watching_jobs,
 )
 from evaluation.updates.summary import HINDSIGHT, RULE, margins_table, points_table, summary_table
 from evaluation.verdict.jobs import Workshop
@@ -38,7 +39,7 @@ from evaluation.verdict.jobs import Workshop
 __all__ = ["STUDY", "UpdateStudy", "study_updates"]
 
 _LOSSES = ("loss", "low", "high", "beyond", "beyond_low", "beyond_high")
-SPREADSHEETS = ("decay", "summary", "margins", "budget")
+SPREADSHEETS = ("decay", "summary", "margins", "budget", "monitoring")
 """Tables that are written as CSV, too."""
 
 
@@ -67,6 +68,8 @@ class UpdateStudy:
     """scenario, agent, training_seed, requests (periods), reward (of a period, beyond that of the habit)."""
     budget: pl.DataFrame
     """policy, stage, episodes, minutes; null where they were not measured, or there are no episodes."""
+    monitoring: pl.DataFrame
+    """scenario, policy and columns of `agents.events.statistics.STATISTICS`, of the first judged world under the chosen rule."""
     pipelines: pl.DataFrame
     """ranker and the columns of `summary_table`, of the chosen policies on pipelines with other rankers; empty without."""
 
@@ -77,6 +80,7 @@ def study_updates(workshop: Workshop, arena: UpdateArena) -> UpdateStudy:
     workshop.do("tuning and training", tuning_jobs(arena))
     workshop.do("judging", judging_jobs(arena))
     workshop.do("hindsight", hindsight_jobs(arena))
+    workshop.do("what monitoring shows", watching_jobs(arena))
     workshop.do("what policies look at", importance_jobs(arena))
     workshop.do("training on other scenarios", teaching_jobs(arena))
     workshop.do("judging where they never were", unmet_jobs(arena))
@@ -102,6 +106,7 @@ def study_updates(workshop: Workshop, arena: UpdateArena) -> UpdateStudy:
         importance=arena.tables(*[job.table for job in importance_jobs(arena)]),
         learning=_learning(arena),
         budget=_budget(arena, days, looked_back),
+        monitoring=arena.tables(*[job.table for job in watching_jobs(arena)]),
         pipelines=_pipelines(arena),
     )
     for name, table in vars(found).items():

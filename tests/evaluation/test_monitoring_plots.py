@@ -40,7 +40,7 @@ def test_the_click_rate_has_intervals_where_they_are_known(table):
 def test_a_page_leaves_out_what_is_not_known(table):
     titles = {axes.get_title() for axes in monitoring_page(table).axes if axes.axison}
     assert titles == {title for title, _ in PANELS.values()}
-    unknown = ("calibration_error", "score_psi", "unseen_share")
+    unknown = ("calibration_error", "score_psi", "newborn_share")
     page = monitoring_page(table.with_columns(pl.lit(np.nan).alias(name) for name in unknown))
     assert {axes.get_title() for axes in page.axes if axes.axison} == titles - {PANELS[name][0] for name in unknown}
     empty = pl.from_arrow(STATISTICS.empty_table())

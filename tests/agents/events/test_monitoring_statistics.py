@@ -54,10 +54,10 @@ def test_each_day_and_version_has_its_figures(events, items):
             "freshness": (age_clicked < 38).mean(),
             "shown_fresh": (age[filled] < 38).mean(),
             "shown_age_days": np.maximum(age[filled], 0).mean(),
-            "unseen_share": (born[slate[filled]] > trained.get(row["policy_version"], np.inf)).mean(),
+            "newborn_share": (born[slate[filled]] > trained.get(row["policy_version"], np.inf)).mean(),
         }
         if row["policy_version"] == "1.1":
-            expected["unseen_share"] = np.nan  # nobody told when it was trained
+            expected["newborn_share"] = np.nan  # nobody told when it was trained
         for name, value in expected.items():
             np.testing.assert_allclose(row[name], value, rtol=1e-6, err_msg=name)
         if len(set(clicked)) == 2:
@@ -138,7 +138,7 @@ def test_sparse_traffic_divides_by_nothing(make_events, items):
     with np.errstate(all="raise"):
         row = statistics(lonely, items).to_pylist()[0]
     assert (row["requests"], row["visits"], row["shown"], row["clicks"], row["ctr"]) == (1, 1, 0, 0, 0.0)
-    assert np.isnan([row["ctr_low"], row["freshness"], row["unseen_share"]]).all()
+    assert np.isnan([row["ctr_low"], row["freshness"], row["newborn_share"]]).all()
 
 
 def test_every_column_is_described():

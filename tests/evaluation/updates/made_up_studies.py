@@ -98,6 +98,26 @@ def learning() -> pl.DataFrame:
     )
 
 
+def monitoring() -> pl.DataFrame:
+    """Two versions in two scenarios; nothing is predicted on the first day."""
+    days = np.arange(6)
+    own = {
+        name: np.where(days > 0, 0.01 * days, np.nan) for name in ("calibration_error", "score_psi", "newborn_share")
+    }
+    own |= {
+        "ctr": 0.1 + 0.01 * days,
+        "ctr_low": 0.05 + 0.01 * days,
+        "ctr_high": 0.2 + 0.01 * days,
+        "engagement": 0.1 * days,
+    }
+    table = pl.DataFrame({"day": days, "policy_version": ["0.0"] * 3 + ["0.1"] * 3, "requests": [40] * 6, **own})
+    keys = [
+        [pl.lit(name).alias("scenario"), pl.lit("every(3, update_both)").alias("policy")]
+        for name in ("shock", "stationary")
+    ]
+    return pl.concat([table.select(*key, pl.all()) for key in keys])
+
+
 def tables() -> dict[str, pl.DataFrame]:
     """What a run folder has for plots."""
     table = days(0.0)
@@ -109,4 +129,5 @@ def tables() -> dict[str, pl.DataFrame]:
         "updates_importance": importances(),
         "updates_decay": decay(),
         "updates_learning": learning(),
+        "updates_monitoring": monitoring(),
     }

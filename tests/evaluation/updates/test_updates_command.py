@@ -56,7 +56,7 @@ def test_a_study_ends_with_its_figures_and_resumes_where_it_was_cut(tmp_path, ca
     days = run.table("updates")
     assert days.group_by("scenario", "policy").agg(pl.len())["len"].unique().to_list() == [2 * 4]
     assert {"never", "every(1, full_retrain)", "impatient", "dqn", "hindsight"} <= set(days["policy"])
-    for name in ("updates_decay", "updates_summary", "updates_margins", "updates_budget"):
+    for name in ("updates_decay", "updates_summary", "updates_margins", "updates_budget", "updates_monitoring"):
         assert pl.read_csv(out / f"{name}.csv").shape == run.table(name).shape
     # rules alone make the front that RL is compared with
     roles = dict(days.select("policy", "role").iter_rows())
