@@ -353,8 +353,14 @@ class Episode:
             learnt = _Learnt(since, since, since, self.period)
             self._go_live("challenger", challenger.cost, learnt, decision.figures())
         else:
-            told = {"made_by": "challenger, refused", "metrics": decision.figures(), "cost": challenger.cost}
-            self.registry.add(challenger.models, parents=(), is_kept=False, **told)
+            self.registry.add(
+                challenger.models,
+                made_by="challenger, refused",
+                parents=(),
+                metrics=decision.figures(),
+                cost=challenger.cost,
+                is_kept=False,
+            )
         return _Change(gate=decision.reason, promoted=decision.promote)
 
     def _go_live(

@@ -193,14 +193,15 @@ class Gate:
             return rejected("the challenger gives scores that are not finite numbers.")
         # where all that is on offer would be a candidate, recall is no matter of the models
         chance = cases.found_by_chance(config.candidates)
-        told = chance < 1
+        open_to_chance = chance < 1
         # a champion that gives no finite scores is worth nothing
         before, after_it = (mean_by_user(np.nan_to_num(values[0]), cases.user) for values in (theirs, ours))
         findings = [self._finding("ndcg", config.ndcg_margin, before, after_it)]
         beyond_chance = {"ranks": mean_by_user(ours[0] - cases.by_chance, cases.user)}
-        if told.any():
+        if open_to_chance.any():
             before, after_it = (
-                mean_by_user((np.nan_to_num(values[1]) - chance)[told], cases.user[told]) for values in (theirs, ours)
+                mean_by_user((np.nan_to_num(values[1]) - chance)[open_to_chance], cases.user[open_to_chance])
+                for values in (theirs, ours)
             )
             findings.append(self._finding("recall", config.recall_margin, before, after_it))
             beyond_chance["recalls"] = after_it

@@ -117,7 +117,7 @@ def test_every_page_of_a_study_is_drawn(tmp_path):
     for name, table in made_up.tables().items():
         run.write_table(name, table)
     drawn = [path.stem for path in save_figures(run)]
-    kinds = ("front", "margins", "importance", "decay", "learning")
+    kinds = ("front", "margins", "importance", "decay", "learning", "monitoring")
     assert drawn == ["updates", *(f"updates_{kind}" for kind in kinds)]
 
 
