@@ -16,7 +16,7 @@ from agents.updates.intervals import mean_interval
 from agents.updates.monitoring import UpdateAction
 from agents.updates.policies.loading import RULES
 from evaluation import plots
-from evaluation.monitoring_plots import over_days
+from evaluation.monitoring_plots import PANELS, over_days
 from evaluation.plot_style import (
     BLUE,
     CYCLE,
@@ -367,7 +367,7 @@ def watched_page(table: pl.DataFrame) -> Figure:
     for row, measure in enumerate(WATCHED):
         for column, (scenario, own) in enumerate(scenarios):
             axes = over_days(own, panels[row, column], measure)
-            what = axes.get_title()
+            what = PANELS[measure][0]
             axes.set_title(f"{scenario}: {short(own['policy'][0])}\n{what}" if row == 0 else what)
             if column:
                 axes.set_ylabel("")
