@@ -1,6 +1,7 @@
 import math
 import pickle
 from dataclasses import replace
+from itertools import pairwise
 
 import gymnasium
 import numpy as np
@@ -469,6 +470,31 @@ def test_the_observation_comes_from_events_alone(env, world):
         seen = Monitoring.from_array(observation)
         assert seen.engagement == pytest.approx((table["item"].to_numpy() >= 0).sum() / 40)
         assert seen.unseen_share == pytest.approx((~known[slates[slates >= 0]]).mean(), abs=1e-7)
+
+
+@pytest.mark.parametrize("action", [KEEP, RETRAIN])
+def test_calibration_and_shift_are_those_of_a_map_fitted_anew_to_the_version_s_first_period(env, action):
+    """By other code: the map by Newton's method, bins counted one by one."""
+    env.reset(seed=1)
+    env.step(KEEP)
+    seen = [Monitoring.from_array(env.step(asked)[0]) for asked in (action, KEEP)][-1]
+    first, last = env.history[1 if action else 0], env.history[-1]
+    (clicked, scores), (theirs, later) = first.slots, last.slots
+    inputs, weights = np.column_stack([np.ones(len(scores)), scores]), np.zeros(2)
+    for _ in range(50):
+        chance = 1 / (1 + np.exp(-inputs @ weights))
+        weights += np.linalg.solve((inputs.T * (chance * (1 - chance))) @ inputs, inputs.T @ (clicked - chance))
+    told = 1 / (1 + np.exp(-(weights[0] + weights[1] * later)))
+    bins = np.split(np.argsort(told, kind="stable"), [len(told) * number // 10 for number in range(1, 10)])
+    error = sum(abs(told[rows].sum() - theirs[rows].sum()) for rows in bins) / len(told)
+    assert seen.calibration_error == pytest.approx(error, rel=1e-2) and error > 0
+    edges = [-np.inf, *np.quantile(scores, np.arange(1, 10) / 10), np.inf]
+    shares = [
+        [(((values >= low) & (values < high)).sum() + 0.5) / (len(values) + 5) for low, high in pairwise(edges)]
+        for values in (scores, later)
+    ]
+    shift = sum((found - before) * np.log(found / before) for before, found in zip(*shares, strict=True))
+    assert seen.score_shift == pytest.approx(shift, rel=1e-4) and shift > 0
 
 
 def test_perturbed_users_change_nothing_of_the_first_request_nor_of_what_is_said_of_it(world, config):
