@@ -200,6 +200,7 @@ def _budget(arena: UpdateArena, days: pl.DataFrame, looked_back: pl.DataFrame) -
     if pipelines := [job.table for job in pipeline_jobs(arena)]:
         for (ranker,), own in arena.tables(*pipelines).group_by("ranker", maintain_order=True):
             add_played(f"pipeline of {ranker}", own)
+    add("chosen rules", "monitoring", len(arena.specs), None)
     replayed = looked_back.select("scenario", "seed", "replays", "search_seconds").unique()
     add(HINDSIGHT, "replays", int(replayed["replays"].sum()), float(replayed["search_seconds"].sum()))
     made = arena.makings()
