@@ -228,7 +228,11 @@ class FolderShelf:
 
     def drop_segment(self, first: int, end: int) -> None:
         """Removes a segment."""
-        self._segment_path(first, end).unlink(missing_ok=True)
+        path = self._segment_path(first, end)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"'{path}' could not be removed ({error}); mend permissions.") from error
 
     def days(self) -> list[int]:
         """The days that have a partition, ascending."""

@@ -106,6 +106,8 @@ class EventStore:
         self._newest = -np.inf
         self._open_day = -np.inf
         """First day that is not closed."""
+        self._unfinished = False
+        """Whether days could not be closed, or not wholly, when they last should."""
         self._moved = -np.inf
         """First day whose partition nobody has asked for."""
         self._waits = folder is None
@@ -145,7 +147,7 @@ class EventStore:
         self._shelf.put_segment(first, numbered.unify_dictionaries().combine_chunks())
         self._end, self._newest = first + len(table), newest
         over = (newest - self.allowed_delay) // SECONDS_PER_DAY
-        if over > self._open_day:
+        if over > self._open_day or self._unfinished:
             try:
                 self.close_days(int(over))
             except (ArtefactError, ConfigurationError) as error:
@@ -164,9 +166,11 @@ class EventStore:
         Days that are over are closed by `append`; the last day of a run is not.
         """
         self._open_for_writing()
+        self._unfinished = True
         if not self._waits:
             self._move(before)
         self._open_day = max(self._open_day, before)
+        self._unfinished = False
 
     def _move(self, before: float) -> None:
         """Moves the events of days before `before` from segments into partitions."""

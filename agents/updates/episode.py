@@ -75,9 +75,9 @@ class Episode:
     their interests wander; the world decides what is born when.
 
     Every request is appended to an event log (`agents.events`), period by period as traffic recorded them. All that models learn
-    from is read back from there, when it is known. Each slot has a `prediction` there, the chance of a click by the newest
-    map of scores to chances (`Reference`) that was known when it was shown; NaN before the first, and for slots of a
-    challenger on trial.
+    from is read back from there, when it is known. Each slot has a `prediction` there, the chance of a click by the
+    map of scores to chances (`Reference`) of the version that serves, or as long as it has none, of the last that served before it
+    and has one; NaN before the first, and for slots of a challenger on trial.
 
     Args:
         market: what episodes share.
@@ -119,8 +119,8 @@ class Episode:
         self._retrains = self._changes = 0
         self._learnt_by: dict[int, _Learnt] = {}
         self._references: dict[int, Reference] = {}
-        self._newest: Reference | None = None
-        """The last of these that was made."""
+        self._trained_at: dict[str, float] = {}
+        """Name of models in the event log -> clock of the newest event that they have learnt from."""
         self._shown: tuple[NDArray[np.bool_], NDArray[np.float64]] | None = None
         """Slots of the last period that had any of the champion's."""
         # what became known before each period
@@ -220,11 +220,9 @@ class Episode:
         world = self.market.world
         items = Items.of(world.policy_log.catalogue, world.reference_time)
         config = StatisticsConfig(fresh_days=world.config.fresh_days)
-        trained = {
-            version.models: float(version.window.last - world.reference_time) for version in self.registry.versions()
-        }
         days = [
-            daily_statistics(self.events, day, items, config, trained_at=trained) for day in self.events.partitions()
+            daily_statistics(self.events, day, items, config, trained_at=self._trained_at)
+            for day in self.events.partitions()
         ]
         return pa.concat_tables(days) if days else STATISTICS.empty_table()
 
@@ -282,15 +280,16 @@ class Episode:
         due = self.traffic.due_visits(self.period)
         day = self.traffic.serve(self.period, due, self.models, trial=trial)
         self.history.append(day)
-        reference = self._references.get(self.version, self._newest)
-        told = np.full(day.scores.shape, np.nan) if reference is None else reference.chance(day.scores)
+        maps = (self._references.get(version) for version in reversed(self.registry.served))
+        known_map = next((each for each in maps if each is not None), None)
+        told = np.full(day.scores.shape, np.nan) if known_map is None else known_map.chance(day.scores)
         self.events.append(with_predictions(day.events, told))
         # a challenger on trial may have served everybody who came in a short period
         if len(day.slots[0]):
             self._shown = day.slots
             made = None if self.version in self._references else Reference.of(*day.slots)
             if made is not None:
-                self._references[self.version] = self._newest = made
+                self._references[self.version] = made
         self.period += 1
         known = self._arrivals.by(self.period * seconds)
         self._known.append(known)
@@ -336,6 +335,7 @@ class Episode:
     def _challenge(self) -> _Change:
         models, cost = self.market.trained(self._training_log())
         models.version = f"challenger {self.period}"
+        self._note_training(models)
         self._challenger = _Challenger(models, cost, self.period)
         return _Change(cost)
 
@@ -374,9 +374,13 @@ class Episode:
         """Keeps the models as a new version that serves from now on; without parents where it was made from data alone."""
         self.models.version = f"{self._retrains}.{self._changes}"
         self._changes += 1
+        self._note_training(self.models)
         version = self.registry.add(self.models, made_by=made_by, parents=parents, metrics=metrics, cost=cost)
         self.registry.promote(version.number)
         self._learnt_by[version.number] = learnt
+
+    def _note_training(self, models: ServedModels) -> None:
+        self._trained_at[models.version] = float(models.window.last - self.market.world.reference_time)
 
     # ------------------------------------------------------------------ events
     @property

@@ -18,7 +18,8 @@ served by the challenger has no such bias (`SharedTraffic`) and is judged too wh
 Chance finds a clicked item among c candidates of n items on offer in a share c / n of cases, so recall counts only beyond that:
 else with few items a margin of half would let embeddings pass that know nothing. And so that events which tell nothing apart pass
 nothing, a challenger must do better than chance in both measures whatever the champion does (assay sensitivity; ICH E10). Cases
-in which every item on offer would be a candidate tell nothing of recall.
+in which every item on offer would be a candidate tell nothing of recall; where fewer than `min_users` have others, it is not
+judged.
 """
 
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
+from scipy.stats import nct
 from scipy.stats import t as student
 
 from agents.rankers.log_history import LogHistory
@@ -170,7 +171,7 @@ class Gate:
 
         Returns:
             Not to promote where there are too few events, a score is not a finite number, a measure may be worse by more than its
-            margin, or the challenger ranks no better than chance.
+            margin, or the challenger is not shown to rank and recall better than chance.
         """
         config = self.config
         after = max(champion.window.last, challenger.window.last)
@@ -193,14 +194,14 @@ class Gate:
             return rejected("the challenger gives scores that are not finite numbers.")
         # where all that is on offer would be a candidate, recall is no matter of the models
         chance = cases.found_by_chance(config.candidates)
-        open_to_chance = chance < 1
+        telling = chance < 1
         # a champion that gives no finite scores is worth nothing
         before, after_it = (mean_by_user(np.nan_to_num(values[0]), cases.user) for values in (theirs, ours))
         findings = [self._finding("ndcg", config.ndcg_margin, before, after_it)]
         beyond_chance = {"ranks": mean_by_user(ours[0] - cases.by_chance, cases.user)}
-        if open_to_chance.any():
+        if len(np.unique(cases.user[telling])) >= config.min_users:
             before, after_it = (
-                mean_by_user((np.nan_to_num(values[1]) - chance)[open_to_chance], cases.user[open_to_chance])
+                mean_by_user((np.nan_to_num(values[1]) - chance)[telling], cases.user[telling])
                 for values in (theirs, ours)
             )
             findings.append(self._finding("recall", config.recall_margin, before, after_it))
@@ -246,7 +247,7 @@ class Gate:
         alpha = self.config.alpha
         low = challenger - (1 - margin) * champion - float(student.ppf(1 - alpha, freedom)) * error
         room = margin * max(champion, 0.0)
-        power = float(norm.cdf(room / error - norm.ppf(1 - alpha))) if error > 0 else float(room > 0)
+        power = float(nct.sf(student.ppf(1 - alpha, freedom), freedom, room / error)) if error > 0 else float(room > 0)
         return Finding(measure, champion, challenger, margin, low, power)
 
 
@@ -353,7 +354,7 @@ class HeldOut:
 
 def _drawn(places: ArrayLike, among: NDArray[np.int64]) -> NDArray[np.float64]:
     """[n] chance of each of `among` [n] to be drawn for `places`, in [0, 1]."""
-    return np.clip(np.asarray(places) / among, 0, 1)
+    return np.clip(np.asarray(places) / np.maximum(among, 1), 0, 1)
 
 
 def _consumed_before(log: InteractionLog, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

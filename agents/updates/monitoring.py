@@ -41,10 +41,10 @@ class Monitoring:
     engagement_trend: float
     """That minus clicks per visit of up to `TREND_DAYS` days before it; 0 where there were none."""
     calibration_error: float
-    """Expected calibration error of the last period's slots, by the map that made scores probabilities in the first period that the
-    present version served; 0 until there is one."""
+    """Expected calibration error of the slots of the last period in which the champion served, by the map that made scores
+    probabilities in the first period that the present version served; 0 until there is one."""
     score_shift: float
-    """Population stability index of the last period's scores against those of that first period; 0 until there is one."""
+    """Population stability index of that period's scores against those of that first period; 0 until there is one."""
     unseen_share: float
     """Share of the slots shown in the last period whose item had no rows when recall last learnt."""
     recall_age: float

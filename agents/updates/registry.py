@@ -72,8 +72,8 @@ class ModelRegistry:
     Args:
         folder: where versions are kept; None keeps them in memory, for training episodes.
         keep: newest versions whose models are kept, besides the one that serves, its parents, and those that served before it, back
-            to two that are whole (a roll-back goes there, and so does `load_serving` where what serves is damaged). None keeps all.
-            Records of versions always stay.
+            to the last that is whole, or to the second where what serves is damaged (so that there is one to roll back to). None
+            keeps all. Records of versions always stay.
 
     Raises:
         ConfigurationError: if the folder cannot be written, or `keep` is less than 1.
@@ -129,12 +129,11 @@ class ModelRegistry:
             metrics=dict(metrics or {}),
             cost=models.cost if cost is None else cost,
             configuration=models.configuration,
+            is_kept=is_kept,
         )
         self._shelf.write(version, models)
-        if not is_kept:
-            self._shelf.remove(version.number)
-            return self._shelf.record(version.number)
-        self._prune(f"version {version.number} is kept and whole")
+        if is_kept:
+            self._prune(f"version {version.number} is kept and whole")
         return version
 
     def promote(self, number: int) -> Version:
@@ -154,7 +153,8 @@ class ModelRegistry:
         """Lets an earlier version serve again.
 
         Args:
-            to: its number; by default the last one that served before the present one and is whole.
+            to: its number; by default the last one that served before the present one and is whole. Where what should serve is
+                damaged, the present one is what `load_serving` has in its place, and stays where none served before it.
 
         Raises:
             ConfigurationError: if none served before.
@@ -167,16 +167,18 @@ class ModelRegistry:
             at = max((place for place, number in enumerate(served) if number == to), default=None)
             self._shelf.switch([*served, to] if at is None else served[: at + 1])
             return self._shelf.record(to)
-        for place in range(len(served) - 2, -1, -1):
-            if served[place] == served[-1]:
-                continue
-            try:
-                version = self._shelf.checked(served[place])
-            except ArtefactError:
-                continue
-            self._shelf.switch(served[: place + 1])
-            return version
-        raise ConfigurationError("no other version served before, so there is none to roll back to.")
+        whole: dict[int, int] = {}
+        """Number of each version that is whole -> where it last served; the present one first, and that before it."""
+        for place in range(len(served) - 1, -1, -1):
+            if served[place] not in whole and self._is_whole(served[place]):
+                whole[served[place]] = place
+            if len(whole) == 2:
+                break
+        if not whole or list(whole) == served[-1:]:
+            raise ConfigurationError("no other version served before, so there is none to roll back to.")
+        number, place = list(whole.items())[-1]
+        self._shelf.switch(served[: place + 1])
+        return self._shelf.record(number)
 
     # ------------------------------------------------------------------ reading
     def load(self, number: int) -> ServedModels:
@@ -272,18 +274,22 @@ class ModelRegistry:
         return tree
 
     def _last_served(self) -> set[int]:
-        """What serves, and those that served before it, back to the one that would serve if it were damaged."""
+        """What serves, and those that served before it, until two are whole."""
         served, found, whole = self._shelf.served(), set[int](), 0
         for number in dict.fromkeys(reversed(served)):
             found.add(number)
-            try:
-                self._shelf.checked(number)
-            except ArtefactError:
-                continue
-            whole += 1
+            whole += self._is_whole(number)
             if whole == 2:
                 break
         return found
+
+    def _is_whole(self, number: int) -> bool:
+        """Whether the models of a version are there and undamaged."""
+        try:
+            self._shelf.checked(number)
+        except ArtefactError:
+            return False
+        return True
 
     def _prune(self, done: str) -> None:
         """Removes the models of versions that are not to be kept; `done` tells in an error what is true whatever comes of that."""
@@ -328,7 +334,7 @@ class _Shelf(ABC):
 
     @abstractmethod
     def write(self, version: Version, models: ServedModels) -> None:
-        """Keeps a version, whole or not at all."""
+        """Keeps a version, whole or not at all; of one whose models are not kept the record."""
 
     @abstractmethod
     def numbers(self) -> list[int]:
@@ -377,7 +383,8 @@ class _Memory(_Shelf):
         self._served: list[int] = []
 
     def write(self, version: Version, models: ServedModels) -> None:
-        self._models[version.number] = models.snapshot()
+        if version.is_kept:
+            self._models[version.number] = models.snapshot()
         self._records[version.number] = version
 
     def numbers(self) -> list[int]:
@@ -438,7 +445,8 @@ class _Folder(_Shelf):
         try:
             temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
             try:
-                models.save(temporary)
+                if version.is_kept:
+                    models.save(temporary)
                 files = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
                 _write_record(temporary / _RECORD, version, files)
                 for path in temporary.iterdir():

@@ -297,6 +297,27 @@ def test_events_are_in_where_the_disk_fills_up_at_midnight(tmp_path, make_events
     assert [row["offset"] for row in read_all(store.consumer("again"), 9)] == [0, 1, 2, 3, 4]
 
 
+def test_events_are_in_where_segments_cannot_be_removed_at_midnight(tmp_path, make_events, monkeypatch):
+    store = EventStore(tmp_path)
+    store.append(make_events([1.0, 2.0]))
+
+    unlink = Path.unlink
+
+    def locked(path, missing_ok=False):
+        if path.name.startswith("0"):
+            raise PermissionError(13, "Permission denied")
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", locked)
+        with pytest.warns(RuntimeWarning, match=r"the events are in .*could not be removed.*tries again"):
+            assert store.append(make_events([3.0, DAY + 1.0])) == 2
+    assert [row["offset"] for row in read_all(store.consumer("all"), 9)] == [0, 1, 2, 3]
+    store.append(make_events([DAY + 2.0]))
+    assert sorted(path.name for path in (tmp_path / "segments").iterdir())[0].startswith("000000000000002-")
+    assert [row["offset"] for row in read_all(store.consumer("again"), 9)] == [0, 1, 2, 3, 4]
+
+
 def test_a_day_that_was_closed_before_another_failed_takes_no_more_events(tmp_path, make_events, monkeypatch):
     """They would lie behind its partition, where nobody looks for them."""
     store = EventStore(tmp_path, allowed_delay=9 * DAY)

@@ -207,6 +207,14 @@ def test_where_everything_on_offer_would_be_a_candidate_recall_is_no_matter(cham
     assert decision.promote and [finding.measure for finding in decision.findings] == ["ndcg"]
 
 
+def test_where_recall_could_tell_of_too_few_users_it_is_not_judged(champion):
+    """Else a model as good as the champion could never go live where candidates are nearly all that is on offer."""
+    chance = HeldOut.of(PAST, EVENTS).found_by_chance(54)
+    assert 0 < (chance < 1).sum() < 10
+    decision = Gate(replace(SMALL, candidates=54)).judge(champion, copy_of(champion), PAST, EVENTS)
+    assert decision.promote and [finding.measure for finding in decision.findings] == ["ndcg"]
+
+
 def test_recall_counts_beyond_what_draws_from_the_items_on_offer_would_find(champion):
     cases, random = HeldOut.of(PAST, EVENTS), np.random.default_rng(3)
     chance = cases.found_by_chance(20)

@@ -177,6 +177,39 @@ def test_a_reader_that_falls_back_writes_nothing(tmp_path, monkeypatch):
     assert writer.roll_back().number == 1  # past the damaged one
 
 
+def test_a_roll_back_goes_behind_what_serves_in_place_of_a_damaged_version(tmp_path):
+    registry = ModelRegistry(tmp_path)
+    copies = three_versions(registry)
+    registry.promote(3)
+    damage(tmp_path, 3)
+    assert registry.load_serving().version.number == 2
+    assert registry.roll_back().number == 1 and same(registry.load_serving().models, copies[0])
+    registry.promote(2)
+    damage(tmp_path, 1)
+    damage(tmp_path, 2)
+    with pytest.raises(ConfigurationError, match="none to roll back to"):
+        registry.roll_back()
+
+
+def test_a_roll_back_stays_where_nothing_served_before_what_stands_in(tmp_path):
+    registry = ModelRegistry(tmp_path)
+    three_versions(registry)
+    damage(tmp_path, 2)
+    assert registry.roll_back().number == 1 and registry.served == (1,)
+
+
+def test_a_record_alone_takes_no_room_and_no_turn(registry):
+    """As of a challenger that was refused."""
+    three_versions(registry)
+    version = registry.add(
+        small_models(EARLY), made_by="challenger, refused", parents=(), metrics={"ndcg": 0.1}, is_kept=False
+    )
+    assert not version.is_kept and registry.versions()[-1] == version and registry.serving.number == 2
+    with pytest.raises(ArtefactError, match="no models of version 4"):
+        registry.promote(4)
+    assert registry.add(small_models(EARLY)).number == 5
+
+
 def test_what_would_serve_in_place_of_damaged_versions_is_kept(tmp_path):
     registry = ModelRegistry(tmp_path, keep=1)
     copies = three_versions(registry)

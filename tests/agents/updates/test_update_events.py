@@ -1,5 +1,7 @@
 """The event log of an episode of model updates: what models learn comes from it, and anybody may read it."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -15,6 +17,7 @@ from agents.events.statistics import daily_statistics
 from agents.rankers.log_history import LogHistory
 from agents.updates.environment import ModelUpdateEnv
 from agents.updates.episode import Episode
+from agents.updates.gate import Decision, Gate
 from agents.updates.market import Market
 from agents.updates.monitoring import Reference, UpdateAction
 from agents.updates.registry import ModelRegistry
@@ -50,17 +53,18 @@ def test_an_episode_leaves_its_event_log_and_learns_the_same(late, tmp_path):
     assert clicks == sum(step[4]["clicks"] for step in steps) == sum(sum(t["clicks"].to_pylist()) for t in told)
 
 
-def test_the_log_tells_what_was_predicted_by_the_newest_map_known_when_it_was_shown(market):
+def test_the_log_tells_what_was_predicted_by_a_map_that_was_known_when_it_was_shown(market):
     episode = Episode(market, 3)
-    for action in (KEEP, KEEP, BOTH, KEEP):
-        episode.step(action)
-    episode.events.close_days(4)
-    told = [matrix(episode.events.day(day), PREDICTION) for day in range(4)]
-    offsets = [episode.events.day(day)[OFFSET].to_numpy() for day in range(4)]
+    plan = (KEEP, KEEP, BOTH, BACK, BOTH, KEEP)
+    for action in plan:
+        assert episode.step(action)[1]["action_taken"] == action
+    episode.events.close_days(6)
+    told = [matrix(episode.events.day(day), PREDICTION) for day in range(6)]
+    offsets = [episode.events.day(day)[OFFSET].to_numpy() for day in range(6)]
     begins = np.cumsum([0, *map(len, offsets)])
     maps = [Reference.of(*day.slots) for day in episode.history]
-    # of the version that served, else of the one before: the third period is the second version's first
-    for day, place in enumerate((None, 0, 0, 2)):
+    # of the version that serves, else of the last before it, of which one that was rolled back is none
+    for day, place in enumerate((None, 0, 0, 0, 0, 4)):
         scores = episode.history[day].scores[offsets[day] - begins[day]]
         slates = matrix(episode.events.day(day), "slate")
         expected = np.full(scores.shape, np.nan) if place is None else maps[place].chance(scores)
@@ -90,6 +94,16 @@ def test_statistics_of_an_episode_tell_calibration_and_what_is_newer_than_the_mo
     assert row["newborn_share"] == pytest.approx(born[there].mean())
 
 
+def test_statistics_know_what_a_challenger_was_trained_on_before_and_after_it_goes_live(world, config, monkeypatch):
+    sharing = Market(world, varied(config, challenger_share=0.3, visits_per_day=200, requests_per_visit=1))
+    env = ModelUpdateEnv(sharing)
+    monkeypatch.setattr(Gate, "judge", lambda *asked: Decision(True, "to be tested"))
+    run(env, [KEEP, CHALLENGER, KEEP, CHALLENGER, KEEP, KEEP], seed=0)
+    table = pl.DataFrame(pl.from_arrow(env.episode.statistics()))
+    assert {"0.0", "challenger 1", "1.1"} == set(table["policy_version"])
+    assert table["newborn_share"].is_not_nan().all()
+
+
 def test_statistics_need_days(market):
     class Nothing:
         def append(self, events):
@@ -102,16 +116,17 @@ def test_statistics_need_days(market):
         Episode(market, 0, Nothing()).statistics()
 
 
-def test_an_episode_leaves_its_versions_and_learns_the_same(market, tmp_path):
+@pytest.mark.parametrize("promoted", [True, False])
+def test_an_episode_leaves_its_versions_and_learns_the_same(market, tmp_path, monkeypatch, promoted):
     """With what was measured of challengers, also of those that were refused: of these there is a record alone."""
+    judge = Gate.judge
+    monkeypatch.setattr(Gate, "judge", lambda *asked: replace(judge(*asked), promote=promoted))
     kept = ModelUpdateEnv(market, events=tmp_path / "events", registry=tmp_path / "models")
     plan = [KEEP, CHALLENGER, KEEP, CHALLENGER, BOTH, BACK]
     assert same(run(kept, plan, seed=0), run(ModelUpdateEnv(market), plan, seed=0))
-    judged = kept.history and kept.episode.registry.history().filter(pl.col("gate_ndcg").is_not_null())
-    (row,) = judged.iter_rows(named=True)
-    refused = row["made_by"] == "challenger, refused"
-    assert refused or row["made_by"] == "challenger"
-    assert row["is_kept"] == (not refused) and row["gate_events"] > 0 and row["work"] > 0
+    (row,) = kept.episode.registry.history().filter(pl.col("gate_ndcg").is_not_null()).iter_rows(named=True)
+    assert row["made_by"] == ("challenger" if promoted else "challenger, refused")
+    assert row["is_kept"] == promoted and row["gate_events"] > 0 and row["work"] > 0
     again = ModelRegistry(tmp_path / "models" / "episode-0")
     assert again.served == kept.episode.registry.served
     inputs = LogHistory(market.log, 50).inputs(np.arange(40), np.tile(np.arange(20, dtype=np.int32), (40, 1)))

@@ -135,6 +135,7 @@ def test_the_budget_has_every_stage_and_policy(tmp_path, monkeypatch):
         ("dqn, unmet", "judging where it never was", 1, 3.0),
         ("never", "pipeline of din", 1, 3.0),
         ("dqn", "pipeline of din", 1, 3.0),
+        ("chosen rules", "monitoring", 1, None),
         ("hindsight", "replays", 62, 3.0),
         ("all", "making of 2 markets", None, 1.0),
     ]

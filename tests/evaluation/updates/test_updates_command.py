@@ -58,6 +58,9 @@ def test_a_study_ends_with_its_figures_and_resumes_where_it_was_cut(tmp_path, ca
     assert {"never", "every(1, full_retrain)", "impatient", "dqn", "hindsight"} <= set(days["policy"])
     for name in ("updates_decay", "updates_summary", "updates_margins", "updates_budget", "updates_monitoring"):
         assert pl.read_csv(out / f"{name}.csv").shape == run.table(name).shape
+    # versions are names: as numbers 0.1 would be 0.10
+    watched = pl.read_csv(out / "updates_monitoring.csv", schema_overrides={"policy_version": pl.String})
+    assert watched["policy_version"].to_list() == run.table("updates_monitoring")["policy_version"].to_list()
     # rules alone make the front that RL is compared with
     roles = dict(days.select("policy", "role").iter_rows())
     assert (roles.pop("impatient"), roles.pop("dqn"), roles.pop("hindsight")) == ("own", "rl", "reference")
