@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import huber_loss, mse_loss
 
+_TARGET_UPDATES = "last_target_updates"
 Rows = dict[str, Tensor]
 """Rows of a batch, column by column; all of one length."""
 
@@ -176,6 +177,16 @@ class ArrayPPOLearner(ArrayLearner, PPOTorchLearner):
 
 class ArrayDQNLearner(ArrayLearner, DQNTorchLearner):
     """Double DQN over arrays; its results hold the errors of all rows in the order of the batch."""
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """RLlib's state, and when the target network was last updated, which RLlib leaves out."""
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        return state | {_TARGET_UPDATES: dict(self.last_update_ts_by_mid)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes over what `get_state` returned."""
+        super().set_state(state)
+        self.last_update_ts_by_mid.update(state.get(_TARGET_UPDATES, {}))
 
     def lean_loss(self, rows: Rows) -> Tensor:
         """Weighted error of the chosen action's value.

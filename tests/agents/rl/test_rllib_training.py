@@ -12,6 +12,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from agents.base import Training, TrainingStopped
 from agents.rl import checkpoints
+from agents.rl.checkpoints import Checkpoints
 from agents.rl.dqn import DQNAgent, DQNOptions
 from agents.rl.learner import ArrayLearner
 from agents.rl.ppo import PPOAgent, PPOOptions
@@ -68,11 +69,14 @@ def cut_at(least):
     return report
 
 
+@pytest.mark.parametrize("least", [400, 700])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_training_cut_short_goes_on_as_if_it_had_not_been_cut(kind, tmp_path):
+def test_a_training_cut_short_goes_on_as_if_it_had_not_been_cut(kind, least, tmp_path, monkeypatch):
+    """From a checkpoint after the first iteration and the second, however long it takes to write one."""
+    monkeypatch.setattr(Checkpoints, "due", property(lambda self: True))
     whole = trained(kind)
     with pytest.raises(Cut):
-        trained(kind, tmp_path, cut_at(700))
+        trained(kind, tmp_path, cut_at(least))
     (kept,) = tmp_path.glob("checkpoint-*")
     (tmp_path / ".checkpoint-halfwritten").mkdir()
     spent = []
