@@ -121,8 +121,6 @@ class Episode:
         self._references: dict[int, Reference] = {}
         self._trained_at: dict[str, float] = {}
         """Name of models in the event log -> clock of the newest event that they have learnt from."""
-        self._shown: tuple[NDArray[np.bool_], NDArray[np.float64]] | None = None
-        """Slots of the last period that had any of the champion's."""
         # what became known before each period
         self._known: list[EventLog] = []
         self._clicks: list[int] = []
@@ -179,8 +177,10 @@ class Episode:
             if earlier:
                 trend = engagement - sum(day.clicks for day in earlier) / sum(day.visits for day in earlier)
         reference = self._references.get(self.version)
-        if reference is not None and self._shown is not None:
-            error, shift = reference.calibration_error(*self._shown), reference.shift(self._shown[1])
+        # a challenger on trial may have served everybody who came in a short period
+        shown = next((day.slots for day in reversed(self.history) if len(day.slots[0])), None)
+        if reference is not None and shown is not None:
+            error, shift = reference.calibration_error(*shown), reference.shift(shown[1])
         learnt = self._learnt
         day, part = divmod(self.period, self.market.plan.periods_per_day)
         weekday = 2 * np.pi * ((self.market.world.reference_weekday + day) % 7) / 7
@@ -284,10 +284,8 @@ class Episode:
         known_map = next((each for each in maps if each is not None), None)
         told = np.full(day.scores.shape, np.nan) if known_map is None else known_map.chance(day.scores)
         self.events.append(with_predictions(day.events, told))
-        # a challenger on trial may have served everybody who came in a short period
-        if len(day.slots[0]):
-            self._shown = day.slots
-            made = None if self.version in self._references else Reference.of(*day.slots)
+        if self.version not in self._references:
+            made = Reference.of(*day.slots)
             if made is not None:
                 self._references[self.version] = made
         self.period += 1

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -167,18 +167,11 @@ class ModelRegistry:
             at = max((place for place, number in enumerate(served) if number == to), default=None)
             self._shelf.switch([*served, to] if at is None else served[: at + 1])
             return self._shelf.record(to)
-        whole: dict[int, int] = {}
-        """Number of each version that is whole -> where it last served; the present one first, and that before it."""
-        for place in range(len(served) - 1, -1, -1):
-            if served[place] not in whole and self._is_whole(served[place]):
-                whole[served[place]] = place
-            if len(whole) == 2:
-                break
-        if not whole or list(whole) == served[-1:]:
+        whole = [place for place, is_whole in self._served_backwards() if is_whole]
+        if not whole or whole == [len(served) - 1]:
             raise ConfigurationError("no other version served before, so there is none to roll back to.")
-        number, place = list(whole.items())[-1]
-        self._shelf.switch(served[: place + 1])
-        return self._shelf.record(number)
+        self._shelf.switch(served[: whole[-1] + 1])
+        return self._shelf.record(served[whole[-1]])
 
     # ------------------------------------------------------------------ reading
     def load(self, number: int) -> ServedModels:
@@ -273,23 +266,21 @@ class ModelRegistry:
             branches[version.number] = parent.add(text)
         return tree
 
-    def _last_served(self) -> set[int]:
-        """What serves, and those that served before it, until two are whole."""
-        served, found, whole = self._shelf.served(), set[int](), 0
-        for number in dict.fromkeys(reversed(served)):
-            found.add(number)
-            whole += self._is_whole(number)
+    def _served_backwards(self) -> Iterator[tuple[int, bool]]:
+        """Yields (place among those that served, whether its models are there and undamaged) of what serves and of each that served
+        before it, at its last place, until two are whole."""
+        served, whole = self._shelf.served(), 0
+        last = {number: place for place, number in enumerate(served)}
+        for place in sorted(last.values(), reverse=True):
+            try:
+                self._shelf.checked(served[place])
+                is_whole = True
+            except ArtefactError:
+                is_whole = False
+            yield place, is_whole
+            whole += is_whole
             if whole == 2:
-                break
-        return found
-
-    def _is_whole(self, number: int) -> bool:
-        """Whether the models of a version are there and undamaged."""
-        try:
-            self._shelf.checked(number)
-        except ArtefactError:
-            return False
-        return True
+                return
 
     def _prune(self, done: str) -> None:
         """Removes the models of versions that are not to be kept; `done` tells in an error what is true whatever comes of that."""
@@ -298,7 +289,7 @@ class ModelRegistry:
         versions = [version for version in self.versions() if version.is_kept]
         served = self._shelf.served()
         kept = {version.number for version in versions[-self.keep :]}
-        kept.update(self._last_served())
+        kept.update(served[place] for place, _ in self._served_backwards())
         for version in versions:
             if served and version.number == served[-1]:
                 kept.update(version.parents)

@@ -3,7 +3,8 @@
 Roles have a colour and a shape each, actions a shape and a fill, so that both can be told apart without colour.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -326,19 +327,11 @@ def importance_page(table: pl.DataFrame) -> Figure:
 
 def decay_page(table: pl.DataFrame) -> Figure:
     """A row for each measure and a column for each scenario."""
-    scenarios = _scenarios(table)
-    figure = blank_figure(3.4 * len(scenarios), 2.6 * len(DECAYING))
-    panels = figure.subplots(len(DECAYING), len(scenarios), squeeze=False, sharex=True, sharey="row")
-    for row, metric in enumerate(DECAYING):
-        for column, (scenario, own) in enumerate(scenarios):
-            axes = decay(own, panels[row, column], metric)
-            if row == 0:
-                axes.set_title(f"{scenario}: never refreshed")
-            if row < len(DECAYING) - 1:
-                axes.set_xlabel("")
-            if column:
-                axes.set_ylabel("")
-        panels[row, 0].set_ylim(bottom=0)  # now that all that share it are drawn
+    figure, panels = _grid(table, decay, list(DECAYING), 2.6)
+    for axes, (scenario, _) in zip(panels[0], _scenarios(table), strict=True):
+        axes.set_title(f"{scenario}: never refreshed")
+    for row in panels:
+        row[0].set_ylim(bottom=0)  # now that all that share it are drawn
     legend_below(panels[-1][0])
     _footnote(figure, "Bands: 95 % intervals over worlds.")
     return figure
@@ -361,16 +354,9 @@ def watched_page(table: pl.DataFrame) -> Figure:
     Args:
         table: scenario, policy and the columns of `agents.events.statistics.STATISTICS`.
     """
-    scenarios = _scenarios(table)
-    figure = blank_figure(3.4 * len(scenarios), 1.9 * len(WATCHED))
-    panels = figure.subplots(len(WATCHED), len(scenarios), squeeze=False, sharex=True, sharey="row")
-    for row, measure in enumerate(WATCHED):
-        for column, (scenario, own) in enumerate(scenarios):
-            axes = over_days(own, panels[row, column], measure)
-            what = PANELS[measure][0]
-            axes.set_title(f"{scenario}: {short(own['policy'][0])}\n{what}" if row == 0 else what)
-            if column:
-                axes.set_ylabel("")
+    figure, panels = _grid(table, over_days, WATCHED, 1.9)
+    for axes, (scenario, own) in zip(panels[0], _scenarios(table), strict=True):
+        axes.set_title(f"{scenario}: {short(own['policy'][0])}\n{PANELS[WATCHED[0]][0]}")
     for axes in panels[-1]:
         axes.set_xlabel("day")
     told = "One episode a scenario. Points: versions of the models, which begin to serve at the lines."
@@ -392,6 +378,20 @@ def shown_policies(points: pl.DataFrame, chosen: Mapping[str, str]) -> dict[str,
 def _scenarios(table: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
     names = table["scenario"].unique(maintain_order=True)
     return [(name, table.filter(pl.col("scenario") == name)) for name in names]
+
+
+def _grid(
+    table: pl.DataFrame, draw: Callable[[pl.DataFrame, Axes, str], Axes], measures: Sequence[str], height: float
+) -> tuple[Figure, NDArray[Any]]:
+    """A figure and its drawn panels [measures, scenarios], in rows of `height` inches; labels are at the left and bottom."""
+    scenarios = _scenarios(table)
+    figure = blank_figure(3.4 * len(scenarios), height * len(measures))
+    panels = figure.subplots(len(measures), len(scenarios), squeeze=False, sharex=True, sharey="row")
+    for row, measure in zip(panels, measures, strict=True):
+        for axes, (_, own) in zip(row, scenarios, strict=True):
+            draw(own, axes, measure)
+            axes.label_outer()
+    return figure, panels
 
 
 def _footnote(figure: Figure, text: str) -> None:
