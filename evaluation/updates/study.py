@@ -39,7 +39,7 @@ from evaluation.verdict.jobs import Workshop
 __all__ = ["STUDY", "UpdateStudy", "study_updates"]
 
 _LOSSES = ("loss", "low", "high", "beyond", "beyond_low", "beyond_high")
-SPREADSHEETS = ("decay", "summary", "margins", "budget", "monitoring")
+SPREADSHEETS = ("decay", "summary", "margins", "budget", "monitoring", "pipelines")
 """Tables that are written as CSV, too."""
 
 
@@ -112,8 +112,8 @@ def study_updates(workshop: Workshop, arena: UpdateArena) -> UpdateStudy:
     for name, table in vars(found).items():
         if table.width:
             run.write_table("updates" if name == "days" else f"updates_{name}", table)
-    for name in SPREADSHEETS:
-        run.write_csv(f"updates_{name}", getattr(found, name))
+            if name in SPREADSHEETS:
+                run.write_csv(f"updates_{name}", table)
     return found
 
 
